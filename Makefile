@@ -1,0 +1,72 @@
+# `make demo` shows it, `make test` proves it. Both install what they need on Debian 12 (as root, or with sudo).
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+RUN_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils \
+	python3-libvirt python3-venv
+LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
+TEST_PACKAGES := libnbd-bin nbdkit btrfs-progs swtpm swtpm-tools ovmf git
+
+.PHONY: demo test check format lint types unit block libvirt bench clean
+
+demo: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES)
+demo: packages $(READY)  ## a running VM's storage moves, in a lab of its own
+	$(SUDO) $(BIN)/python -m vmferry.lab.demo
+
+test: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
+test: packages $(READY)  ## everything, guests side by side; each family has a budget in seconds
+	timeout 180 $(MAKE) --no-print-directory format-check lint types
+	timeout 600 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
+	timeout 1500 $(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
+
+check: $(READY)  ## under a minute: before each commit
+	$(MAKE) --no-print-directory format-check lint types
+	$(BIN)/pytest -q -n 2 -m "not slow" tests/unit tests/block
+
+format: $(READY)
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+.PHONY: format-check packages
+format-check: $(READY)
+	$(BIN)/ruff format --check src tests
+
+lint: $(READY)
+	$(BIN)/ruff check src tests
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest -q -n 2 -m "not slow" tests/unit
+
+block: $(READY)
+	$(BIN)/pytest -q -n 2 -m "not slow" tests/block
+
+libvirt: $(READY)
+	$(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
+
+bench: $(READY)  ## against virsh, cp, qemu-img and nbdcopy, in one run
+	$(BIN)/python -m tests.bench
+
+packages:
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+# libvirt and nbd come with Debian's own Python, hence its interpreter and its packages.
+$(READY): pyproject.toml
+	@$(MAKE) --no-print-directory packages PACKAGES="$(RUN_PACKAGES)"
+	/usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
