@@ -1,0 +1,223 @@
+"""Every error that a person can meet: fields, and one sentence that says what to do.
+
+An error is raised where the fact is known and caught at three borders only: a step, a request, a command.
+"""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import ClassVar
+
+
+class VmferryError(Exception):
+    """An error with fields; `says` is the sentence, formatted with them."""
+
+    says: ClassVar[str] = "{reason}"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, **fields: object) -> None:
+        missing = {name for _, name, _, _ in Formatter().parse(self.says) if name} - fields.keys()
+        if missing:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(sorted(missing))}")
+        self.fields = fields
+        super().__init__(self.says.format(**fields))
+
+
+class UsageError(VmferryError):
+    """The request itself is wrong; nothing was looked at."""
+
+    exit_code = 2
+
+
+# -- finding things
+
+
+class NoSuchVm(UsageError):
+    says = "there is no VM named {vm} on {host}: see `vmferry vms`"
+
+
+class NoSuchDisk(UsageError):
+    says = "{vm} has no disk {target}: it has {present}"
+
+
+class NoSuchJob(UsageError):
+    says = "there is no job {job}: see `vmferry jobs`"
+
+
+class AmbiguousJob(UsageError):
+    says = "{job} may mean any of {candidates}: give more of its letters"
+
+
+# -- jobs
+
+
+class Refused(VmferryError):
+    """Preflight found what would stop the job; the VM was not touched."""
+
+    says = "{vm} cannot be moved: {reasons}"
+    exit_code = 3
+
+
+class VmBusy(VmferryError):
+    says = "{vm} is being moved by job {job}: wait for it, or `vmferry job cancel {job}`"
+    exit_code = 3
+
+
+class WrongState(UsageError):
+    says = "job {job} is {state}: {action} is possible only while it is {allowed}"
+
+
+class PlanChanged(VmferryError):
+    says = (
+        "job {job} was planned by another version of vmferry ({theirs}), this one has {ours}: "
+        "finish it with that version, or cancel it there"
+    )
+    exit_code = 4
+
+
+class Superseded(VmferryError):
+    says = "job {job} was taken over (epoch {epoch} is older than {newest}): this process no longer acts for it"
+
+
+class WorkerRunning(VmferryError):
+    says = "a worker (process {pid}) already serves {state}: commands reach it by themselves"
+
+
+class WorkerUnreachable(VmferryError):
+    says = "the worker for {state} did not answer: {reason}; its log is {log}"
+
+
+class Cancelled(VmferryError):
+    says = "cancelled"
+    exit_code = 5
+
+
+# -- hosts
+
+
+class HostUnreachable(VmferryError):
+    """libvirtd or an agent is away; the same call may succeed when it is back."""
+
+    says = "{host} does not answer ({reason}): start libvirtd there, the job waits for it"
+
+
+class HostRefused(VmferryError):
+    """libvirt answered, with an error of its own."""
+
+    says = "{host} refused to {action}: {reason}"
+
+
+class GuestGone(VmferryError):
+    says = "{vm} stopped running while it was being moved: the move is undone, start the VM again when it suits"
+
+
+class ImageToolFailed(VmferryError):
+    says = "{tool} failed on {path}: {reason}"
+
+
+class SourceInUse(VmferryError):
+    says = "{path} is being written by another process: stop the VM or tool that has it open, then start again"
+
+
+class VmChanged(VmferryError):
+    says = "{vm} is not what it was when the move was planned ({change}): start the job again"
+
+
+class SourceFilling(VmferryError):
+    says = (
+        "{path} has only {free} MiB left while the guest's writes gather there: the move is undone before "
+        "the guest meets a full disk; free space there, then start the job again"
+    )
+
+
+class MirrorEnded(VmferryError):
+    says = "the mirror of disk {target} of {vm} ended by itself ({reason}): mend the destination, then start again"
+
+
+class NotSeenRunning(VmferryError):
+    says = "{vm} has not been seen on {path}: the source is kept until it is; look at `vmferry vm show {vm}`"
+    exit_code = 4
+
+
+class SavedStateUncertain(VmferryError):
+    says = (
+        "{vm} is off and its saved state {path} cannot be proved to be newer than its disks: "
+        "start {vm} from its disks (as after a power failure), then `vmferry job retry {job}`"
+    )
+    exit_code = 4
+
+
+# -- transfers
+
+
+class SourceUnreadable(VmferryError):
+    says = "{path} cannot be read at byte {offset} ({reason}): repair the source storage, then start the job again"
+
+
+class SourceChanged(VmferryError):
+    says = "{path} was changed by something else while it was copied: find what writes to it, then start again"
+
+
+class DestinationExists(VmferryError):
+    says = "{path} exists and is never overwritten: move it away or choose another folder"
+    exit_code = 3
+
+
+class DestinationFull(VmferryError):
+    says = "{path} has no space left: free some on that storage or choose another, then start the job again"
+
+
+class DestinationUnwritable(VmferryError):
+    says = "{path} cannot be written ({reason}): mend the destination storage or choose another"
+
+
+class CopyDiffers(VmferryError):
+    says = (
+        "{path} does not hold what was written ({chunks} chunks differ after {tries} tries): do not trust that storage"
+    )
+
+
+class BookmarksDamaged(VmferryError):
+    says = "the bookmarks {path} are damaged ({reason}): the transfer starts again from the beginning"
+
+
+# -- the lab
+
+
+class LabNeeds(UsageError):
+    says = "the lab needs {missing}: {cure}"
+
+
+class LabRunning(UsageError):
+    says = "a lab already runs at {at}: use it, or end it first with `vmferry lab down --at {at}`"
+
+
+class NoLab(UsageError):
+    says = "no lab runs at {at}: `vmferry lab up --at {at}` starts one"
+
+
+class LabPlaceUnfit(UsageError):
+    says = "{at} cannot hold a lab ({reason}): choose another folder with --at"
+
+
+class LabLate(VmferryError):
+    says = "waited {deadline_s} s in vain for {what}: {evidence}"
+
+
+class LabProgramFailed(VmferryError):
+    says = "{program} failed in the lab: {reason}"
+
+
+# -- the command, its worker and the API between them
+
+
+class StateUnusable(UsageError):
+    says = "the state folder {state} cannot be used ({reason}): choose another with --state or VMFERRY_STATE"
+
+
+class BadRequest(UsageError):
+    says = "the request is wrong: {reason}"
+
+
+class Unforeseen(VmferryError):
+    says = "vmferry met something that nobody foresaw ({reason}): the worker's log {log} has the details"
