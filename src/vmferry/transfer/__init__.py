@@ -1,0 +1,33 @@
+"""The background transfer service: what BITS does for files, for disks, on a frozen base."""
+
+from vmferry.transfer.service import (
+    CHUNK,
+    Compared,
+    Copied,
+    Throttle,
+    Transfer,
+    Unwatched,
+    Watch,
+    compare,
+    copy,
+    drop,
+    forget,
+    root_hash_of,
+)
+from vmferry.transfer.unchanged import unchanged
+
+__all__ = [
+    "CHUNK",
+    "Compared",
+    "Copied",
+    "Throttle",
+    "Transfer",
+    "Unwatched",
+    "Watch",
+    "compare",
+    "copy",
+    "drop",
+    "forget",
+    "root_hash_of",
+    "unchanged",
+]

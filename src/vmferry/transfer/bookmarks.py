@@ -1,0 +1,175 @@
+"""The bookmarks of a transfer: which chunks are durable at the destination, with their digests.
+
+An append-only file: a header of 64 bytes, then records of 48 bytes, each with its own CRC-32. A record is
+written after what it tells of is durable, so the file may say too little and never too much. Reading stops at
+the first record that is torn or damaged: what stood behind it is copied again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from vmferry.errors import BookmarksDamaged
+from vmferry.transfer.ranges import CHUNK
+
+_MAGIC = b"vmferry\x00"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIIQQq20xI")  # magic, version, chunk size, size, inode, mtime_ns, crc32
+_RECORD = struct.Struct("<QI32sI")  # number, kind, digest, crc32
+_CRC = struct.Struct("<I")
+
+
+class Kind(IntEnum):
+    """What a record says of its number."""
+
+    CLAIM = 1  # the inode of the destination, which was created by us
+    DATA = 2  # this chunk is durable and has this digest
+    ZERO = 3  # this chunk is durable and all zero
+    WHOLE = 4  # all chunks are there; the number is 1 if by reflink, else 0
+
+
+class Identity(NamedTuple):
+    """What tells a frozen source from a changed one.
+
+    Without its change time, for libvirt changes owners; without its device, which btrfs and NFS number anew
+    at each mount.
+    """
+
+    size: int
+    inode: int
+    mtime_ns: int
+
+
+class Record(NamedTuple):
+    kind: Kind
+    number: int
+    digest: bytes = bytes(32)
+
+
+@dataclass(slots=True)
+class Bookmarks:
+    """What a bookmark file says."""
+
+    source: Identity | None = None  # None: the header is damaged
+    claim: int | None = None  # inode of the destination; None: it was about to be created
+    chunks: dict[int, bytes | None] = field(default_factory=dict)  # None: all zero
+    whole: bool = False
+    reflink: bool = False
+    valid_bytes: int = 0
+
+    def take(self, record: Record) -> None:
+        """Believe one more record; later ones win."""
+        if record.kind is Kind.CLAIM:
+            self.claim = record.number
+        elif record.kind is Kind.WHOLE:
+            self.whole, self.reflink = True, bool(record.number)
+        else:
+            self.chunks[record.number] = record.digest if record.kind is Kind.DATA else None
+
+
+def read(path: Path) -> Bookmarks | None:
+    """All that a bookmark file says and proves, None if there is no such file. Raises OSError."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    found = Bookmarks(source=_header(content))
+    for start in range(_HEADER.size, len(content) - _RECORD.size + 1, _RECORD.size):
+        record = _record(content[start : start + _RECORD.size])
+        if record is None:
+            break
+        found.take(record)
+        found.valid_bytes = start + _RECORD.size
+    found.valid_bytes = max(found.valid_bytes, _HEADER.size)
+    return found
+
+
+def proved(path: Path, found: Bookmarks) -> Identity:
+    """The source's identity in these bookmarks. Raises BookmarksDamaged if the header cannot be trusted."""
+    if found.source is None:
+        raise BookmarksDamaged(path=path, reason="its header is not what was written")
+    return found.source
+
+
+class Journal:
+    """The bookmark file, open to be continued. Every method raises OSError."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def begin(cls, path: Path, source: Identity) -> Self:
+        """Make a new bookmark file, durable with its name before this returns."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            body = _HEADER.pack(_MAGIC, _VERSION, CHUNK, *source, 0)[: -_CRC.size]
+            _write(fd, body + _CRC.pack(zlib.crc32(body)))
+            os.fsync(fd)
+            sync_folder(path.parent)
+        except OSError:
+            os.close(fd)
+            raise
+        return cls(fd)
+
+    @classmethod
+    def resume(cls, path: Path, found: Bookmarks) -> Self:
+        """Go on behind the last record that was believed."""
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.ftruncate(fd, found.valid_bytes)
+        return cls(fd)
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add records and make them durable."""
+        _write(self._fd, b"".join(map(_packed, records)))
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _packed(record: Record) -> bytes:
+    body = _RECORD.pack(record.number, record.kind, record.digest, 0)[: -_CRC.size]
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def _intact(content: bytes) -> bool:
+    return content[-_CRC.size :] == _CRC.pack(zlib.crc32(content[: -_CRC.size]))
+
+
+def _header(content: bytes) -> Identity | None:
+    header = content[: _HEADER.size]
+    if len(header) < _HEADER.size or not _intact(header):
+        return None
+    magic, version, chunk, size, inode, mtime_ns, _ = _HEADER.unpack(header)
+    if (magic, version, chunk) != (_MAGIC, _VERSION, CHUNK):
+        return None
+    return Identity(size, inode, mtime_ns)
+
+
+def _record(content: bytes) -> Record | None:
+    if not _intact(content):
+        return None
+    number, kind, digest, _ = _RECORD.unpack(content)
+    return Record(Kind(kind), number, digest) if kind in Kind.__members__.values() else None

@@ -1,0 +1,72 @@
+"""What the transfer service is asked, what it answers, and whom it tells meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vmferry.transfer.throttle import Throttle
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One file on its way."""
+
+    source: Path
+    destination: Path  # a temporary name of ours, made by copy()
+    bookmarks: Path  # in the state folder, so usually on another file system than the destination
+
+
+class Watch(Protocol):
+    """Who follows a transfer and steers it; called from several threads at once."""
+
+    def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
+        """Data bytes done of data bytes to do; called at least once a second while work goes on."""
+
+    def check(self) -> None:
+        """Raise Cancelled, or block while the job is paused; called before each piece of at most a chunk."""
+
+    @property
+    def throttle(self) -> Throttle:
+        """The budget, which the transfers of a job may share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a finished copy() did."""
+
+    method: str  # "reflink" | "direct" | "buffered"
+    virtual_bytes: int  # size of the file
+    data_bytes: int  # data found at the source (extents)
+    copied_bytes: int  # written (or shared, by reflink) in this call; zero blocks are not written
+    reused_bytes: int  # written by an earlier, interrupted call; verified and kept by this one
+    root_hash: str  # see hashing.py
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a finished compare() found."""
+
+    bytes: int  # data bytes read back, or proved to be the source's own blocks
+    recopied_chunks: int
+    root_hash: str
+    seconds: float
+
+
+class Unwatched:
+    """A watch that tells nobody and never stops, with a throttle of its own."""
+
+    def __init__(self, limit_bytes_s: int | None = None) -> None:
+        self._throttle = Throttle(limit_bytes_s)
+
+    def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
+        """Nobody listens."""
+
+    def check(self) -> None:
+        """Go on."""
+
+    @property
+    def throttle(self) -> Throttle:
+        return self._throttle

@@ -1,0 +1,35 @@
+"""Bytes done and the rate of late, told to the watch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+
+WINDOW_S = 5.0
+
+
+class Progress:
+    """Counts bytes from many threads; the rate comes from the last WINDOW_S seconds."""
+
+    def __init__(self, total_bytes: int, clock: Callable[[], float]) -> None:
+        self.total_bytes = total_bytes
+        self._done = 0
+        self._lock = Lock()
+        self._clock = clock
+        self._seen = deque([(clock(), 0)])
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+
+    def look(self) -> tuple[int, int, float]:
+        """Bytes done, bytes to do, bytes per second."""
+        now = self._clock()
+        with self._lock:
+            done = self._done
+            self._seen.append((now, done))
+            while len(self._seen) > 2 and self._seen[0][0] < now - WINDOW_S:
+                self._seen.popleft()
+            then, before = self._seen[0]
+        return done, self.total_bytes, (done - before) / (now - then) if now > then else 0.0

@@ -1,0 +1,120 @@
+"""A budget of bytes per second, shared fairly and changeable at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+from threading import Condition
+from typing import Protocol
+
+from vmferry.transfer.ranges import BLOCK
+
+BURST_S = 0.25  # seconds' worth that may pass at once after an idle time
+MIN_WAIT_S = 0.001  # less would spin on rounding errors
+LOOK_S = 0.25  # a waiter looks for cancel, pause and a new limit at least this often
+
+
+class Clock(Protocol):
+    """Time, and waiting for it."""
+
+    def now(self) -> float:
+        """Seconds that only go forward."""
+
+    def wait(self, change: Condition, seconds: float) -> None:
+        """Wait that long, or until the condition (held by the caller) is notified."""
+
+
+class SystemClock:
+    """The machine's monotonic clock."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, change: Condition, seconds: float) -> None:
+        change.wait(seconds)
+
+
+class Throttle:
+    """A token bucket: first come, first served, never more than BURST_S worth of limit at once.
+
+    A request larger than that goes when the bucket is full and leaves it in debt, so the rate holds anyway.
+    """
+
+    def __init__(self, limit_bytes_s: int | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._change = Condition()
+        self._numbers = count()
+        self._waiting: set[int] = set()
+        self._filled_at = self._clock.now()
+        self._tokens = 0.0
+        self._limit = _valid(limit_bytes_s)
+
+    @property
+    def limit_bytes_s(self) -> int | None:
+        return self._limit
+
+    def set_limit(self, limit_bytes_s: int | None) -> None:
+        """From now on this many bytes per second, None for no limit; who waits is woken to look again."""
+        with self._change:
+            self._fill()
+            self._limit = _valid(limit_bytes_s)
+            self._tokens = 0.0 if self._limit is None else min(self._tokens, self._burst())
+            self._change.notify_all()
+
+    def piece(self, most: int) -> int:
+        """How many bytes to take at once: whole blocks, no more than a burst, so that streams alternate."""
+        limit = self._limit
+        if limit is None:
+            return most
+        return min(most, max(BLOCK, int(limit * BURST_S) // BLOCK * BLOCK))
+
+    def take(self, wanted: int, check: Callable[[], None]) -> None:
+        """Wait until wanted bytes may move; what check raises ends the wait and takes nothing."""
+        if self._limit is None:
+            return
+        number = next(self._numbers)
+        while not self._granted(number, wanted):
+            check()
+
+    def _granted(self, number: int, wanted: int) -> bool:
+        """Stand in line for at most LOOK_S; out of line nobody waits behind us, so check may block."""
+        with self._change:
+            self._waiting.add(number)
+            try:
+                until = self._clock.now() + LOOK_S
+                while (needed := self._lacking_s(number, wanted)) > 0:
+                    left = until - self._clock.now()
+                    if left <= 0:
+                        return False
+                    self._clock.wait(self._change, max(MIN_WAIT_S, min(needed, left)))
+                if self._limit is not None:
+                    self._tokens -= wanted
+                self._change.notify_all()
+                return True
+            finally:
+                self._waiting.discard(number)
+
+    def _lacking_s(self, number: int, wanted: int) -> float:
+        """Seconds until this waiter may look again, 0 when it may go."""
+        if self._limit is None:
+            return 0.0
+        if number != min(self._waiting):
+            return LOOK_S
+        self._fill()
+        return (min(wanted, self._burst()) - self._tokens) / self._limit
+
+    def _burst(self) -> float:
+        return (self._limit or 0) * BURST_S
+
+    def _fill(self) -> None:
+        now = self._clock.now()
+        if self._limit is not None:
+            self._tokens = min(self._burst(), self._tokens + (now - self._filled_at) * self._limit)
+        self._filled_at = now
+
+
+def _valid(limit_bytes_s: int | None) -> int | None:
+    if limit_bytes_s is not None and limit_bytes_s < 1:
+        raise ValueError("a limit is at least 1 byte per second, or None: to stop, pause")
+    return limit_bytes_s
