@@ -1,0 +1,44 @@
+"""How long a guest will stand still, and how long a move takes: pure arithmetic on measured figures."""
+
+from __future__ import annotations
+
+from vmferry.model import Technology
+
+# Measured on QEMU 7.2 and libvirt 9.0 (make bench prints them again for the machine at hand).
+LIVE_FIXED_S = 0.05
+"""Suspend, and resume, with nothing to pivot."""
+LIVE_PER_DISK_S = 0.04
+"""One pivot while the guest stands."""
+QUICK_FIXED_S = 0.5
+"""QEMU's end and start, without memory and disks."""
+RESTORE_BYTES_S = 1.2e9
+"""Rate at which memory is loaded from the page cache."""
+SAVE_BYTES_S = 0.8e9
+"""Rate at which memory is written with the guest standing, where it cannot be written before."""
+DEFAULT_RATE_BYTES_S = 250e6
+"""Assumed until a copy has been measured."""
+
+
+def pause_s(
+    technology: Technology,
+    *,
+    remaining_bytes: int,
+    rate_bytes_s: float,
+    memory_bytes: int,
+    disks: int,
+    precopy: bool = True,
+) -> float:
+    """Seconds that the guest will stand still if it is cut over now; `memory_bytes`: those that are in use."""
+    if technology is Technology.LIVE:
+        return LIVE_FIXED_S + LIVE_PER_DISK_S * disks
+    if technology is Technology.OFFLINE:
+        return 0.0
+    # The last overlay is read, written and read back.
+    saving_s = 0.0 if precopy else memory_bytes / SAVE_BYTES_S
+    return QUICK_FIXED_S + saving_s + memory_bytes / RESTORE_BYTES_S + 2 * remaining_bytes / max(rate_bytes_s, 1.0)
+
+
+def move_s(data_bytes: int, *, limit_bytes_s: int | None, memory_bytes: int = 0) -> float:
+    """Seconds until the job is done, copy and comparison."""
+    rate = min(DEFAULT_RATE_BYTES_S, limit_bytes_s or DEFAULT_RATE_BYTES_S)
+    return 2 * data_bytes / rate + memory_bytes / DEFAULT_RATE_BYTES_S

@@ -1,0 +1,170 @@
+"""What a host can do for a job. libvirt.py does it here, memory.py for tests.
+
+A host is opened for looking (`token` None) or for acting in a job's name; each act is refused with
+Superseded when a newer epoch of the same job has acted. Acts can be repeated: what already is so stays so.
+All methods may raise HostUnreachable (try again when it is back) and HostRefused (libvirt's own reason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from vmferry.model import Folder, Image, Placed, Power, Token, Vm
+from vmferry.transfer import Compared, Copied, Transfer, Watch
+
+
+class Host(Protocol):
+    name: str
+
+    # -- looking
+
+    def vms(self) -> Sequence[Vm]:
+        """All VMs, by name."""
+
+    def vm(self, name: str) -> Vm:
+        """The VM of that name or UUID. Raises NoSuchVm."""
+
+    def power(self, uuid: str) -> Power:
+        """Its power now, after any libvirt operation in flight on it has ended."""
+
+    def active_image(self, uuid: str, target: str) -> Path:
+        """What the disk runs on now; when the VM is off, what it would start from."""
+
+    def image(self, path: Path) -> Image | None:
+        """Header facts of an image; None when there is no such file."""
+
+    def folder(self, path: Path) -> Folder: ...
+
+    def allocated(self, path: Path) -> int:
+        """Bytes that a file takes on its storage; 0 when it is not there."""
+
+    def exists(self, path: Path) -> bool: ...
+
+    def users(self, path: Path) -> tuple[str, ...]:
+        """UUIDs of the VMs in whose disks' chains the image lies."""
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
+        """Files there that carry a job's id."""
+
+    # -- files
+
+    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
+        """Copy a file that does not change; resumes from its bookmarks. Raises what transfer.copy raises."""
+
+    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
+        """Compare every byte of a copy by hash with its source."""
+
+    def drop(self, transfer: Transfer) -> None:
+        """Remove an unfinished copy and its bookmarks."""
+
+    def forget(self, transfer: Transfer) -> None:
+        """Remove a finished copy's bookmarks."""
+
+    def small_copy(self, source: Path, destination: Path) -> None:
+        """Copy a small file (NVRAM) whole and durably, mode and owner with it, replacing only our own."""
+
+    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+        """Create an empty qcow2 overlay, replacing our own of that name."""
+
+    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
+        """Write another backing file into the header; data stays (qemu-img rebase -u)."""
+
+    def promote(self, part: Path, final: Path) -> None:
+        """Give a finished copy its real name, or take it back; done already is fine.
+
+        Raises DestinationExists, never overwrites.
+        """
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; gone already is fine."""
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Rename a file that nobody uses; done already is fine. Raises DestinationExists."""
+
+    def fold(self, top: Path, base: Path) -> None:
+        """Merge overlays that no VM uses into their base; `top` gone already is fine. Removes no files."""
+
+    def unchanged_since(self, transfer: Transfer) -> bool:
+        """Is the source still, by size and time of change, what was copied?"""
+
+    # -- a running VM's disks
+
+    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
+        """Send writes of all these disks to new overlays, at one moment, leaving no metadata.
+
+        `quiesce_s`: ask the guest agent to freeze file systems, waiting for it at most so long.
+        """
+
+    def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
+        """Merge what lies above `base` into it and make it the active image; VM running, paused or off.
+
+        Removes no files.
+        """
+
+    def mirror(self, uuid: str, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+        """Start copying the active image's own data, and every further write, to an overlay made before.
+
+        One that runs already gets this limit.
+        """
+
+    def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
+        """(ready, done bytes, total bytes) of a mirror. Raises HostRefused when there is none."""
+
+    def mirroring(self, uuid: str, target: str) -> bool:
+        """Does a mirror run on the disk?"""
+
+    def pivot(self, uuid: str, target: str) -> None:
+        """Make the mirror's destination the active image."""
+
+    def end_mirror(self, uuid: str, target: str) -> None:
+        """Stop a mirror; the disk stays where it was. None running is fine."""
+
+    def suspend(self, uuid: str) -> None: ...
+
+    def resume(self, uuid: str) -> None: ...
+
+    # -- memory
+
+    def save(self, uuid: str, memory: Path, watch: Watch) -> None:
+        """Put the VM into saved state: memory is written while the guest runs, then it stops for good."""
+
+    def saved(self, uuid: str, memory: Path) -> bool:
+        """Is the VM off, with a complete saved state that is newer than its disks?"""
+
+    def restore(self, uuid: str, memory: Path, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+        """Load a saved state, the guest still standing, with these active images (all chains read from headers)."""
+
+    def release(self, uuid: str, memory: Path, *, run: bool) -> float:
+        """Spend the saved state, then let the guest run: it can never be loaded again. Returns the pause in s.
+
+        Spending comes first, durably: a state that may have run once must not run again. The file itself
+        goes later, by `remove`.
+        """
+
+    def spent(self, memory: Path) -> bool:
+        """Has the saved state been released?"""
+
+    def unload(self, uuid: str) -> None:
+        """End a VM that was restored and never released; its saved state stays good."""
+
+    # -- definitions
+
+    def point(self, uuid: str, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+        """Make the persistent definition use these active images and files."""
+
+    def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
+        """Make libvirt's snapshot metadata name the new paths."""
+
+    def make_persistent(self, uuid: str) -> None:
+        """Define a transient VM, so that it survives a stop."""
+
+    def make_transient(self, uuid: str) -> None:
+        """Undefine a running VM that was transient; one that is off stays defined."""
+
+
+class Hosts(Protocol):
+    """Where hosts come from."""
+
+    def open(self, connect: str, token: Token | None = None) -> Host: ...

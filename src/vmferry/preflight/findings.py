@@ -1,0 +1,185 @@
+"""The checks: each looks at facts and returns findings, with their cures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from vmferry.hosts.protocol import Host
+from vmferry.model import Disk, DiskMove, FileMove, Finding, Image, ImageMove, Power, Severity, Technology, Vm
+
+GROWTH_PART = 0.05
+"""Room for the overlays, as a part of the data to copy: the guest writes while it is copied."""
+GROWTH_FLOOR_BYTES = 128 << 20
+METADATA_PART = 0.01
+"""A file system's own blocks for what is copied."""
+
+
+def blocker(what: str, cure: str) -> Finding:
+    return Finding(Severity.BLOCKER, what, cure)
+
+
+def stays(disk: Disk) -> str | None:
+    """Why a disk does not move with --path; None when it does."""
+    if not disk.chain:
+        return "it is empty"
+    if disk.device != "disk":
+        return f"it is a {disk.device}"
+    if disk.readonly:
+        return "it is read-only"
+    if disk.shareable:
+        return "it is shareable"
+    return None
+
+
+def stays_note(disk: Disk, why: str, path: Path) -> Finding:
+    what = f"disk {disk.target} ({disk.active.path}) stays where it is: {why}"
+    return Finding(Severity.NOTE, what, f"move it too with --disk {disk.target}={path}")
+
+
+def no_precopy(vm: Vm) -> Finding:
+    """QEMU loses pages that a TCG guest dirties while they are written: see docs/decisions/0009."""
+    what = f"{vm.name} runs without KVM: its {_mib(vm.touched_bytes)} of memory are saved with the guest standing"
+    return Finding(Severity.NOTE, what, "let it run under KVM, or use --via live, for a shorter pause")
+
+
+def of_disks(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
+    """What makes a disk impossible to move at all."""
+    return [finding for disk in disks for finding in _of_disk(vm, disk)]
+
+
+def _of_disk(vm: Vm, disk: Disk) -> list[Finding]:
+    leave_out = f"leave {disk.target} out: name the other disks with --disk TARGET=DIR instead of --path"
+    found = []
+    if disk.source == "none" or not disk.chain:
+        found.append(blocker(f"disk {disk.target} has no image in a local file", leave_out))
+    elif disk.source != "file":
+        found.append(blocker(f"disk {disk.target} is a {disk.source} disk, not a file", leave_out))
+    if disk.device == "lun":
+        found.append(blocker(f"disk {disk.target} is a device passed through to the guest", leave_out))
+    if disk.transient:
+        found.append(blocker(f"disk {disk.target} is transient: its writes are lost at the VM's end", leave_out))
+    if disk.block_job:
+        cure = f"wait for it, or end it with `virsh blockjob '{vm.name}' {disk.target} --abort`"
+        found.append(blocker(f"a {disk.block_job} runs on disk {disk.target}", cure))
+    for image in disk.chain:
+        found += _of_image(disk, image, leave_out)
+    return found
+
+
+def _of_image(disk: Disk, image: Image, leave_out: str) -> list[Finding]:
+    found = []
+    if disk.source == "file" and image.virtual_bytes == 0:
+        found.append(blocker(f"{image.path} cannot be read as {image.format}", "repair it, or leave the disk out"))
+    if image.backing and not image.backing_format:
+        cure = f"with the VM off: qemu-img rebase -u -F FORMAT -b '{image.backing}' '{image.path}'"
+        found.append(blocker(f"{image.path} does not say what format its backing image has", cure))
+    if image.data_file:
+        cure = "leave the disk out, or convert it to a qcow2 without one"
+        found.append(blocker(f"{image.path} keeps its data in another file, {image.data_file}", cure))
+    if image.backing and (":" in image.backing.split("/")[0]):
+        found.append(blocker(f"{image.path} has a backing image that is not a file: {image.backing}", leave_out))
+    return found
+
+
+def of_images(host: Host, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
+    """What stands in the way at the destination, and who else uses an image."""
+    images = _distinct(moves)
+    found = [f for image in images for f in _of_place(host, image.source, image.destination)]
+    found += [f for file in files for f in _of_place(host, file.source, file.destination)]
+    found += _of_folders(host, {image.destination.parent for image in images}, "the destination")
+    if vm.power is not Power.OFF:
+        found += _of_folders(host, {move.active.source.parent for move in moves if move.frozen}, "the source")
+    found += _same_names(images)
+    found += [f for move in moves for f in _of_users(host, vm, move)]
+    return found
+
+
+def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
+    return list({image.source: image for move in moves for image in move.images}.values())
+
+
+def _of_place(host: Host, source: Path, destination: Path) -> list[Finding]:
+    if destination == source or destination.resolve() == source.resolve():
+        return [blocker(f"{source} lies there already", "choose another folder, or leave that disk out")]
+    if host.exists(destination):
+        return [blocker(f"{destination} exists and is never overwritten", "move it away or choose another folder")]
+    return []
+
+
+def _of_folders(host: Host, folders: Collection[Path], which: str) -> list[Finding]:
+    found = []
+    for path in sorted(folders):
+        folder = host.folder(path)
+        if not folder.exists:
+            found.append(blocker(f"{which} {path} is not a folder", f"make it: mkdir -p '{path}'"))
+        elif not folder.writable:
+            found.append(blocker(f"{which} {path} cannot be written", "mount it for writing, or run as a user who may"))
+    return found
+
+
+def _same_names(images: Collection[ImageMove]) -> list[Finding]:
+    counted = Counter(image.destination for image in images)
+    return [
+        blocker(f"{count} images would be named {path}", "give one of the disks another folder with --disk")
+        for path, count in counted.items()
+        if count > 1
+    ]
+
+
+def _of_users(host: Host, vm: Vm, move: DiskMove) -> list[Finding]:
+    found = []
+    for image in move.images:
+        others = [host.vm(uuid) for uuid in host.users(image.source) if uuid != vm.uuid]
+        names = ", ".join(other.name for other in others)
+        if not others:
+            continue
+        if image is move.active:
+            cure = f"shut {names} down and remove the disk there, or leave {move.target} out"
+            found.append(blocker(f"{image.source} is a disk of {names} too", cure))
+        else:
+            what = f"{image.source} is also used by {names}: it is copied, and stays where it is"
+            found.append(Finding(Severity.NOTE, what))
+    return found
+
+
+def of_space(
+    host: Host, vm: Vm, moves: Collection[DiskMove], technology: Technology, reserved: Mapping[str, int]
+) -> list[Finding]:
+    """Is there room for the copies, the saved state, the overlays on both sides, and other jobs' plans?"""
+    needed: Counter[Path] = Counter()
+    for image in _distinct(moves):
+        needed[image.destination.parent] += round(image.data_bytes * (1 + METADATA_PART))
+    if technology is not Technology.OFFLINE:
+        for move in (m for m in moves if m.frozen):
+            growth = GROWTH_FLOOR_BYTES + round(sum(i.data_bytes for i in move.images) * GROWTH_PART)
+            needed[move.active.source.parent] += growth
+            needed[move.active.destination.parent] += growth
+    if technology is Technology.QUICK and moves:
+        needed[next(iter(moves)).active.destination.parent] += vm.memory_bytes
+    return _short(host, needed, reserved)
+
+
+def _short(host: Host, needed: Mapping[Path, int], reserved: Mapping[str, int]) -> list[Finding]:
+    by_filesystem: Counter[str] = Counter()
+    places: dict[str, Path] = {}
+    for path, size in needed.items():
+        folder = host.folder(path)
+        if folder.exists:
+            by_filesystem[folder.filesystem] += size
+            places.setdefault(folder.filesystem, path)
+    found = []
+    for filesystem, size in by_filesystem.items():
+        path = places[filesystem]
+        free = host.folder(path).free_bytes
+        held = reserved.get(filesystem, 0)
+        if size + held > free:
+            what = f"{path} has {_mib(free)} free, the move needs {_mib(size)}"
+            what += f" and other jobs have reserved {_mib(held)}" if held else ""
+            found.append(blocker(what, "free space there, or choose another folder"))
+    return found
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

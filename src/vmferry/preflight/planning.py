@@ -1,0 +1,139 @@
+"""Turns a request into a plan: what moves where, by which technology, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.errors import NoSuchDisk, UsageError
+from vmferry.forecast import DEFAULT_RATE_BYTES_S, move_s, pause_s
+from vmferry.hosts.protocol import Host
+from vmferry.model import (
+    Disk,
+    DiskMove,
+    FileMove,
+    Finding,
+    MoveRequest,
+    Plan,
+    Power,
+    Ruled,
+    Severity,
+    Technology,
+    Vm,
+)
+from vmferry.preflight import findings, technologies
+from vmferry.preflight.moves import disk_move, file_moves
+from vmferry.strategies import STRATEGIES
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One disk that is to move, and whether the request named it."""
+
+    disk: Disk
+    folder: Path
+    named: bool
+
+
+def plan(request: MoveRequest, host: Host, reserved: Mapping[str, int]) -> Plan:
+    """Look at the VM and both storages and say what a job would do; changes nothing.
+
+    `reserved`: bytes that active jobs will still take, by file system (Folder.filesystem). Blockers do not
+    raise: they stand in the plan's findings. Raises UsageError for a request that makes no sense.
+    """
+    _check_request(request)
+    vm = host.vm(request.vm)
+    wanted, notes = _wanted(request, vm)
+    moves = tuple(_move(w, host, vm) for w in wanted if w.disk.chain)
+    files = file_moves(vm, moves, request.path)
+    found = [*notes, *findings.of_disks(vm, [w.disk for w in wanted])]
+    found += findings.of_images(host, vm, moves, files)
+    ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
+    chosen, blockers = technologies.choose(request.via, ruled)
+    found += blockers
+    if chosen is Technology.QUICK and not vm.precopy:
+        found.append(findings.no_precopy(vm))
+    found += findings.of_space(host, vm, moves, chosen, reserved)
+    return _plan(request, vm, chosen, moves, files, found, ruled)
+
+
+def _check_request(request: MoveRequest) -> None:
+    if request.path is None and not request.disks:
+        raise UsageError(reason="say where to: --path DIR for all of the VM's disks, or --disk TARGET=DIR for one")
+    if request.via not in ("auto", *Technology):
+        raise UsageError(reason=f"--via {request.via} is not known: use auto, live, quick or offline")
+    if request.max_pause_s <= 0:
+        raise UsageError(reason="--max-pause must be more than nothing, 2s for one")
+    for folder in filter(None, (request.path, *request.disks.values())):
+        if not folder.is_absolute():
+            raise UsageError(reason=f"{folder} is not an absolute path")
+
+
+def _wanted(request: MoveRequest, vm: Vm) -> tuple[list[Wanted], list[Finding]]:
+    """The disks to move, and a note for each that stays because of what it is."""
+    present = {disk.target: disk for disk in vm.disks}
+    for target in request.disks:
+        if target not in present:
+            raise NoSuchDisk(vm=vm.name, target=target, present=", ".join(present) or "none")
+    wanted, notes = [], []
+    for disk in vm.disks:
+        if disk.target in request.disks:
+            wanted.append(Wanted(disk, request.disks[disk.target], named=True))
+        elif request.path is not None:
+            why = findings.stays(disk)
+            if why is None:
+                wanted.append(Wanted(disk, request.path, named=False))
+            elif disk.chain:
+                notes.append(findings.stays_note(disk, why, request.path))
+    if not wanted:
+        raise UsageError(reason=f"{vm.name} has no disk that moves by itself: name one with --disk TARGET=DIR")
+    return wanted, notes
+
+
+def _move(wanted: Wanted, host: Host, vm: Vm) -> DiskMove:
+    shared = {image.path for image in wanted.disk.chain if any(user != vm.uuid for user in host.users(image.path))}
+    return disk_move(wanted.disk, wanted.folder, shared)
+
+
+def _plan(
+    request: MoveRequest,
+    vm: Vm,
+    technology: Technology,
+    moves: tuple[DiskMove, ...],
+    files: tuple[FileMove, ...],
+    found: list[Finding],
+    ruled: tuple[Ruled, ...],
+) -> Plan:
+    order = list(Technology)
+    above = tuple(r for r in ruled if order.index(r.technology) < order.index(technology))
+    data = sum(image.data_bytes for move in moves for image in move.images)
+    memory = vm.memory_bytes if technology is Technology.QUICK else 0
+    return Plan(
+        vm=vm.name,
+        uuid=vm.uuid,
+        connect=request.connect,
+        technology=technology,
+        steps=STRATEGIES[technology].names,
+        disks=moves,
+        files=files,
+        power=vm.power,
+        persistent=vm.persistent,
+        memory_bytes=vm.memory_bytes,
+        touched_bytes=vm.touched_bytes,
+        precopy=vm.precopy,
+        keep_source=request.keep_source,
+        max_pause_s=request.max_pause_s,
+        agent=vm.agent and vm.power is Power.RUNNING,
+        findings=tuple(sorted(set(found), key=lambda f: (f.severity is not Severity.BLOCKER, f.what))),
+        ruled_out=above,
+        pause_forecast_s=pause_s(
+            technology,
+            remaining_bytes=0,
+            rate_bytes_s=DEFAULT_RATE_BYTES_S,
+            memory_bytes=vm.touched_bytes,
+            disks=len(moves),
+            precopy=vm.precopy,
+        ),
+        seconds_forecast=move_s(data, limit_bytes_s=request.limit_bytes_s, memory_bytes=memory),
+    )

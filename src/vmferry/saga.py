@@ -1,0 +1,208 @@
+"""Walks a plan: forward, back, and only forward after the point of no return.
+
+Each act goes through `once`, which records its outcome durably under a name and on a replay returns the
+record without acting. An act that was cut off has no record and runs again: then `found` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+import structlog
+
+from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError
+from vmferry.model import JobState
+from vmferry.steps.base import Job, Step
+
+log = structlog.get_logger()
+
+UNDO_TRIES = 3
+FORWARD_TRIES = 3
+RETRY_S = 2.0
+
+
+class Outcome(TypedDict):
+    """How an act ended. `kind` is the class of the error, `sentence` what it says."""
+
+    ok: bool
+    kind: str
+    sentence: str
+
+
+DONE: Outcome = {"ok": True, "kind": "", "sentence": ""}
+
+Once = Callable[[str, Callable[[], Outcome]], Outcome]
+
+
+class Ledger(Protocol):
+    """Where a walk is recorded, for people and for whoever takes the job over."""
+
+    def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None: ...
+
+    def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None: ...
+
+    def state(self, state: JobState, why: str = "", kind: str = "") -> None:
+        """Change the job's state; being there already is fine."""
+
+    def wait_for_retry(self) -> None:
+        """Return when an operator asked to go on with a stuck job; asked stays asked until the state changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A technology's literal list of steps, and the one after which there is no way back."""
+
+    steps: tuple[Step, ...]
+    point_of_no_return: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.steps)
+
+    @property
+    def no_return(self) -> int:
+        return self.names.index(self.point_of_no_return)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tries:
+    """How often an act that must succeed is tried before an operator is asked, and the state meanwhile."""
+
+    state: JobState
+    count: int
+
+
+_BACK = _Tries(JobState.UNDOING, UNDO_TRIES)
+_ONWARD = _Tries(JobState.RUNNING, FORWARD_TRIES)
+
+
+def walk(strategy: Strategy, job: Job, ledger: Ledger, once: Once) -> JobState:
+    """Take a job to its end: DONE or UNDONE. A stuck one waits inside for an operator."""
+    return _Walk(strategy, job, ledger, once).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    strategy: Strategy
+    job: Job
+    ledger: Ledger
+    once: Once
+
+    def run(self) -> JobState:
+        for number, step in enumerate(self.strategy.steps):
+            if number <= self.strategy.no_return:
+                outcome = self._forward(number, step)
+                if outcome["ok"]:
+                    continue
+                if not self._crossed(number):
+                    return self._back(number, outcome)
+            self._onward(number, step)
+        self.once("state done", lambda: self._state(JobState.DONE))
+        return JobState.DONE
+
+    def _forward(self, number: int, step: Step) -> Outcome:
+        return self.once(f"do {number} {step.name}", lambda: self._do(number, step, self.job))
+
+    def _onward(self, number: int, step: Step) -> None:
+        """Past the point of no return: do the step until it is done; an operator helps where it cannot be."""
+        name = f"onward {number} {step.name}"
+        self._until_done(name, lambda: self._do(number, step, self.job.deaf()), _ONWARD)
+
+    def _crossed(self, number: int) -> bool:
+        """After a failure: has the point of no return taken effect, in part at least?"""
+        if number < self.strategy.no_return:
+            return False
+        return self.once("crossed", lambda: _answer(self.strategy.steps[number], self.job.deaf()))["ok"]
+
+    def _back(self, number: int, failure: Outcome) -> JobState:
+        """Undo the step that had begun and all before it, newest first."""
+        self.once("state undoing", lambda: self._state(JobState.UNDOING, failure))
+        for n in range(number, -1, -1):
+            self._undone(n, self.strategy.steps[n])
+        self.once("state undone", lambda: self._state(JobState.UNDONE, failure))
+        return JobState.UNDONE
+
+    def _undone(self, number: int, step: Step) -> None:
+        self._until_done(f"undo {number} {step.name}", lambda: self._undo(number, step), _BACK)
+
+    def _until_done(self, name: str, act: Callable[[], Outcome], tries: _Tries) -> None:
+        attempt = 1
+        while not (outcome := self.once(f"{name} #{attempt}", act))["ok"]:
+            if attempt % tries.count:
+                self.once(f"{name} #{attempt} pause", self._breathe)
+            else:
+                self._ask_operator(f"{name} #{attempt}", outcome, tries.state)
+            attempt += 1
+
+    def _ask_operator(self, name: str, failure: Outcome, back_to: JobState) -> None:
+        self.once(f"{name} stuck", lambda: self._stuck(failure))
+        self.once(f"{name} retry", lambda: self._state(back_to))
+
+    def _stuck(self, failure: Outcome) -> Outcome:
+        self.ledger.state(JobState.STUCK, failure["sentence"], failure["kind"])
+        self.ledger.wait_for_retry()
+        return DONE
+
+    def _state(self, state: JobState, failure: Outcome = DONE) -> Outcome:
+        self.ledger.state(state, failure["sentence"], failure["kind"])
+        return DONE
+
+    def _breathe(self) -> Outcome:
+        self.job.deaf().desk.wait(RETRY_S)
+        return DONE
+
+    def _do(self, number: int, step: Step, job: Job) -> Outcome:
+        self.ledger.begun("do", step, number)
+        outcome = _reach(lambda: _act(step, job), job)
+        self.ledger.ended("do", step, number, outcome)
+        return outcome
+
+    def _undo(self, number: int, step: Step) -> Outcome:
+        job = self.job.deaf()
+        self.ledger.begun("undo", step, number)
+        outcome = _reach(lambda: step.undo(job), job)
+        self.ledger.ended("undo", step, number, outcome)
+        return outcome
+
+
+def _act(step: Step, job: Job) -> None:
+    job.desk.check()
+    job.desk.state(JobState.RUNNING)  # a step that was cut off, or lost its host, may have stood still: it decides anew
+    if not step.found(job):
+        step.do(job)
+
+
+def _answer(step: Step, job: Job) -> Outcome:
+    """Ask the world; a host that is away is waited for, since a guess could lose a VM."""
+    answers: list[bool] = []
+    outcome = _reach(lambda: answers.append(step.crossed(job)), job)
+    if not outcome["ok"]:
+        return DONE  # in doubt it has been crossed: forward only, `found` of each step decides
+    return {"ok": answers[-1], "kind": "", "sentence": ""}
+
+
+def _reach(act: Callable[[], object], job: Job) -> Outcome:
+    """Act, waiting for a host that is away; turn any other error into an outcome."""
+    while True:
+        try:
+            act()
+            return DONE
+        except HostUnreachable as away:
+            job.desk.says(str(away))
+            try:
+                job.desk.wait(RETRY_S)
+            except Cancelled as cancelled:
+                return _failed(cancelled)
+        except Superseded:
+            raise
+        except VmferryError as error:
+            return _failed(error)
+        except Exception as error:  # the border of a step: a bug undoes the job, it does not wedge it
+            log.exception("a step failed in a way nobody foresaw", job=job.id)
+            return _failed(error)
+
+
+def _failed(error: Exception) -> Outcome:
+    return {"ok": False, "kind": type(error).__name__, "sentence": str(error) or repr(error)}

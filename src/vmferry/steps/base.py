@@ -1,0 +1,159 @@
+"""The step contract, and what a step sees of its job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from vmferry.hosts.protocol import Host
+from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Phase, Plan
+from vmferry.transfer import Throttle, Transfer
+
+Fact = str | int | float | bool | None | list[str]
+
+
+class Facts(Protocol):
+    """What a job has found out so far, durable: written before the step that found it returns."""
+
+    def get(self, name: str) -> Fact: ...
+
+    def put(self, name: str, value: Fact) -> None: ...
+
+    def all(self) -> Mapping[str, Fact]: ...
+
+
+class Desk(Protocol):
+    """Where a long step reports, and hears of cancel, pause and new limits: at least once a second."""
+
+    throttle: Throttle
+
+    @property
+    def max_pause_s(self) -> float:
+        """As asked now; it may change while the job runs."""
+
+    def check(self) -> None:
+        """Raises Cancelled if the user wants the job undone, Superseded if another worker has it."""
+
+    def wait(self, seconds: float) -> None:
+        """Stand still for so long, or until something changes; checks first."""
+
+    def disk(self, progress: DiskProgress, rate_bytes_s: float) -> None:
+        """Report how far one disk is."""
+
+    def says(self, now: str) -> None:
+        """Report what happens, in words."""
+
+    def forecast(self, pause_s: float) -> None:
+        """Report the pause expected if the job were cut over now."""
+
+    def phase(self, phase: Phase) -> None:
+        """Record a finished phase for the receipt; one of the same name is replaced."""
+
+    def state(self, state: JobState, why: str = "") -> None:
+        """Change the job's state, recorded before this returns."""
+
+    def deaf(self) -> Desk:
+        """The same desk, no longer hearing cancel: for undo, and past the point of no return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as its steps see it. All names come from its id, so that another process can undo it."""
+
+    id: str
+    plan: Plan
+    host: Host
+    facts: Facts
+    desk: Desk
+    bookmarks: Path
+    """Folder of the transfers' bookmarks."""
+
+    def deaf(self) -> Job:
+        """The same job, no longer hearing cancel."""
+        return replace(self, desk=self.desk.deaf())
+
+    # -- names: computed, never remembered
+
+    @property
+    def tag(self) -> str:
+        return f"vmferry-{self.id}"
+
+    def part(self, image: ImageMove) -> Path:
+        """The destination's temporary name while it is copied."""
+        return image.destination.with_name(f"{image.destination.name}.{self.tag}.part")
+
+    def file_part(self, file: FileMove) -> Path:
+        return file.destination.with_name(f"{file.destination.name}.{self.tag}.part")
+
+    def overlay(self, disk: DiskMove, round_: int) -> Path:
+        """The overlay at the source that takes the writes of a round."""
+        source = disk.active.source
+        return source.with_name(f"{source.name}.{self.tag}.r{round_}")
+
+    def overlay_copy(self, disk: DiskMove, round_: int) -> Path:
+        """The same overlay at the destination."""
+        destination = disk.active.destination
+        return destination.with_name(f"{destination.name}.{self.tag}.r{round_}")
+
+    @property
+    def memory(self) -> Path:
+        """The saved state, beside the first disk's destination."""
+        return self.plan.disks[0].active.destination.with_name(f"{self.tag}.memory")
+
+    def transfer(self, source: Path, destination: Path) -> Transfer:
+        return Transfer(source, destination, self.bookmarks / f"{destination.name}.bookmarks")
+
+    # -- what the plan moves
+
+    @property
+    def uuid(self) -> str:
+        return self.plan.uuid
+
+    @property
+    def frozen_disks(self) -> tuple[DiskMove, ...]:
+        return tuple(d for d in self.plan.disks if d.frozen)
+
+    def round_of(self, disk: DiskMove) -> int | None:
+        """The round whose overlay is active at the source now; None before the freeze."""
+        active = self.host.active_image(self.uuid, disk.target)
+        prefix = self.overlay(disk, 0).name.removesuffix("0")
+        if active.parent != disk.active.source.parent or not active.name.startswith(prefix):
+            return None
+        return int(active.name.removeprefix(prefix))
+
+    def paths(self) -> dict[Path, Path]:
+        """Old place to new place of everything that moves."""
+        moved = {image.source: image.destination for image in self.plan.images}
+        return moved | {file.source: file.destination for file in self.plan.files}
+
+    def file_paths(self) -> dict[Path, Path]:
+        return {file.source: file.destination for file in self.plan.files}
+
+
+class Step:
+    """One thing that a job does, that it can put back, and of which it can tell whether it took effect.
+
+    It keeps nothing in itself. `do` and `undo` may each be called twice, or after being cut off half way.
+    """
+
+    says: str = ""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def do(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def undo(self, job: Job) -> None:
+        """Nothing to put back, unless a step says otherwise."""
+
+    def found(self, job: Job) -> bool:
+        """Has `do` taken full effect? False when in doubt: `do` can be repeated."""
+        return False
+
+    def crossed(self, job: Job) -> bool:
+        """Asked of the point of no return only: has any part of it taken effect?"""
+        return self.found(job)

@@ -1,0 +1,116 @@
+"""The base on its way: copied, compared, given its real name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmferry.errors import DestinationExists
+from vmferry.model import ImageMove
+from vmferry.steps.base import Job, Step
+from vmferry.steps.progress import DeskWatch, phase
+
+
+class CopyBase(Step):
+    """Copy every image of every disk, while the guest writes elsewhere."""
+
+    says = "copying the base"
+
+    def do(self, job: Job) -> None:
+        seconds = 0.0
+        with phase(job, "copy base") as moved:
+            for image, watch in _each_image(job):
+                copied = job.host.copy(job.transfer(image.source, job.part(image)), watch)
+                job.facts.put(f"copied:{image.source}", copied.copied_bytes + copied.reused_bytes)
+                job.facts.put(f"hash:{image.source}", copied.root_hash)
+                moved.append(copied.copied_bytes)
+                seconds += copied.seconds
+        if seconds > 0.05 and sum(moved) > 1 << 20:
+            job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
+            job.facts.put("limited", job.desk.throttle.limit_bytes_s is not None)
+
+    def undo(self, job: Job) -> None:
+        for image in job.plan.images:
+            job.host.drop(job.transfer(image.source, job.part(image)))
+
+
+class CompareBase(Step):
+    """Compare every byte of the copies, by hash, with what was read."""
+
+    says = "comparing every byte"
+
+    def do(self, job: Job) -> None:
+        recopied = 0
+        with phase(job, "compare base") as read:
+            for image, watch in _each_image(job):
+                compared = job.host.compare(job.transfer(image.source, job.part(image)), watch)
+                job.facts.put(f"hash:{image.source}", compared.root_hash)
+                read.append(compared.bytes)
+                recopied += compared.recopied_chunks
+        job.facts.put("verified", value=True)
+        job.facts.put("recopied_chunks", recopied)
+
+
+class Promote(Step):
+    """Give the copies their real names, bases first, each naming its new backing file."""
+
+    says = "naming the copies"
+
+    def do(self, job: Job) -> None:
+        for image in job.plan.images:
+            part = job.part(image)
+            if not job.host.exists(part):
+                continue  # promoted before we were cut off
+            if image.backing is not None:
+                job.host.rebase(part, image.backing, image.backing_format or "raw")
+            job.host.promote(part, image.destination)
+
+    def undo(self, job: Job) -> None:
+        for image in job.plan.images:
+            take_back(job, image.destination, job.part(image))
+
+
+class CopyFiles(Step):
+    """Copy the VM's small files (NVRAM), now that nothing writes to them."""
+
+    says = "copying the VM's other files"
+
+    def do(self, job: Job) -> None:
+        for file in job.plan.files:
+            part = job.file_part(file)
+            if not job.facts.get(f"file:{file.destination}"):
+                job.host.small_copy(file.source, part)
+                job.facts.put(f"file:{file.destination}", value=True)
+            if job.host.exists(part):
+                job.host.promote(part, file.destination)
+
+    def undo(self, job: Job) -> None:
+        for file in job.plan.files:
+            part = job.file_part(file)
+            if job.facts.get(f"file:{file.destination}"):
+                take_back(job, file.destination, part)
+            job.host.remove(part)
+
+
+def take_back(job: Job, final: Path, part: Path) -> None:
+    """Undo a promotion. While both names exist and differ, the real one was never ours: leave it."""
+    if not job.host.exists(final):
+        return
+    try:
+        job.host.promote(final, part)
+    except DestinationExists:
+        return
+
+
+def _each_image(job: Job) -> list[tuple[ImageMove, DeskWatch]]:
+    """Every image once, bases first, with a watch that counts within its disk."""
+    seen: set[Path] = set()
+    each = []
+    for disk in job.plan.disks:
+        images = [image for image in reversed(disk.images) if image.source not in seen]
+        total = sum(image.data_bytes for image in images)
+        before = 0
+        for image in images:
+            seen.add(image.source)
+            each.append((image, DeskWatch(job, disk.target, before, total)))
+            before += image.data_bytes
+    return each

@@ -1,0 +1,210 @@
+"""The freeze, and the rounds that follow it until the rest is small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.forecast import DEFAULT_RATE_BYTES_S, pause_s
+from vmferry.model import DiskMove, JobState, Placed, Technology
+from vmferry.steps.base import Job, Step
+from vmferry.steps.progress import DeskWatch, copy_verified, phase, spare_source
+
+QUIESCE_S = 5.0
+MOST_ROUNDS = 32
+"""Each round makes the chain one image deeper; QEMU gets slow long before libvirt's limit of 200."""
+SMALL_BYTES = 32 << 20
+"""A live job mirrors what is below this without a further round."""
+SHRINKS = 0.9
+"""A round that leaves more than this part of the one before does not converge."""
+LOOK_S = 1.0
+ROUND_FIXED_S = 0.5
+"""A round's own time, however little there is to copy."""
+SURE_BYTES = 256 << 20
+"""A base smaller than this shows what a copy costs to begin, not what the storages can do."""
+
+
+def rounds(job: Job) -> int:
+    """The highest round that was ever begun."""
+    count = job.facts.get("rounds")
+    return count if isinstance(count, int) else 0
+
+
+def below(job: Job, disk: DiskMove, round_: int) -> Placed:
+    """What the overlay copy of a round lies on at the destination."""
+    if round_ == 0:
+        return disk.to
+    return Placed(job.overlay_copy(disk, round_ - 1), "qcow2")
+
+
+class Freeze(Step):
+    """Send the guest's writes to new overlays, so that the base stops changing."""
+
+    says = "freezing the disks"
+
+    def do(self, job: Job) -> None:
+        job.host.freeze(
+            job.uuid,
+            {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks},
+            QUIESCE_S if job.plan.agent else None,
+        )
+        job.facts.put("frozen", value=True)
+
+    def undo(self, job: Job) -> None:
+        """Merge the overlays back into the base; a guest that runs keeps running."""
+        job.facts.put("frozen", value=False)
+        for disk in job.frozen_disks:
+            job.host.commit(job.uuid, disk.target, disk.from_, DeskWatch(job, disk.target))
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job) + 1):
+                job.host.remove(job.overlay(disk, round_))
+
+    def found(self, job: Job) -> bool:
+        frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
+        if frozen:
+            job.facts.put("frozen", value=True)
+        return frozen
+
+
+@dataclass(frozen=True)
+class Rounds(Step):
+    """Close the overlay and copy it, again and again, until the rest is small enough to cut over."""
+
+    technology: Technology
+    says = "copying what was written since"
+
+    def do(self, job: Job) -> None:
+        before = None
+        while True:
+            with phase(job, f"round {self._round(job)}") as moved:
+                moved.append(self._copy_closed(job))
+            remaining = self._remaining(job)
+            if self._small(job, remaining) or self._left_to_mirror(before, remaining):
+                job.facts.put("rounds", self._round(job))
+                return
+            stalls = before is not None and remaining > SHRINKS * before
+            if (stalls or self._round(job) >= MOST_ROUNDS) and not self._wait_for_calm(job):
+                continue
+            before = remaining
+            self._next_round(job)
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job) + 1):
+                drop_overlay_copy(job, disk, round_)
+
+    def _round(self, job: Job) -> int:
+        return job.round_of(job.frozen_disks[0]) or 0
+
+    def _copy_closed(self, job: Job) -> int:
+        """Copy all overlays below the active one that are not at the destination yet."""
+        return sum(copy_overlay(job, disk, round_) for round_ in range(self._round(job)) for disk in job.frozen_disks)
+
+    def _remaining(self, job: Job) -> int:
+        return sum(job.host.allocated(job.overlay(d, self._round(job))) for d in job.frozen_disks)
+
+    def _small(self, job: Job, remaining: int) -> bool:
+        pause = forecast(job, self.technology, remaining)
+        job.facts.put("pause_forecast_s", round(pause, 3))
+        job.desk.forecast(pause)
+        if self.technology is Technology.LIVE:
+            return remaining <= SMALL_BYTES or self._round(job) >= MOST_ROUNDS
+        return pause <= job.desk.max_pause_s
+
+    def _left_to_mirror(self, before: int | None, remaining: int) -> bool:
+        """A live job whose rounds no longer shrink gains nothing by one more: the mirror follows the guest."""
+        return self.technology is Technology.LIVE and before is not None and remaining > SHRINKS * before
+
+    def _next_round(self, job: Job) -> None:
+        following = self._round(job) + 1
+        job.facts.put("rounds", following)
+        overlays = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
+        job.host.freeze(job.uuid, overlays, None)
+
+    def _wait_for_calm(self, job: Job) -> bool:
+        """The guest writes faster than we copy: say so, and wait with the VM untouched.
+
+        Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
+        """
+        job.desk.state(JobState.PAUSED, self._why(job))
+        asked = (job.desk.throttle.limit_bytes_s, job.desk.max_pause_s)
+        more = self._round(job) < MOST_ROUNDS
+        while (job.desk.throttle.limit_bytes_s, job.desk.max_pause_s) == asked:
+            before = self._remaining(job)
+            job.desk.wait(LOOK_S)
+            spare_source(job)
+            remaining = self._remaining(job)
+            if self._small(job, remaining):
+                more = False
+                break
+            if more and self._helps(job, remaining, (remaining - before) / LOOK_S):
+                break
+        job.desk.state(JobState.RUNNING)
+        return more
+
+    def _helps(self, job: Job, remaining: int, growth_bytes_s: float) -> bool:
+        """Would the guest, writing at this rate, leave little enough while one more round is copied?"""
+        left = growth_bytes_s * (ROUND_FIXED_S + remaining / copy_rate(job))
+        return forecast(job, self.technology, round(left)) <= job.desk.max_pause_s
+
+    def _why(self, job: Job) -> str:
+        now = forecast(job, self.technology, self._remaining(job))
+        return (
+            f"the guest writes as fast as it is copied, a cut-over now would pause it for {now:.1f} s "
+            f"(allowed: {job.desk.max_pause_s:g} s): raise the limit or the pause with "
+            f"`vmferry job limit {job.id} RATE --max-pause SECONDS`, or `vmferry job cancel {job.id}`"
+        )
+
+
+def copy_rate(job: Job) -> float:
+    """Bytes a second that this job's rounds reach, under its limit."""
+    limit = job.desk.throttle.limit_bytes_s
+    return min(full_rate(job), limit) if limit else full_rate(job)
+
+
+def full_rate(job: Job) -> float:
+    """Bytes a second that the storages allow, as far as the base's copy has shown."""
+    measured = job.facts.get("rate_bytes_s")
+    if not isinstance(measured, int | float) or measured <= 0:
+        return DEFAULT_RATE_BYTES_S
+    unsure = job.facts.get("limited") is True or job.plan.data_bytes < SURE_BYTES
+    return max(float(measured), DEFAULT_RATE_BYTES_S) if unsure else float(measured)
+
+
+def forecast(job: Job, technology: Technology, remaining: int) -> float:
+    return pause_s(
+        technology,
+        remaining_bytes=remaining,
+        rate_bytes_s=full_rate(job),
+        memory_bytes=job.plan.touched_bytes,
+        precopy=job.plan.precopy,
+        disks=len(job.plan.disks),
+    )
+
+
+def copy_overlay(job: Job, disk: DiskMove, round_: int, *, hurry: bool = False) -> int:
+    """Bring one closed overlay to the destination, onto what lies below it there. Returns bytes moved."""
+    final = job.overlay_copy(disk, round_)
+    part = _part(final)
+    if job.host.exists(final):
+        job.host.promote(part, final)  # cut off between its two halves, both names are there
+        return 0
+    moved = copy_verified(job, job.overlay(disk, round_), part, disk.target, hurry=hurry)
+    backing, format_ = below(job, disk, round_)
+    job.host.rebase(part, str(backing), format_)
+    job.host.promote(part, final)
+    return moved
+
+
+def drop_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
+    final = job.overlay_copy(disk, round_)
+    job.host.drop(job.transfer(job.overlay(disk, round_), _part(final)))
+    job.host.remove(final)
+
+
+def forget_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
+    job.host.forget(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_))))
+
+
+def _part(final: Path) -> Path:
+    return final.with_name(f"{final.name}.part")

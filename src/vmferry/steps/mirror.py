@@ -1,0 +1,141 @@
+"""Live cut-over: a shallow mirror of the small overlay, then all disks pivot while the guest stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from vmferry.errors import GuestGone, HostRefused, MirrorEnded
+from vmferry.model import DiskMove, DiskProgress, Placed, Power
+from vmferry.steps.base import Job, Step
+from vmferry.steps.freeze import below, copy_overlay, drop_overlay_copy, rounds
+from vmferry.steps.progress import phase, spare_source
+
+LOOK_S = 0.1
+CATCH_UP_LOOKS = 50
+SLOW_LOOKS = 600
+LITTLE_BYTES = 4 << 20
+"""Written in a few milliseconds."""
+
+
+def over(job: Job, disk: DiskMove) -> bool:
+    """Does the disk run from the destination?"""
+    return job.host.active_image(job.uuid, disk.target) == job.overlay_copy(disk, rounds(job))
+
+
+class Mirror(Step):
+    """Copy the rest of each disk and send every further write to both sides."""
+
+    says = "mirroring the rest"
+
+    def do(self, job: Job) -> None:
+        with phase(job, "mirror") as moved:
+            arm(job, job.frozen_disks)
+            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks)
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            job.host.end_mirror(job.uuid, disk.target)
+        for disk in job.frozen_disks:
+            drop_overlay_copy(job, disk, rounds(job))
+
+
+class Pivot(Step):
+    """Stand the guest still for an instant, and make all disks run from the destination."""
+
+    says = "switching to the destination"
+
+    def do(self, job: Job) -> None:
+        power = job.host.power(job.uuid)
+        if power is Power.OFF:
+            self._finish_off(job)
+            return
+        pending = [disk for disk in job.frozen_disks if not over(job, disk)]
+        arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
+        if job.facts.get("ran") is None:
+            job.facts.put("ran", power is Power.RUNNING)
+        _let_catch_up(job, pending)
+        self._switch(job, pending)
+
+    def undo(self, job: Job) -> None:
+        """Not one disk was switched: let the guest go on."""
+        if job.facts.get("ran") and job.host.power(job.uuid) is Power.PAUSED:
+            job.host.resume(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        standing = job.facts.get("ran") and job.host.power(job.uuid) is Power.PAUSED
+        return not standing and all(over(job, disk) for disk in job.frozen_disks)
+
+    def crossed(self, job: Job) -> bool:
+        return any(over(job, disk) for disk in job.frozen_disks)
+
+    def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
+        begun = time.monotonic()
+        job.host.suspend(job.uuid)
+        for disk in pending:
+            job.host.pivot(job.uuid, disk.target)
+        if job.facts.get("ran"):
+            job.host.resume(job.uuid)
+        job.facts.put("pause_s", round(time.monotonic() - begun, 4))
+
+    def _finish_off(self, job: Job) -> None:
+        """QEMU ended between two pivots: bring what is left over as files, and start from there."""
+        if not self.crossed(job):
+            raise GuestGone(vm=job.plan.vm)
+        for disk in job.frozen_disks:
+            if not over(job, disk):
+                drop_overlay_copy(job, disk, rounds(job))
+                copy_overlay(job, disk, rounds(job), hurry=True)
+        last = {d.target: Placed(job.overlay_copy(d, rounds(job)), "qcow2") for d in job.frozen_disks}
+        job.host.point(job.uuid, last, {})
+
+
+def arm(job: Job, disks: Iterable[DiskMove]) -> None:
+    """Start the mirrors that do not run, and wait until all are ready."""
+    disks = list(disks)
+    for disk in disks:
+        if not job.host.mirroring(job.uuid, disk.target):
+            job.host.make_overlay(job.overlay_copy(disk, rounds(job)), *below(job, disk, rounds(job)))
+    limit = _limit(job, disks)
+    looks = 0
+    while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
+        job.desk.wait(LOOK_S)
+        spare_source(job)
+        looks += 1
+        if looks == SLOW_LOOKS:
+            job.desk.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
+        if job.desk.throttle.limit_bytes_s != limit:
+            limit = _limit(job, disks)
+
+
+def _limit(job: Job, disks: list[DiskMove]) -> int | None:
+    """Start the mirrors, or give running ones their share of the job's limit. Returns the limit."""
+    limit = job.desk.throttle.limit_bytes_s
+    for disk in disks:
+        share = max(1, limit // len(disks)) if limit else None
+        job.host.mirror(job.uuid, disk.target, job.overlay_copy(disk, rounds(job)), share)
+    return limit
+
+
+def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
+    """What is left when the guest stands is written while it stands: let that become little first."""
+    disks = list(disks)
+    for _ in range(CATCH_UP_LOOKS):
+        left = 0
+        for disk in disks:
+            _, done, total = job.host.mirrored(job.uuid, disk.target)
+            left += total - done
+        if left <= LITTLE_BYTES:
+            return
+        job.desk.wait(LOOK_S)
+
+
+def _ready(job: Job, disk: DiskMove) -> bool:
+    try:
+        ready, done, total = job.host.mirrored(job.uuid, disk.target)
+    except HostRefused as refused:
+        if job.host.power(job.uuid) is Power.OFF:
+            raise GuestGone(vm=job.plan.vm) from refused
+        raise MirrorEnded(vm=job.plan.vm, target=disk.target, reason=refused.fields["reason"]) from refused
+    job.desk.disk(DiskProgress(disk.target, done, total), 0.0)
+    return ready

@@ -1,0 +1,45 @@
+"""Before anything is touched."""
+
+from __future__ import annotations
+
+from vmferry.errors import DestinationExists, VmChanged
+from vmferry.steps.base import Job, Step
+
+
+class Reserve(Step):
+    """Look once more, since the job may have waited: is all as it was planned?
+
+    The room itself is reserved by the job's being active: preflight counts the plans of all active jobs.
+    """
+
+    says = "reserving room"
+
+    def do(self, job: Job) -> None:
+        vm = job.host.vm(job.uuid)
+        if vm.power is not job.plan.power:
+            raise VmChanged(vm=vm.name, change=f"it was {job.plan.power} and is {vm.power}")
+        present = {disk.target: disk for disk in vm.disks}
+        for move in job.plan.disks:
+            disk = present.get(move.target)
+            if disk is None or disk.active.path != move.active.source:
+                raise VmChanged(vm=vm.name, change=f"disk {move.target} is no longer {move.active.source}")
+        for destination in job.paths().values():
+            if job.host.exists(destination):
+                raise DestinationExists(path=destination)
+
+
+class KeepDefined(Step):
+    """Define a transient VM for the time of the move, so that it outlives a QEMU that is killed."""
+
+    says = "keeping the VM's definition"
+
+    def do(self, job: Job) -> None:
+        if not job.plan.persistent:
+            job.host.make_persistent(job.uuid)
+
+    def undo(self, job: Job) -> None:
+        if not job.plan.persistent:
+            job.host.make_transient(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return job.plan.persistent

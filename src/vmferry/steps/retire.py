@@ -1,0 +1,80 @@
+"""The source, last of all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vmferry.errors import NotSeenRunning
+from vmferry.model import ImageMove
+from vmferry.steps.base import Job, Step
+from vmferry.steps.freeze import forget_overlay_copy, rounds
+
+
+class Retire(Step):
+    """Remove the source, or keep it under a dated name, once the VM has been seen at the destination."""
+
+    says = "retiring the source"
+
+    def do(self, job: Job) -> None:
+        if job.facts.get("seen") is not True:
+            raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
+        job.host.remove(job.memory)
+        if job.plan.keep_source:
+            self._keep(job)
+        self._remove(job)
+        self._forget(job)
+
+    def _keep(self, job: Job) -> None:
+        """A way back as of the cut-over: fold the overlays in, then give the images dated names."""
+        for disk in job.frozen_disks:
+            job.host.fold(job.overlay(disk, rounds(job)), disk.active.source)
+            for round_ in range(rounds(job), -1, -1):
+                job.host.remove(job.overlay(disk, round_))
+        names = {image.source: self._kept(job, image.source) for image in _owned(job)}
+        for image in _owned(job):
+            below = _backing_of(job, image)
+            backing = None if below is None else names.get(below)
+            kept = names[image.source]
+            if job.host.exists(image.source):
+                job.host.rename(image.source, kept)
+            if backing is not None:
+                job.host.rebase(kept, str(backing), image.backing_format or "raw")
+        job.facts.put("kept", [str(path) for path in names.values()])
+
+    def _kept(self, job: Job, source: Path) -> Path:
+        day = job.facts.get("kept_day")
+        if not isinstance(day, str):
+            day = datetime.now(UTC).strftime("%Y%m%d")
+            job.facts.put("kept_day", day)
+        return source.with_name(f"{source.name}.kept-{day}-{job.id}")
+
+    def _remove(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job), -1, -1):
+                job.host.remove(job.overlay(disk, round_))
+        if not job.plan.keep_source:
+            for image in reversed(_owned(job)):
+                job.host.remove(image.source)
+            for file in job.plan.files:
+                job.host.remove(file.source)
+
+    def _forget(self, job: Job) -> None:
+        for image in job.plan.images:
+            job.host.forget(job.transfer(image.source, job.part(image)))
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job) + 1):
+                forget_overlay_copy(job, disk, round_)
+
+
+def _owned(job: Job) -> list[ImageMove]:
+    """Images that nobody else uses, bases first."""
+    return [image for image in job.plan.images if not image.shared]
+
+
+def _backing_of(job: Job, image: ImageMove) -> Path | None:
+    for disk in job.plan.disks:
+        sources = [i.source for i in disk.images]
+        if image.source in sources[:-1]:
+            return sources[sources.index(image.source) + 1]
+    return None

@@ -1,0 +1,109 @@
+"""Quick cut-over: saved state, the last overlay, and the VM again from the destination."""
+
+from __future__ import annotations
+
+from vmferry.errors import GuestGone
+from vmferry.model import Placed, Power
+from vmferry.steps.base import Job, Step
+from vmferry.steps.freeze import copy_overlay, drop_overlay_copy, rounds
+from vmferry.steps.progress import DeskWatch, phase
+
+
+class Save(Step):
+    """Put the VM into saved state; its memory is written while the guest still runs."""
+
+    says = "saving the guest's memory"
+
+    def do(self, job: Job) -> None:
+        power = job.host.power(job.uuid)
+        if power is Power.OFF:
+            raise GuestGone(vm=job.plan.vm)
+        if job.facts.get("ran") is None:
+            job.facts.put("ran", power is Power.RUNNING)
+        with phase(job, "save memory") as moved:
+            job.host.save(job.uuid, job.memory, DeskWatch(job, job.plan.disks[0].target))
+            moved.append(job.host.allocated(job.memory))
+
+    def undo(self, job: Job) -> None:
+        """Bring the guest back where it was, from its saved state, which is then spent."""
+        ran = bool(job.facts.get("ran"))
+        if job.host.saved(job.uuid, job.memory) and not job.host.spent(job.memory):
+            job.host.restore(job.uuid, job.memory, first_images(job), {})
+        if job.host.power(job.uuid) is Power.PAUSED:
+            if job.host.exists(job.memory):
+                job.host.release(job.uuid, job.memory, run=ran)
+            elif ran:
+                job.host.resume(job.uuid)
+        job.host.remove(job.memory)
+
+    def found(self, job: Job) -> bool:
+        return job.host.saved(job.uuid, job.memory)
+
+
+class CopyLast(Step):
+    """Bring the last overlay to the destination; nothing writes any more."""
+
+    says = "copying the last changes"
+
+    def do(self, job: Job) -> None:
+        with phase(job, "copy last") as moved:
+            moved.extend(copy_overlay(job, disk, rounds(job), hurry=True) for disk in job.frozen_disks)
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            drop_overlay_copy(job, disk, rounds(job))
+
+
+class Restore(Step):
+    """Load the saved state from the destination, the guest still standing."""
+
+    says = "restoring the guest from the destination"
+
+    def do(self, job: Job) -> None:
+        with phase(job, "restore"):
+            job.host.restore(job.uuid, job.memory, last_images(job), job.file_paths())
+
+    def undo(self, job: Job) -> None:
+        job.host.unload(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return job.host.power(job.uuid) is not Power.OFF and on_last_images(job)
+
+
+class Resume(Step):
+    """Let the guest run from the destination. From here a job only goes forward."""
+
+    says = "letting the guest run"
+
+    def do(self, job: Job) -> None:
+        if job.host.power(job.uuid) is Power.OFF and not job.host.spent(job.memory):
+            raise GuestGone(vm=job.plan.vm)  # it never ran here: its saved state is still good at the source
+        pause_s = job.host.release(job.uuid, job.memory, run=bool(job.facts.get("ran")))
+        job.facts.put("pause_s", round(pause_s, 4))
+
+    def found(self, job: Job) -> bool:
+        standing = job.host.power(job.uuid) is Power.PAUSED and bool(job.facts.get("ran"))
+        return self.crossed(job) and not standing
+
+    def crossed(self, job: Job) -> bool:
+        return job.host.spent(job.memory)
+
+
+def first_images(job: Job) -> dict[str, Placed]:
+    """What each moving disk runs on at the source, once frozen."""
+    return {
+        disk.target: Placed(job.overlay(disk, rounds(job)), "qcow2") if disk.frozen else disk.from_
+        for disk in job.plan.disks
+    }
+
+
+def last_images(job: Job) -> dict[str, Placed]:
+    """What each moving disk runs on at the destination, until it is merged."""
+    return {
+        disk.target: Placed(job.overlay_copy(disk, rounds(job)), "qcow2") if disk.frozen else disk.to
+        for disk in job.plan.disks
+    }
+
+
+def on_last_images(job: Job) -> bool:
+    return all(job.host.active_image(job.uuid, t) == image.path for t, image in last_images(job).items())

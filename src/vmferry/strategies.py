@@ -1,0 +1,75 @@
+"""Read this first: each technology as a literal list of steps.
+
+The seed of 2009 numbers its steps; the same story stands here in the same order: snapshot the running VM,
+copy the base while it runs, save its state, move the small rest, point the VM at the new place, resume,
+merge. What differs between technologies is the cut-over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmferry.model import Technology
+from vmferry.saga import Strategy
+from vmferry.steps.copying import CompareBase, CopyBase, CopyFiles, Promote
+from vmferry.steps.definition import Point, PointOffline, Settle
+from vmferry.steps.freeze import Freeze, Rounds
+from vmferry.steps.merge import Merge
+from vmferry.steps.mirror import Mirror, Pivot
+from vmferry.steps.reserve import KeepDefined, Reserve
+from vmferry.steps.retire import Retire
+from vmferry.steps.saved import CopyLast, Restore, Resume, Save
+
+STRATEGIES: Mapping[Technology, Strategy] = {
+    Technology.LIVE: Strategy(
+        steps=(
+            Reserve(),
+            KeepDefined(),
+            Freeze(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            Rounds(Technology.LIVE),
+            Mirror(),
+            Pivot(),
+            Merge(),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="Pivot",
+    ),
+    Technology.QUICK: Strategy(
+        steps=(
+            Reserve(),
+            KeepDefined(),
+            Freeze(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            Rounds(Technology.QUICK),
+            Save(),
+            CopyLast(),
+            CopyFiles(),
+            Point(),
+            Restore(),
+            Resume(),
+            Merge(),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="Resume",
+    ),
+    Technology.OFFLINE: Strategy(
+        steps=(
+            Reserve(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            CopyFiles(),
+            PointOffline(),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="PointOffline",
+    ),
+}

@@ -1,0 +1,115 @@
+"""What preflight finds: every blocker with a cure, and why a technology is not possible."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vmferry.model import Disk, FileMove, Finding, Image, Power, Severity, Technology, Vm
+from vmferry.preflight.findings import of_disks, stays
+from vmferry.preflight.moves import disk_move, file_moves
+from vmferry.preflight.technologies import choose, ruled_out
+
+IMAGE = Image(Path("/san1/a.qcow2"), "qcow2", 1 << 30, 1 << 20)
+DISK = Disk("vda", (IMAGE,))
+VM = Vm("vm", "uuid", Power.RUNNING, persistent=True, memory_bytes=1 << 30, disks=(DISK,))
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        replace(DISK, source="vhostuser"),
+        replace(DISK, source="network", chain=()),
+        replace(DISK, source="block"),
+        replace(DISK, device="lun"),
+        replace(DISK, transient=True),
+        replace(DISK, block_job="copy"),
+        replace(DISK, chain=(replace(IMAGE, virtual_bytes=0),)),
+        replace(DISK, chain=(replace(IMAGE, data_file="/san1/a.data"),)),
+        replace(DISK, chain=(replace(IMAGE, backing="nbd://other/x", backing_format="raw"),)),
+        replace(DISK, chain=(replace(IMAGE, backing="/san1/base", backing_format=None),)),
+        replace(DISK, chain=(replace(IMAGE, backing='json:{"driver": "nbd"}', backing_format="raw"),)),
+    ],
+)
+def test_a_disk_that_cannot_be_moved_is_a_blocker_with_a_cure(disk: Disk) -> None:
+    found = of_disks(VM, [disk])
+    assert found
+    assert all(f.severity is Severity.BLOCKER and f.cure for f in found)
+
+
+def test_an_ordinary_disk_has_no_finding() -> None:
+    assert of_disks(VM, [DISK]) == []
+    assert ruled_out(VM, [DISK], ()) == ruled_out(VM, [DISK], [])
+    assert choose("auto", ruled_out(VM, [DISK], ())) == (Technology.LIVE, [])
+
+
+@pytest.mark.parametrize(
+    ("vm", "disk", "files", "chosen"),
+    [
+        (VM, DISK, (), Technology.LIVE),
+        (replace(VM, power=Power.PAUSED), DISK, (), Technology.LIVE),
+        (replace(VM, power=Power.OFF), DISK, (), Technology.OFFLINE),
+        (replace(VM, power=Power.OFF), replace(DISK, encrypted=True), (), Technology.OFFLINE),
+        (VM, replace(DISK, readonly=True), (), Technology.QUICK),
+        (VM, replace(DISK, device="cdrom"), (), Technology.QUICK),
+        (VM, DISK, (FileMove(Path("/san1/vars.fd"), Path("/san2/vars.fd")),), Technology.QUICK),
+        (replace(VM, no_save="a host device is passed through to it"), DISK, (), Technology.LIVE),
+    ],
+)
+def test_auto_takes_the_highest_that_is_possible(
+    vm: Vm, disk: Disk, files: tuple[FileMove, ...], chosen: Technology
+) -> None:
+    assert choose("auto", ruled_out(vm, [disk], files)) == (chosen, [])
+
+
+@pytest.mark.parametrize(
+    ("vm", "disk"),
+    [
+        (VM, replace(DISK, encrypted=True)),
+        (VM, replace(DISK, shareable=True)),
+        (replace(VM, no_save="a host device is passed through to it"), replace(DISK, readonly=True)),
+    ],
+)
+def test_where_nothing_is_possible_every_reason_is_said(vm: Vm, disk: Disk) -> None:
+    _, blockers = choose("auto", ruled_out(vm, [disk], ()))
+    assert {Technology(b.what.split()[0].lower()) for b in blockers} == {*Technology}
+    assert all(isinstance(b, Finding) and b.cure for b in blockers)
+
+
+def test_a_technology_asked_for_by_name_says_why_not() -> None:
+    chosen, blockers = choose("offline", ruled_out(VM, [DISK], ()))
+    assert chosen is Technology.OFFLINE
+    assert "running" in blockers[0].what
+
+
+@pytest.mark.parametrize(
+    ("disk", "why"),
+    [
+        (DISK, None),
+        (replace(DISK, chain=()), "empty"),
+        (replace(DISK, device="cdrom"), "cdrom"),
+        (replace(DISK, readonly=True), "read-only"),
+        (replace(DISK, shareable=True), "shareable"),
+    ],
+)
+def test_what_path_alone_does_not_move_says_why(disk: Disk, why: str | None) -> None:
+    assert (stays(disk) is None) if why is None else (why in str(stays(disk)))
+
+
+def test_a_chain_names_its_new_places_and_a_relative_name_that_stays_true_is_left() -> None:
+    base = Image(Path("/san1/base.qcow2"), "qcow2", 1 << 30, 1 << 20)
+    absolute = disk_move(Disk("vda", (replace(IMAGE, backing="/san1/base.qcow2"), base)), Path("/san2"), ())
+    relative = disk_move(Disk("vda", (replace(IMAGE, backing="base.qcow2"), base)), Path("/san2"), ())
+    assert [i.backing for i in absolute.images] == ["/san2/base.qcow2", None]
+    assert [i.backing for i in relative.images] == [None, None]
+    assert [i.destination for i in absolute.images] == [Path("/san2/a.qcow2"), Path("/san2/base.qcow2")]
+
+
+def test_nvram_moves_only_from_a_folder_that_is_left() -> None:
+    moves = (disk_move(DISK, Path("/san2"), ()),)
+    inside = replace(VM, nvram=Path("/san1/vars.fd"))
+    outside = replace(VM, nvram=Path("/var/lib/libvirt/qemu/nvram/vars.fd"))
+    assert file_moves(inside, moves, Path("/san2")) == (FileMove(Path("/san1/vars.fd"), Path("/san2/vars.fd")),)
+    assert file_moves(outside, moves, Path("/san2")) == ()
