@@ -1,0 +1,70 @@
+"""Keeps a worker that was frozen, and woke up after another took its jobs over, from acting on a host."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmferry.errors import Superseded
+from vmferry.model import Token
+
+KEPT_JOBS = 1000
+"""Of more jobs than that the ones that were admitted longest ago are forgotten."""
+
+
+class Fence:
+    """The highest epoch seen of each job, durable, shared by all processes that use the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "epochs.json"
+        self._lock = folder / "epochs.lock"
+
+    def admit(self, token: Token) -> None:
+        """Return if no newer epoch of the job was admitted before, durably remembering this one.
+
+        Raises Superseded. An epoch that is already remembered costs one read.
+        """
+        with self._locked():
+            epochs = self._read()
+            newest = epochs.get(token.job, 0)
+            if token.epoch < newest:
+                raise Superseded(job=token.job, epoch=token.epoch, newest=newest)
+            if token.epoch > newest:
+                epochs.pop(token.job, None)
+                epochs[token.job] = token.epoch
+                self._write(dict(list(epochs.items())[-KEPT_JOBS:]))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _read(self) -> dict[str, int]:
+        try:
+            epochs: dict[str, int] = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return {}
+        return epochs
+
+    def _write(self, epochs: dict[str, int]) -> None:
+        """Replace the file whole: a crash leaves the old one or the new one."""
+        fresh = self._file.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump(epochs, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._file)
+        folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,253 @@
+"""The files of the toy host, and what may be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, SourceChanged
+from vmferry.hosts.memory_call import Caller
+from vmferry.hosts.memory_world import BLOCK, BLOCKS, Bookmark, File, Machine, World
+from vmferry.model import Disk, Folder, Image, Power, Vm
+from vmferry.transfer import Compared, Copied, Transfer, Watch
+
+FREE = 1 << 40
+MEMORY = 1 << 20
+
+
+class FilesHost(Caller):
+    """Looking, and files: what each call does is told by the protocol."""
+
+    # -- looking
+
+    def vms(self) -> Sequence[Vm]:
+        with self._look("vms") as world:
+            return sorted((self._vm(world, m) for m in world.machines.values()), key=lambda vm: vm.name)
+
+    def vm(self, name: str) -> Vm:
+        with self._look("vm") as world:
+            return self._vm(world, world.machine(name))
+
+    def power(self, uuid: str) -> Power:
+        with self._look("power") as world:
+            return world.machine(uuid).power
+
+    def active_image(self, uuid: str, target: str) -> Path:
+        with self._look("active_image") as world:
+            return world.machine(uuid).disks[target].path
+
+    def image(self, path: Path) -> Image | None:
+        with self._look("image") as world:
+            return _image(world, path) if path in world.files else None
+
+    def folder(self, path: Path) -> Folder:
+        with self._look("folder") as world:
+            name = path.parts[1] if len(path.parts) > 1 else "root"
+            free = 0 if name in world.full else FREE
+            return Folder(path, exists=True, writable=True, free_bytes=free, filesystem=name)
+
+    def allocated(self, path: Path) -> int:
+        with self._look("allocated") as world:
+            return len(world.files[path].blocks) * BLOCK if path in world.files else 0
+
+    def exists(self, path: Path) -> bool:
+        with self._look("exists") as world:
+            return path in world.files
+
+    def users(self, path: Path) -> tuple[str, ...]:
+        with self._look("users") as world:
+            return tuple(
+                m.uuid
+                for m in world.machines.values()
+                if any(path in world.chain(image.path) for image in m.disks.values())
+            )
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
+        with self._look("leftovers") as world:
+            return sorted(p for p in world.files if p.parent in folders and "vmferry-" in p.name)
+
+    def _vm(self, world: World, machine: Machine) -> Vm:
+        disks = tuple(
+            Disk(
+                target,
+                tuple(_image(world, path) for path in world.chain(image.path)),
+                readonly=target in machine.readonly,
+                block_job="copy" if machine.live and target in machine.live.mirrors else None,
+            )
+            for target, image in machine.disks.items()
+        )
+        persistent = machine.definition is not None
+        snapshots = tuple(machine.snapshots)
+        return Vm(
+            machine.name,
+            machine.uuid,
+            machine.power,
+            persistent,
+            MEMORY,
+            disks,
+            machine.nvram,
+            snapshots=snapshots,
+        )
+
+    # -- files
+
+    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
+        watch.check()
+        reused = self._begin_copy(transfer)
+        data = sum(self._copy_part(transfer, part, watch) for part in (0, 1))
+        with self._act("copy end") as (world, _):
+            mark = world.bookmarks[transfer.bookmarks]
+            source = world.files.get(transfer.source)
+            if source is None or source.changed != mark.source_changed:
+                raise SourceChanged(path=transfer.source)
+            mark.whole = True
+        return Copied("direct", BLOCKS * BLOCK, data, data - reused, reused, f"root of {transfer.source}", 0.01)
+
+    def _begin_copy(self, transfer: Transfer) -> int:
+        """Claim the destination, or go on with ours. Returns the bytes that are there already."""
+        with self._act("copy") as (world, middle):
+            source = world.files.get(transfer.source)
+            if source is None:
+                raise self._refuse("copy", f"{transfer.source} is not there")
+            mark = world.bookmarks.get(transfer.bookmarks)
+            there = world.files.get(transfer.destination)
+            if there is not None and (mark is None or mark.file is not there):
+                raise DestinationExists(path=transfer.destination)
+            if transfer.destination.parts[1] in world.full:
+                raise DestinationFull(path=transfer.destination)
+            if there is not None and mark is not None:
+                if mark.source_changed != source.changed:
+                    raise SourceChanged(path=transfer.source)
+                return len(there.blocks) * BLOCK
+            fresh = File(format=source.format, backing=source.backing)
+            mark = Bookmark(transfer.destination, fresh, source.changed)
+            world.bookmarks[transfer.bookmarks] = mark
+            middle()
+            world.files[transfer.destination] = fresh
+            return 0
+
+    def _copy_part(self, transfer: Transfer, part: int, watch: Watch) -> int:
+        """Every second block."""
+        watch.check()
+        with self._act("copy part") as (world, middle):
+            source, copy = world.files[transfer.source], world.files[transfer.destination]
+            blocks = [block for block in source.blocks if block % 2 == part]
+            for block in blocks[:1]:
+                copy.write(block, source.blocks[block])
+            middle()
+            for block in blocks[1:]:
+                copy.write(block, source.blocks[block])
+            copied = len(blocks) * BLOCK
+        watch.moved(copied * (part + 1), copied * 2, 1e6)
+        return copied
+
+    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
+        watch.check()
+        with self._act("compare") as (world, middle):
+            source, copy = world.files[transfer.source], world.files.get(transfer.destination)
+            mark = world.bookmarks.get(transfer.bookmarks)
+            if copy is None or mark is None or mark.file is not copy or not mark.whole:
+                raise self._refuse("compare", f"{transfer.destination} is not a finished copy of ours")
+            middle()
+            if source.changed != mark.source_changed:
+                raise SourceChanged(path=transfer.source)
+            if source.blocks != copy.blocks:
+                raise CopyDiffers(path=transfer.destination, chunks=1, tries=1)
+            return Compared(len(copy.blocks) * BLOCK, 0, f"root of {transfer.source}", 0.01)
+
+    def drop(self, transfer: Transfer) -> None:
+        with self._act("drop") as (world, middle):
+            mark = world.bookmarks.get(transfer.bookmarks)
+            there = world.files.get(transfer.destination)
+            if mark is not None and there is mark.file:
+                self._remove(world, transfer.destination)
+            middle()
+            world.bookmarks.pop(transfer.bookmarks, None)
+
+    def forget(self, transfer: Transfer) -> None:
+        with self._act("forget") as (world, _):
+            world.bookmarks.pop(transfer.bookmarks, None)
+
+    def small_copy(self, source: Path, destination: Path) -> None:
+        with self._act("small_copy") as (world, _):
+            world.files[destination] = File(dict(world.files[source].blocks))
+
+    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+        with self._act("make_overlay") as (world, _):
+            if world.in_use(path):
+                world.violations.append(f"{path} is made again while it is in use")
+            world.files[path] = File(format="qcow2", backing=backing)
+
+    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
+        with self._act("rebase") as (world, _):
+            if world.in_use(path):
+                world.violations.append(f"{path} is rebased while it is in use")
+            world.files[path].backing = Path(backing)
+
+    def promote(self, part: Path, final: Path) -> None:
+        with self._act("promote") as (world, middle):
+            source, there = world.files.get(part), world.files.get(final)
+            if source is None:
+                if there is None:
+                    raise self._refuse("promote", f"{part} is not there")
+                return
+            if there is not None and there is not source:
+                raise DestinationExists(path=final)
+            world.files[final] = source  # a hard link, then the old name goes
+            middle()
+            self._remove(world, part)
+
+    def remove(self, path: Path) -> None:
+        with self._act("remove") as (world, _):
+            if path in world.files:
+                self._effect(world, f"remove {path}")
+                self._remove(world, path)
+
+    def rename(self, path: Path, to: Path) -> None:
+        with self._act("rename") as (world, _):
+            if path not in world.files and to in world.files:
+                return
+            if to in world.files:
+                raise DestinationExists(path=to)
+            world.files[to] = world.files[path]
+            self._remove(world, path)
+
+    def _remove(self, world: World, path: Path) -> None:
+        if user := world.in_use(path):
+            world.violations.append(f"{path} is taken away while {user} uses it")
+        world.files.pop(path, None)
+        world.frozen.pop(path, None)
+        for machine in world.machines.values():
+            if machine.live is not None and machine.live.loaded == path:
+                machine.live.loaded = None  # a state that is gone is as good as spent
+
+    def fold(self, top: Path, base: Path) -> None:
+        with self._act("fold") as (world, middle):
+            if top in world.files:
+                if user := world.in_use(base):
+                    world.violations.append(f"{base} is folded while {user} uses it")
+                world.frozen.pop(base, None)
+                self._merge(world, top, base, middle)
+
+    def _merge(self, world: World, top: Path, base: Path, middle: Callable[[], None]) -> None:
+        """Write what lies above the base into it; cut off half way, reads through the top stay right."""
+        above = world.chain(top)
+        blocks: dict[int, int] = {}
+        for path in reversed(above[: above.index(base)]):
+            blocks.update(world.files[path].blocks)
+        for number, (block, stamp) in enumerate(blocks.items()):
+            if number == len(blocks) // 2:
+                middle()
+            world.files[base].write(block, stamp)
+
+    def unchanged_since(self, transfer: Transfer) -> bool:
+        with self._look("unchanged_since") as world:
+            mark = world.bookmarks.get(transfer.bookmarks)
+            source = world.files.get(transfer.source)
+            return mark is not None and source is not None and source.changed == mark.source_changed
+
+
+def _image(world: World, path: Path) -> Image:
+    file = world.files[path]
+    backing = str(file.backing) if file.backing is not None else None
+    return Image(path, file.format, BLOCKS * BLOCK, len(file.blocks) * BLOCK, backing, "qcow2" if backing else None)

@@ -1,0 +1,288 @@
+"""A toy world for tests: VMs that write, files that hold what was written, and a list of broken promises.
+
+A disk's content is a stamp for each block. Guests write a new stamp before and after each call that a host
+gets, and every write is acknowledged at once: `acknowledged` is what a guest was promised.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+
+from vmferry.errors import NoSuchVm
+from vmferry.model import Placed, Power
+
+BLOCK = 4 << 20
+BLOCKS = 6
+"""Blocks of a disk: few, so that each is written often."""
+
+
+@dataclass(eq=False)
+class File:
+    """One file; two names of the same one are a hard link."""
+
+    blocks: dict[int, int] = field(default_factory=dict)
+    format: str = "raw"
+    backing: Path | None = None
+    changed: int = 0
+    state: SavedState | None = None
+
+    def write(self, block: int, stamp: int) -> None:
+        self.blocks[block] = stamp
+        self.changed += 1
+
+
+@dataclass(eq=False)
+class SavedState:
+    """A guest's memory, and what its disks held when it stopped."""
+
+    uuid: str
+    power: Power
+    content: dict[str, dict[int, int]]
+    writers: dict[Path, int]
+    """The active images, and how often each had changed."""
+    spent: bool = False
+
+
+@dataclass(eq=False)
+class Mirror:
+    destination: Path
+    looks: int = 0
+
+
+@dataclass(eq=False)
+class Live:
+    """A QEMU process."""
+
+    disks: dict[str, Placed]
+    power: Power
+    loaded: Path | None = None
+    """The saved state it was restored from, until that is released."""
+    mirrors: dict[str, Mirror] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Machine:
+    name: str
+    uuid: str
+    readonly: frozenset[str] = frozenset()
+    definition: dict[str, Placed] | None = None
+    live: Live | None = None
+    nvram: Path | None = None
+    snapshots: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+    @property
+    def disks(self) -> dict[str, Placed]:
+        """What it runs on; when it is off, what it would start from."""
+        return self.live.disks if self.live else dict(self.definition or {})
+
+    @property
+    def power(self) -> Power:
+        return self.live.power if self.live else Power.OFF
+
+
+@dataclass(eq=False)
+class Bookmark:
+    destination: Path
+    file: File
+    source_changed: int
+    whole: bool = False
+
+
+@dataclass
+class World:
+    """Everything there is."""
+
+    machines: dict[str, Machine] = field(default_factory=dict)
+    files: dict[Path, File] = field(default_factory=dict)
+    bookmarks: dict[Path, Bookmark] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
+    """(VM, disk) to block to the stamp that its guest was promised"""
+    frozen: dict[Path, int] = field(default_factory=dict)
+    """Bases that nothing may change, with how often each had changed when it was frozen."""
+    full: set[str] = field(default_factory=set)
+    """File systems without space."""
+    effects: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    stamps: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    # -- files
+
+    def chain(self, path: Path) -> list[Path]:
+        """The image and what lies below it. A missing file ends it, and is a violation."""
+        found = []
+        at: Path | None = path
+        while at is not None:
+            file = self.files.get(at)
+            if file is None:
+                self.violations.append(f"{path} needs {at}, which is not there")
+                break
+            if at in found:
+                self.violations.append(f"{path} lies on itself")
+                break
+            found.append(at)
+            at = file.backing
+        return found
+
+    def content(self, path: Path) -> dict[int, int]:
+        """What a guest reads."""
+        read: dict[int, int] = {}
+        for image in reversed(self.chain(path)):
+            read.update(self.files[image].blocks)
+        return read
+
+    def in_use(self, path: Path) -> str | None:
+        """The VM that would miss the file."""
+        for machine in self.machines.values():
+            tops = [*machine.disks.values(), *(machine.definition or {}).values()]
+            if any(path in self.chain(top.path) for top in tops if top.path in self.files):
+                return machine.name
+        return None
+
+    # -- guests
+
+    def machine(self, name: str) -> Machine:
+        for machine in self.machines.values():
+            if name in (machine.uuid, machine.name):
+                return machine
+        raise NoSuchVm(vm=name, host="memory")
+
+    def tick(self) -> None:
+        """Each running guest writes to each of its disks."""
+        for machine in self.machines.values():
+            if machine.live is not None and machine.power is Power.RUNNING:
+                for target in machine.disks:
+                    if target not in machine.readonly:
+                        self._write(machine, machine.live, target)
+
+    def _write(self, machine: Machine, live: Live, target: str) -> None:
+        self.stamps += 1
+        block = (self.stamps * 7) % BLOCKS
+        active = live.disks[target].path
+        for path in [active] + [m.destination for t, m in live.mirrors.items() if t == target]:
+            if path in self.frozen:
+                self.violations.append(f"{machine.name} writes to the frozen {path}")
+            self.files[path].write(block, self.stamps)
+        self.acknowledged[machine.uuid, target][block] = self.stamps
+
+    def kill_qemu(self, uuid: str) -> None:
+        """What a crash of QEMU leaves: the files, and the definition if there is one."""
+        machine = self.machines[uuid]
+        machine.live = None
+        if machine.definition is None:
+            del self.machines[uuid]
+
+    # -- promises
+
+    def check(self) -> None:
+        """Look for broken promises: add what is found to `violations`."""
+        for machine in self.machines.values():
+            for target, image in machine.disks.items():
+                self._check_disk(machine, target, image.path)
+        for path, changed in self.frozen.items():
+            if path in self.files and self.files[path].changed != changed:
+                self.violations.append(f"the frozen {path} was changed")
+
+    def _check_disk(self, machine: Machine, target: str, active: Path) -> None:
+        promised = self.acknowledged[machine.uuid, target]
+        content = self.content(active)
+        if promised.items() <= content.items():
+            return
+        for block, stamp in promised.items() - content.items():
+            if machine.live is None and self._safe_in_state(machine.uuid, target, block, stamp):
+                continue
+            self.violations.append(f"{machine.name} lost a write to {target}, block {block} of {active}")
+
+    def _safe_in_state(self, uuid: str, disk: str, block: int, stamp: int) -> bool:
+        """Would loading a saved state, on disks that still hold it, bring the write back?"""
+        return any(
+            file.state.content[disk].get(block) == stamp
+            and all(path in self.files and self.files[path].changed == n for path, n in file.state.writers.items())
+            for file in self.files.values()
+            if file.state and not file.state.spent and file.state.uuid == uuid
+        )
+
+
+class InMemory:
+    """A world of this process."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._lock = RLock()
+
+    @contextmanager
+    def here(self) -> Iterator[World]:
+        with self._lock:
+            yield self.world
+
+
+class InFile:
+    """A world that outlives processes: each visit loads it and saves it, alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = path.with_suffix(".lock")
+
+    @contextmanager
+    def here(self) -> Iterator[World]:
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            world = self._load()
+            try:
+                yield world
+            finally:
+                self._save(world)
+        finally:
+            os.close(descriptor)
+
+    def _load(self) -> World:
+        try:
+            found: World = pickle.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return World()
+        return found
+
+    def _save(self, world: World) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(pickle.dumps(world))
+        fresh.replace(self._path)
+
+
+def add_machine(
+    world: World,
+    name: str,
+    uuid: str,
+    disks: Mapping[str, tuple[tuple[Path, str], ...]],
+    power: Power = Power.RUNNING,
+    *,
+    persistent: bool = True,
+) -> Machine:
+    """A VM whose disks are chains of (path, format), the active image first, filled with stamps."""
+    definition = {}
+    for target, chain in disks.items():
+        below: Path | None = None
+        for path, format_ in reversed(chain):
+            world.files.setdefault(path, File(format=format_, backing=below))
+            below = path
+        top, top_format = chain[0]
+        definition[target] = Placed(top, top_format)
+        world.acknowledged[uuid, target] = {}
+        for block in range(BLOCKS):
+            world.stamps += 1
+            world.files[chain[-1 if block % 2 else 0][0]].blocks[block] = world.stamps
+            world.acknowledged[uuid, target][block] = world.stamps
+    machine = Machine(name, uuid, definition=dict(definition) if persistent else None)
+    if power is not Power.OFF:
+        machine.live = Live(dict(definition), power)
+    world.machines[uuid] = machine
+    return machine

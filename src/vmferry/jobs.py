@@ -1,0 +1,361 @@
+"""Jobs: submit, list, watch, cancel, limit, retry, and what becomes of them after a crash.
+
+What a person wants is written to the store first, then told to the job if it runs. A dispatcher thread gives
+slots to queued jobs; each job runs in a workflow of the engine.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from threading import Condition, Event, Thread
+
+import structlog
+
+from vmferry import preflight
+from vmferry.claims import jobs_at_once, room_of, slots_of
+from vmferry.desk import Board, JobDesk, JobFacts, Orders, Stopped
+from vmferry.engine import Engine
+from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, WrongState
+from vmferry.hosts.protocol import Host, Hosts
+from vmferry.ledger import JobLedger
+from vmferry.leftovers import Leftovers
+from vmferry.lock import WorkerLock
+from vmferry.model import (
+    ACTIVE,
+    FINAL,
+    JobState,
+    JobView,
+    MoveRequest,
+    Plan,
+    Progress,
+    Receipt,
+    Technology,
+    Token,
+)
+from vmferry.saga import RETRY_S, Once, Strategy, walk
+from vmferry.steps.base import Job
+from vmferry.store import NewJob, Row, Store
+from vmferry.store.store import now
+from vmferry.strategies import STRATEGIES
+from vmferry.transfer import Throttle
+
+log = structlog.get_logger()
+
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+"""No letter that a person could take for another one."""
+LOOK_S = 15.0
+"""The dispatcher looks so often without being asked: for jobs that an error of the store left behind."""
+PATIENCE_S = 20.0
+BUSY = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.UNDOING})
+
+
+class Keep(Enum):
+    """Leave a limit as it is."""
+
+    KEEP = "keep"
+
+
+class Jobs:
+    """All jobs of one state folder. Everything but `start` and `close` may be called from any thread."""
+
+    def __init__(
+        self, state: Path, hosts: Hosts, strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__
+    ) -> None:
+        self.state = state
+        self._hosts = hosts
+        self._strategy = strategies
+        self._lock = WorkerLock(state)
+        self._engine = Engine(state / "engine.db", self._run)
+        self._epochs: dict[str, int] = {}
+        self._orders: dict[str, Orders] = {}
+        self._boards: dict[str, Board] = {}
+        self._versions: Counter[str] = Counter()
+        self._changed = Condition()
+        self._wake = Event()
+        self._closing = False
+        self._at_start: list[str] = []
+        self._dispatcher = Thread(target=self._dispatch, name="dispatcher", daemon=True)
+
+    # -- life
+
+    def start(self) -> None:
+        """Take the state folder, and go on with every job that was in flight. Raises WorkerRunning."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._lock.take()
+        self._store = Store(f"sqlite:///{self.state / 'vmferry.db'}")
+        self._epochs = self._store.take_over()
+        self._at_start = [row.id for row in self._store.rows(ACTIVE)]
+        self._engine.start()
+        self._wake.set()
+        self._dispatcher.start()
+
+    def close(self) -> None:
+        """Leave all jobs as they are, for the next worker to go on with."""
+        self._closing = True
+        self._wake.set()
+        self._dispatcher.join()
+        for orders in list(self._orders.values()):
+            orders.set(stop=True)
+        if self._engine.close(PATIENCE_S):
+            self._store.close()
+            self._lock.release()
+        else:
+            log.warning("a call to a host has not returned: the state stays locked until this process ends")
+
+    # -- submitting
+
+    def plan(self, request: MoveRequest) -> Plan:
+        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
+        return preflight.plan(request, self._hosts.open(request.connect), self._reserved())
+
+    def submit(self, request: MoveRequest) -> JobView:
+        """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
+        _check_limits(request.limit_bytes_s, request.max_pause_s)
+        host = self._hosts.open(request.connect)
+        # Before the plan: a job that ends while we plan would leave its overlays in it.
+        self._store.refuse_busy(host.vm(request.vm).uuid)
+        plan = preflight.plan(request, host, self._reserved())
+        if plan.blockers:
+            reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
+            raise Refused(vm=plan.vm, reasons=reasons)
+        job = self._new(plan, request, host)
+        self._epochs[job.id] = 1
+        row = self._store.add(job)
+        self._wake.set()
+        return self._view(row)
+
+    def _new(self, plan: Plan, request: MoveRequest, host: Host) -> NewJob:
+        return NewJob(
+            id="".join(secrets.choice(LETTERS) for _ in range(8)),
+            plan=plan,
+            request=request,
+            version=version("vmferry"),
+            slots=slots_of(plan, host),
+            room=room_of(plan, host),
+            created=now(),
+        )
+
+    def _reserved(self) -> dict[str, int]:
+        """File system to bytes that active jobs will need there."""
+        reserved: Counter[str] = Counter()
+        for row in self._store.rows(ACTIVE):
+            reserved.update(row.room)
+        return dict(reserved)
+
+    # -- looking
+
+    def list(self) -> list[JobView]:
+        """All jobs, newest first, without their journals."""
+        return [row.view(self._progress(row), ()) for row in self._store.rows()]
+
+    def get(self, id: str) -> JobView:
+        """The job whose id begins so. Raises NoSuchJob, AmbiguousJob."""
+        return self._view(self._store.row(self._store.find(id)))
+
+    def receipt(self, id: str) -> Receipt:
+        """What a finished job leaves. Raises NoSuchJob, AmbiguousJob, WrongState."""
+        row = self._store.row(self._store.find(id))
+        receipt = self._store.receipt(row.id)
+        if receipt is None:
+            raise WrongState(job=row.id, state=row.state.value, action="a receipt", allowed="done")
+        return receipt
+
+    def changed(self, id: str, after: int, timeout_s: float) -> tuple[int, JobView]:
+        """Wait until the job's version differs from `after`, at most so long. Returns its version and itself.
+
+        Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
+        """
+        job = self._store.find(id)
+        with self._changed:
+            self._changed.wait_for(lambda: self._versions[job] + 1 != after or self._closing, timeout_s)
+            version = self._versions[job] + 1
+        return version, self.get(job)
+
+    def in_flight(self) -> int:
+        """Jobs that need this worker; a stuck one waits for an operator and needs none."""
+        stuck = self._store.rows({JobState.STUCK})
+        return self._store.count(BUSY) + sum(row.retry_asked for row in stuck)
+
+    def recover(self, timeout_s: float | None = None) -> Sequence[JobView]:
+        """Wait until nothing is in flight. Returns the jobs that were, when this worker started."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while self.in_flight() and (deadline is None or time.monotonic() < deadline):
+                self._changed.wait(0.5)
+        return [self.get(job) for job in self._at_start]
+
+    # -- asking
+
+    def cancel(self, id: str) -> JobView:
+        """Ask for the job to be undone; one in the queue fails. Raises WrongState when it is too late."""
+        row = self._store.row(self._store.find(id))
+        if self._store.change(row.id, JobState.FAILED, "cancelled", "Cancelled", {JobState.QUEUED}):
+            self._ended(row.id)
+            return self.get(row.id)
+        row = self._store.row(row.id)
+        if row.state in FINAL or (row.state is not JobState.UNDOING and self._past_return(row)):
+            allowed = "active and before its point of no return"
+            raise WrongState(job=row.id, state=row.state.value, action="cancel", allowed=allowed)
+        return self._tell(row.id, cancel_asked=True)
+
+    def limit(
+        self, id: str, *, limit_bytes_s: int | Keep | None = Keep.KEEP, max_pause_s: float | None = None
+    ) -> JobView:
+        """Change limits of an active job at once; `limit_bytes_s` None means none. Raises WrongState, UsageError."""
+        row = self._store.row(self._store.find(id))
+        if row.state in FINAL:
+            raise WrongState(job=row.id, state=row.state.value, action="a new limit", allowed="active")
+        rate = row.limit_bytes_s if isinstance(limit_bytes_s, Keep) else limit_bytes_s
+        pause_s = row.max_pause_s if max_pause_s is None else max_pause_s
+        _check_limits(rate, pause_s)
+        return self._tell(row.id, limit_bytes_s=rate, max_pause_s=pause_s)
+
+    def retry(self, id: str) -> JobView:
+        """A stuck job tries again; of an undone or failed one a new job is made, and returned."""
+        row = self._store.row(self._store.find(id))
+        if row.state in (JobState.UNDONE, JobState.FAILED):
+            return self.submit(row.request)
+        if row.state is not JobState.STUCK:
+            allowed = "stuck, undone or failed"
+            raise WrongState(job=row.id, state=row.state.value, action="retry", allowed=allowed)
+        if self._strategy(row.plan.technology).names != row.plan.steps:
+            raise _plan_changed(row)
+        return self._tell(row.id, retry_asked=True)
+
+    def _tell(self, job: str, **columns: object) -> JobView:
+        row = self._store.ask(job, **columns)
+        with self._changed:
+            orders = self._orders.get(job)
+        if orders is not None:
+            orders.set_limit(row.limit_bytes_s)
+            orders.set(max_pause_s=row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked)
+        self._bump(job)
+        return self._view(row)
+
+    def _past_return(self, row: Row) -> bool:
+        """Has the point of no return been passed, or failed half way?"""
+        no_return = self._strategy(row.plan.technology).no_return
+        return any(
+            record.act == "do"
+            and (record.number > no_return or (record.number == no_return and record.ended is not None))
+            for record in self._store.journal(row.id)
+        )
+
+    # -- leftovers
+
+    def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[Path]:
+        """Files that carry a job's id while that job is not active, in these folders and in those of all plans."""
+        return Leftovers(self._store, self._hosts).list(connect, folders)
+
+    def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[Path]:
+        """Remove the leftovers of jobs that are known here and have ended. Returns what was removed."""
+        return Leftovers(self._store, self._hosts).reap(connect, folders)
+
+    # -- running
+
+    def _dispatch(self) -> None:
+        """Give slots to queued jobs and workflows to started ones, whenever something has changed."""
+        while not self._closing:
+            try:
+                self._store.start_waiting(jobs_at_once)
+                running = [row.id for row in self._store.rows(ACTIVE - {JobState.QUEUED})]
+                for job in sorted(self._engine.without_workflow(running), key=running.index, reverse=True):
+                    self._engine.launch(job)
+                    self._bump(job)
+                self._engine.resume_halted()
+                self._engine.tidy()
+            except Exception:
+                log.exception("jobs could not be started; trying again")  # a thread's own border
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+
+    def _run(self, id: str, once: Once) -> None:
+        """Called by the engine: take a job to its end. Raises Stopped to leave it."""
+        row = self._store.row(id)
+        if row.state in FINAL:
+            return
+        if self._closing or id not in self._epochs:
+            raise Stopped
+        token = Token(id, self._epochs[id])
+        strategy = self._strategy(row.plan.technology)
+        self._confirm_plan(row, token, strategy)
+        desk = self._desk(row, token)
+        job = Job(id, row.plan, self._open(row, token, desk), self._facts(token), desk, self._bookmarks(id))
+        walk(strategy, job, JobLedger(self._store, desk, job, strategy, lambda: self._ended(id)), once)
+
+    def _confirm_plan(self, row: Row, token: Token, strategy: Strategy) -> None:
+        """The steps must be the ones that were planned; and a job that only waited for them goes on."""
+        if strategy.names != row.plan.steps:
+            error = _plan_changed(row)
+            self._store.advance(token, JobState.STUCK, str(error), type(error).__name__)
+            self._bump(row.id)
+            raise Stopped from error
+        if row.state is JobState.STUCK and row.kind == PlanChanged.__name__:
+            self._store.advance(token, row.before_stuck or JobState.RUNNING)
+
+    def _desk(self, row: Row, token: Token) -> JobDesk:
+        with self._changed:
+            row = self._store.row(row.id)  # again, under the lock: no order may come between row and orders
+            orders = Orders(
+                Throttle(row.limit_bytes_s), row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked
+            )
+            self._orders[row.id] = orders
+            board = Board(row.plan, lambda: self._bump(row.id))
+            self._boards[row.id] = board
+        if self._closing:
+            raise Stopped
+        return JobDesk(self._store, token, orders, board)
+
+    def _open(self, row: Row, token: Token, desk: JobDesk) -> Host:
+        while True:
+            try:
+                return self._hosts.open(row.connect, token)
+            except HostUnreachable as away:
+                desk.says(str(away))
+                desk.deaf().wait(RETRY_S)
+
+    def _facts(self, token: Token) -> JobFacts:
+        return JobFacts(self._store, token, self._store.facts(token.job))
+
+    def _bookmarks(self, job: str) -> Path:
+        folder = self.state / "bookmarks" / job
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _ended(self, job: str) -> None:
+        with suppress(OSError):  # gone, or a transfer's bookmarks are left for an operator to see
+            (self.state / "bookmarks" / job).rmdir()
+        self._bump(job)
+        self._wake.set()
+
+    def _bump(self, job: str) -> None:
+        with self._changed:
+            self._versions[job] += 1
+            self._changed.notify_all()
+
+    # -- views
+
+    def _view(self, row: Row) -> JobView:
+        return row.view(self._progress(row), self._store.journal(row.id))
+
+    def _progress(self, row: Row) -> Progress:
+        board = self._boards.get(row.id)
+        return board.progress if board is not None else Progress(steps=len(row.plan.steps))
+
+
+def _check_limits(limit_bytes_s: int | None, max_pause_s: float) -> None:
+    if limit_bytes_s is not None and limit_bytes_s < 1:
+        raise UsageError(reason=f"a limit of {limit_bytes_s} bytes a second moves nothing: give 1 or more")
+    if not max_pause_s > 0:
+        raise UsageError(reason=f"a pause of at most {max_pause_s:g} s is not possible: give more than 0")
+
+
+def _plan_changed(row: Row) -> PlanChanged:
+    return PlanChanged(job=row.id, theirs=row.version, ours=version("vmferry"))

@@ -1,0 +1,94 @@
+"""Where a walk is recorded: the journal for people, the state, and at the end the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vmferry.desk import JobDesk
+from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Receipt, StepRecord
+from vmferry.saga import Outcome, Strategy
+from vmferry.steps.base import Job, Step
+from vmferry.store import Store
+from vmferry.store.store import Fact, now
+
+
+@dataclass(frozen=True, slots=True)
+class JobLedger:
+    """The ledger of a job that runs in this process. Everything may raise Superseded."""
+
+    store: Store
+    desk: JobDesk
+    job: Job
+    strategy: Strategy
+    freed: Callable[[], None]
+    """Called when the job has given its slots back."""
+
+    def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None:
+        says = step.says if act == "do" else f"undoing: {step.says}"
+        self.store.begun(self.desk.token, StepRecord(act, number, step.name, says, now()))
+        self.desk.board.show(now=says, step=number + 1, next=self._next(act, number))
+
+    def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None:
+        token = self.desk.token
+        self.store.ended(token, act, number, ok=outcome["ok"], sentence=outcome["sentence"])
+        self.desk.board.show()
+
+    def state(self, state: JobState, why: str = "", kind: str = "") -> None:
+        receipt = receipt_of(self.job, self.store) if state is JobState.DONE else None
+        self.store.advance(self.desk.token, state, why, kind, receipt)
+        if state is not JobState.STUCK:
+            self.desk.orders.set(retry=False)
+        self.desk.board.show()
+        if state in FINAL:
+            self.freed()
+
+    def wait_for_retry(self) -> None:
+        self.desk.wait_for_retry()
+
+    def _next(self, act: Literal["do", "undo"], number: int) -> str:
+        following = number + 1 if act == "do" else number - 1
+        steps = self.strategy.steps
+        return steps[following].says if 0 <= following < len(steps) else ""
+
+
+def receipt_of(job: Job, store: Store) -> Receipt:
+    """What the job leaves, from what its steps found out."""
+    facts = job.facts.all()
+    kept = facts.get("kept")
+    return Receipt(
+        job=job.id,
+        vm=job.plan.vm,
+        technology=job.plan.technology.value,
+        disks=tuple(_disk(job, disk) for disk in job.plan.disks),
+        phases=store.phases(job.id),
+        pause_forecast_s=float(_number(facts.get("pause_forecast_s"), job.plan.pause_forecast_s)),
+        pause_s=float(_number(facts.get("pause_s"), 0.0)),
+        verified=facts.get("verified") is True,
+        rounds=int(_number(facts.get("rounds"), 0)),
+        finished=now(),
+        kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
+    )
+
+
+def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
+    facts = job.facts.all()
+    sources = {f"copied:{image.source}" for image in disk.images}
+    overlays = f"copied:{job.overlay(disk, 0)}".removesuffix("0")
+    return DiskReceipt(
+        target=disk.target,
+        from_=disk.active.source,
+        to=disk.active.destination,
+        format=disk.active.format,
+        virtual_bytes=disk.active.virtual_bytes,
+        copied_bytes=sum(
+            int(_number(value, 0)) for name, value in facts.items() if name in sources or name.startswith(overlays)
+        ),
+        root_hash=str(facts.get(f"hash:{disk.active.source}") or ""),
+    )
+
+
+def _number(fact: Fact, otherwise: float) -> float:
+    return fact if isinstance(fact, int | float) else otherwise

@@ -1,0 +1,102 @@
+"""The tables, and the engine that keeps them: SQLite here, any SQL database by its URL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(8), nullable=False, unique=True),
+    sa.Column("vm", sa.String, nullable=False),
+    # The VM's UUID while the job is active, else NULL: so the database itself keeps a second job out.
+    sa.Column("active_vm", sa.String, unique=True),
+    sa.Column("connect", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("before_stuck", sa.String),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("slots", sa.Text, nullable=False),
+    sa.Column("room", sa.Text, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("started", sa.String),
+    sa.Column("ended", sa.String),
+    sa.Column("sentence", sa.Text, nullable=False, default=""),
+    sa.Column("kind", sa.String, nullable=False, default=""),
+    sa.Column("limit_bytes_s", sa.BigInteger),
+    sa.Column("max_pause_s", sa.Float, nullable=False),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
+    sa.Column("retry_asked", sa.Boolean, nullable=False, default=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+)
+
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("job", sa.String(8), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(8), nullable=False, index=True),
+    sa.Column("act", sa.String, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("says", sa.String, nullable=False),
+    sa.Column("begun", sa.String, nullable=False),
+    sa.Column("ended", sa.String),
+    sa.Column("ok", sa.Boolean),
+    sa.Column("sentence", sa.Text, nullable=False, default=""),
+)
+
+phases = sa.Table(
+    "phases",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(8), nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("job", "name"),
+)
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("job", sa.String(8), primary_key=True),
+    sa.Column("receipt", sa.Text, nullable=False),
+)
+
+READING = "vmferry_reading"
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine whose commits are durable, with the tables made."""
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    metadata.create_all(engine)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin late and let two writers deadlock
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get(READING)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

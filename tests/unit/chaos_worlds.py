@@ -1,0 +1,256 @@
+"""Worlds and benches for the saga's tests: one VM with two disks, a walk without an engine, and cuts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from vmferry import preflight
+from vmferry.errors import Cancelled
+from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
+from vmferry.hosts.memory_world import add_machine
+from vmferry.model import (
+    ALLOWED,
+    DiskProgress,
+    JobState,
+    MoveRequest,
+    Phase,
+    Plan,
+    Power,
+    Technology,
+    Token,
+)
+from vmferry.saga import Outcome, walk
+from vmferry.steps.base import Fact, Job, Step
+from vmferry.strategies import STRATEGIES
+from vmferry.transfer import Throttle
+
+UUID = "6f1c3a52-0000-4000-8000-000000000001"
+SOURCE, DESTINATION = Path("/fast/vms"), Path("/slow/vms")
+MOST_CUTS = 3
+
+
+@dataclass(frozen=True)
+class Scenario:
+    technology: Technology
+    power: Power
+    persistent: bool = True
+    rounds: int = 0
+    """How many times the rest is too large to be cut over."""
+    keep_source: bool = False
+
+    def __str__(self) -> str:
+        words = [self.technology.value, self.power.value]
+        words += ["transient"] if not self.persistent else []
+        words += [f"{self.rounds}-rounds"] if self.rounds else []
+        words += ["keep"] if self.keep_source else []
+        return "-".join(words)
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: a killed process leaves the same there as on a disk."""
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="vmferry-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def make_world(power: Power = Power.RUNNING, *, persistent: bool = True) -> World:
+    """A VM with a raw disk and a qcow2 one on a base."""
+    world = World()
+    disks = {
+        "vda": ((SOURCE / "guest-a.img", "raw"),),
+        "vdb": ((SOURCE / "guest-b.qcow2", "qcow2"), (SOURCE / "guest-b-base.qcow2", "qcow2")),
+    }
+    add_machine(world, "guest", UUID, disks, power, persistent=persistent)
+    return world
+
+
+def make_plan(world: World, scenario: Scenario) -> Plan:
+    request = MoveRequest(
+        "guest",
+        "memory",
+        path=DESTINATION,
+        via=scenario.technology.value,
+        keep_source=scenario.keep_source,
+    )
+    plan = preflight.plan(request, MemoryHost(InMemory(world)), {})
+    assert not plan.blockers, plan.blockers
+    assert plan.technology is scenario.technology
+    return plan
+
+
+@dataclass
+class Bench:
+    """A job on a toy world, walked again after each cut with the records that it left."""
+
+    scenario: Scenario
+    hook: Hook | None = None
+    cancel_at: int | None = None
+    """The step in which a cancel is heard."""
+    cut_record: tuple[int, Literal["before", "after"]] | None = None
+    job_id: str = "abcd2345"
+    memo: dict[str, Outcome] = field(default_factory=dict)
+    known: dict[str, Fact] = field(default_factory=dict)
+    states: list[JobState] = field(default_factory=lambda: [JobState.QUEUED, JobState.RUNNING])
+    stuck: list[str] = field(default_factory=list)
+    acts: list[tuple[str, str, int, int]] = field(default_factory=list)
+    """(do or undo, step, its number, the world's calls when it began)"""
+    cancelled: bool = False
+    looks: int = 0
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.world = make_world(self.scenario.power, persistent=self.scenario.persistent)
+        self.plan = make_plan(self.world, self.scenario)
+        self._records = count()
+
+    def run(self) -> JobState:
+        """Walk until it ends, however often it is cut."""
+        for _ in range(MOST_CUTS):
+            try:
+                return self._walk()
+            except Killed:
+                continue
+        raise AssertionError("cut too often")
+
+    def _walk(self) -> JobState:
+        self.epoch += 1
+        host = MemoryHost(InMemory(self.world), Token(self.job_id, self.epoch), self.hook)
+        job = Job(self.job_id, self.plan, host, Facts(self.known), BenchDesk(self), Path("/state"))
+        return walk(STRATEGIES[self.plan.technology], job, self, self.once)
+
+    def once(self, name: str, act: Callable[[], Outcome]) -> Outcome:
+        if name not in self.memo:
+            outcome = act()
+            number = next(self._records)
+            if self.cut_record == (number, "before"):
+                raise Killed
+            self.memo[name] = outcome
+            if self.cut_record == (number, "after"):
+                raise Killed
+        return self.memo[name]
+
+    # -- the ledger
+
+    def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None:
+        self.acts.append((act, step.name, number, self.world.calls))
+        if act == "do" and number == self.cancel_at:
+            self.cancelled = True
+
+    def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None:
+        pass
+
+    def state(self, state: JobState, why: str = "", kind: str = "") -> None:
+        if self.states[-1] is not state:
+            assert (self.states[-1], state) in ALLOWED, (self.states, state)
+            self.states.append(state)
+        if state is JobState.STUCK:
+            self.stuck.append(why)
+
+    def wait_for_retry(self) -> None:
+        assert len(self.stuck) < 3, self.stuck
+
+
+@dataclass
+class Facts:
+    known: dict[str, Fact]
+
+    def get(self, name: str) -> Fact:
+        return self.known.get(name)
+
+    def put(self, name: str, value: Fact) -> None:
+        self.known[name] = value
+
+    def all(self) -> dict[str, Fact]:
+        return self.known
+
+
+@dataclass
+class BenchDesk:
+    bench: Bench
+    hears: bool = True
+    throttle: Throttle = field(default_factory=Throttle)
+
+    @property
+    def max_pause_s(self) -> float:
+        """Too short for the first rounds, then long enough, as if somebody had raised it."""
+        self.bench.looks += 1
+        return 0.1 if self.bench.looks <= 2 * self.bench.scenario.rounds else 1000.0
+
+    def check(self) -> None:
+        if self.hears and self.bench.cancelled:
+            raise Cancelled
+
+    def wait(self, seconds: float) -> None:
+        self.check()
+
+    def disk(self, progress: DiskProgress, rate_bytes_s: float) -> None:
+        pass
+
+    def says(self, now: str) -> None:
+        pass
+
+    def forecast(self, pause_s: float) -> None:
+        pass
+
+    def phase(self, phase: Phase) -> None:
+        pass
+
+    def state(self, state: JobState, why: str = "") -> None:
+        self.bench.state(state, why)
+
+    def deaf(self) -> BenchDesk:
+        return replace(self, hears=False)
+
+
+def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]:
+    """Every promise that the world shows broken, now that the job has ended."""
+    world, plan = bench.world, bench.plan
+    world.check()
+    found = list(world.violations)
+    found += [f"{path} is left over" for path in world.files if "vmferry-" in path.name]
+    found += [f"the bookmarks {path} are left over" for path in world.bookmarks]
+    moved = end is JobState.DONE
+    for image in plan.images:
+        gone, there = (image.source, image.destination) if moved else (image.destination, image.source)
+        found += [f"{gone} is still there"] if gone in world.files else []
+        found += [f"{there} is not there"] if there not in world.files else []
+    machine = world.machines.get(bench.plan.uuid)
+    if machine is None:
+        return found if qemu_died and not plan.persistent else [*found, "the VM is gone"]
+    wanted = {disk.target: disk.to if moved else disk.from_ for disk in plan.disks}
+    if machine.disks != wanted:
+        found.append(f"it is on {machine.disks}")
+    if machine.definition is not None and machine.definition != wanted:
+        found.append(f"its definition says {machine.definition}")
+    if machine.live is not None and (machine.live.mirrors or machine.live.loaded):
+        found.append("a mirror or a restore is left over")
+    if not qemu_died and machine.power is not plan.power:
+        found.append(f"it was {plan.power.value} and is {machine.power.value}")
+    if not qemu_died and (machine.definition is not None) is not plan.persistent:
+        found.append("it was transient and is persistent, or the other way round")
+    return found
+
+
+def at(number: int, when: str, do: Callable[[World], None]) -> Hook:
+    """Do something at one moment, once."""
+    done: list[bool] = []
+
+    def hook(moment: Moment, world: World) -> None:
+        if (moment.number, moment.when) == (number, when) and not done:
+            done.append(True)
+            do(world)
+
+    return hook
+
+
+def kill(_world: World) -> None:
+    raise Killed

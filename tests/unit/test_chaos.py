@@ -1,0 +1,89 @@
+"""Many jobs, one worker that is killed and frozen again and again: each job ends, exactly once.
+
+VMFERRY_CHAOS_JOBS sets how many jobs (200 and more for a release), VMFERRY_CHAOS_SEED another course.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from chaos import Tormentor, world_file
+from chaos_worlds import quick_folder
+
+from vmferry.claims import HOST_SLOTS
+from vmferry.hosts.memory import World
+from vmferry.model import JobState
+from vmferry.store import Row, Store
+
+pytestmark = pytest.mark.slow
+
+
+JOBS = int(os.environ.get("VMFERRY_CHAOS_JOBS", "30"))
+SEED = int(os.environ.get("VMFERRY_CHAOS_SEED", "1"))
+ONCE = ("pivot", "release", "save")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+@pytest.mark.timeout(3600)
+def test_every_job_ends_exactly_once_however_its_worker_dies(tmp_path: Path) -> None:
+    tormentor = Tormentor(tmp_path, SEED, JOBS)
+    tormentor.torment()
+    print(f"{tormentor.submitted} jobs, {tormentor.kills} kills, {tormentor.freezes} freezes")
+    assert tormentor.kills > 0
+    rows = list(reversed(Store(f"sqlite:///{tmp_path / 'state' / 'vmferry.db'}").rows()))
+    with world_file(tmp_path).here() as world:
+        world.check()
+        assert world.violations == []
+        assert_ended(rows)
+        assert_where_the_jobs_say(world, rows)
+        assert_once(world)
+    assert_slots(rows)
+    assert_order(rows)
+
+
+def assert_ended(rows: Sequence[Row]) -> None:
+    for row in rows:
+        assert row.state in (JobState.DONE, JobState.UNDONE, JobState.FAILED), row.id
+        assert row.state is not JobState.FAILED or row.kind == "Cancelled", row.sentence
+
+
+def assert_where_the_jobs_say(world: World, rows: Sequence[Row]) -> None:
+    """Each VM is where its last finished job has put it, and nothing else lies about."""
+    places = {
+        (row.plan.uuid, disk.target): disk.to for row in rows if row.state is JobState.DONE for disk in row.plan.disks
+    }
+    for machine in world.machines.values():
+        for target, image in machine.disks.items():
+            assert image == places.get((machine.uuid, target), image)
+        assert machine.definition in (None, machine.disks)
+    assert [path for path in world.files if "vmferry-" in path.name] == []
+    assert len(world.files) == sum(len(machine.disks) for machine in world.machines.values())
+    assert world.bookmarks == {}
+
+
+def assert_once(world: World) -> None:
+    for effect, times in world.effects.items():
+        if effect.split()[1] in ONCE:
+            assert times == 1, effect
+
+
+def assert_slots(rows: Sequence[Row]) -> None:
+    """Never more than ten jobs between their start and their end."""
+    ran = [row for row in rows if row.started and row.ended]
+    for row in ran:
+        at_once = [r for r in ran if r.started and r.ended and row.started and r.started <= row.started < r.ended]
+        assert len(at_once) <= HOST_SLOTS
+
+
+def assert_order(rows: Sequence[Row]) -> None:
+    """They all need the host's slots, so they start as they were submitted."""
+    started = [row.started for row in rows if row.started]
+    assert started == sorted(started)

@@ -1,0 +1,169 @@
+"""Every strategy is cut at every instant, forward and back, and goes on from its records.
+
+VMFERRY_EVERY=1 takes every cut; the default takes each n-th, another n-th for each scenario.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+from chaos_worlds import UUID, Bench, Scenario, at, broken, kill
+
+from vmferry.errors import HostUnreachable
+from vmferry.hosts.memory import Moment, World
+from vmferry.model import JobState, Power, Technology
+from vmferry.strategies import STRATEGIES
+
+SCENARIOS = [
+    Scenario(Technology.LIVE, Power.RUNNING),
+    Scenario(Technology.LIVE, Power.RUNNING, persistent=False),
+    Scenario(Technology.LIVE, Power.PAUSED),
+    Scenario(Technology.QUICK, Power.RUNNING),
+    Scenario(Technology.QUICK, Power.RUNNING, rounds=1),
+    Scenario(Technology.QUICK, Power.RUNNING, persistent=False),
+    Scenario(Technology.QUICK, Power.PAUSED),
+    Scenario(Technology.OFFLINE, Power.OFF),
+]
+KEEPING = [
+    Scenario(Technology.LIVE, Power.RUNNING, keep_source=True),
+    Scenario(Technology.QUICK, Power.RUNNING, rounds=1, keep_source=True),
+    Scenario(Technology.OFFLINE, Power.OFF, keep_source=True),
+]
+ENDED = (JobState.DONE, JobState.UNDONE)
+
+
+@dataclass
+class Recorder:
+    """A hook that notes each moment of the calls that act."""
+
+    moments: list[Moment] = field(default_factory=list)
+
+    def __call__(self, moment: Moment, world: World) -> None:
+        if moment.when == "before" or self.acted(moment):
+            self.moments.append(moment)
+
+    def acted(self, moment: Moment) -> bool:
+        return moment.call not in LOOKS
+
+
+LOOKS = {"vm", "vms", "power", "active_image", "image", "folder", "allocated", "exists", "users", "leftovers"}
+LOOKS |= {"unchanged_since", "mirroring", "saved", "spent"}
+
+
+T = TypeVar("T")
+
+
+def some(scenario: Scenario, cuts: Sequence[T], each: int) -> Sequence[T]:
+    if os.environ.get("VMFERRY_EVERY"):
+        return cuts
+    first = SCENARIOS.index(scenario) % each if scenario in SCENARIOS else 0
+    return cuts[first::each]
+
+
+def new(scenario: Scenario, **given: object) -> Bench:
+    return Bench(scenario, **given)  # type: ignore[arg-type]
+
+
+def moments(scenario: Scenario, cancel_at: int | None = None) -> tuple[Bench, list[Moment]]:
+    recorder = Recorder()
+    bench = new(scenario, hook=recorder, cancel_at=cancel_at)
+    bench.run()
+    return bench, recorder.moments
+
+
+def assert_kept(bench: Bench, where: object, *, qemu_died: bool = False) -> JobState:
+    end = bench.run()
+    assert end in ENDED, where
+    assert broken(bench, end, qemu_died=qemu_died) == [], where
+    return end
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS + KEEPING, ids=str)
+def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
+    bench = new(scenario)
+    assert assert_kept(bench, scenario) is JobState.DONE
+    assert bench.stuck == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_job_cut_inside_any_call_goes_on_and_is_done(scenario: Scenario) -> None:
+    _, found = moments(scenario)
+    for moment in some(scenario, found, 7):
+        bench = new(scenario, hook=at(moment.number, moment.when, kill))
+        assert assert_kept(bench, moment) is JobState.DONE, moment
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS + KEEPING, ids=str)
+def test_a_job_cut_before_or_after_any_record_goes_on_and_is_done(scenario: Scenario) -> None:
+    whole, _ = moments(scenario)
+    for number in range(len(whole.memo)):
+        for when in ("before", "after"):
+            bench = new(scenario, cut_record=(number, when))
+            assert assert_kept(bench, (number, when)) is JobState.DONE, (number, when)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_job_cancelled_at_any_step_leaves_the_source_as_it_was(scenario: Scenario) -> None:
+    strategy = STRATEGIES[scenario.technology]
+    for step in range(len(strategy.steps)):
+        end = assert_kept(bench := new(scenario, cancel_at=step), strategy.names[step])
+        assert bench.stuck == [], strategy.names[step]
+        assert end is (JobState.UNDONE if step <= strategy.no_return else JobState.DONE), strategy.names[step]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_job_cut_inside_any_call_of_its_undo_is_undone(scenario: Scenario) -> None:
+    for step in range(STRATEGIES[scenario.technology].no_return + 1):
+        whole, found = moments(scenario, step)
+        begun = next(calls for act, _, _, calls in whole.acts if act == "undo")
+        for moment in some(scenario, [m for m in found if m.number > begun], 40):
+            bench = new(scenario, cancel_at=step, hook=at(moment.number, moment.when, kill))
+            assert assert_kept(bench, (step, moment)) is JobState.UNDONE, (step, moment)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_job_cut_before_or_after_any_record_of_its_undo_is_undone(scenario: Scenario) -> None:
+    for step in range(STRATEGIES[scenario.technology].no_return + 1):
+        whole, _ = moments(scenario, step)
+        for number in some(scenario, range(step, len(whole.memo)), 5):
+            bench = new(scenario, cancel_at=step, cut_record=(number, "before"))
+            assert assert_kept(bench, (step, number)) is JobState.UNDONE, (step, number)
+
+
+def kill_qemu(world: World) -> None:
+    if UUID in world.machines:
+        world.kill_qemu(UUID)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.power is not Power.OFF], ids=str)
+def test_no_write_is_lost_when_qemu_dies_at_any_call(scenario: Scenario) -> None:
+    _, found = moments(scenario)
+    for moment in some(scenario, [m for m in found if m.when == "before"], 9):
+        bench = new(scenario, hook=at(moment.number, moment.when, kill_qemu))
+        assert_kept(bench, moment, qemu_died=True)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_host_that_is_away_at_any_call_is_waited_for(scenario: Scenario) -> None:
+    _, found = moments(scenario)
+    for moment in some(scenario, found, 12):
+        bench = new(scenario, hook=at(moment.number, moment.when, go_away))
+        assert assert_kept(bench, moment) is JobState.DONE, moment
+
+
+def go_away(_world: World) -> None:
+    raise HostUnreachable(host="memory", reason="connection reset")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_full_destination_undoes_the_job(scenario: Scenario) -> None:
+    def fill(world: World) -> None:
+        world.full.add("slow")
+
+    bench = new(scenario, hook=at(30, "before", fill))
+    end = assert_kept(bench, scenario)
+    assert end in ENDED

@@ -1,0 +1,125 @@
+"""The plan of the house: imports point one way, files and functions stay short."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src" / "vmferry"
+FILES = sorted(SRC.rglob("*.py"))
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 50
+
+LAYERS = (
+    {"model", "errors", "quantity", "sizes"},
+    {"transfer", "placement", "fence", "forecast", "lock"},
+    {"hosts"},
+    {"steps"},
+    {"saga"},
+    {"strategies"},
+    {"preflight", "store"},
+    {"desk"},
+    {"engine", "ledger", "claims", "leftovers"},
+    {"jobs"},
+    {"api", "worker_log"},
+    {"worker", "agent"},
+    {"web", "cli"},
+)
+"""A module imports from its own layer and from those above it in this list."""
+
+APART = {"lab"}
+"""Tools that stand beside the spine: nothing of it imports them, but the command."""
+
+HEAVY = {"dbos", "libvirt", "libvirt_qemu", "nbd", "sqlalchemy"}
+ONLY = {"dbos": {"engine.py"}, "sqlalchemy": {"store"}}
+
+
+def part(path: Path) -> str:
+    """The top-level name of a file below vmferry."""
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "vmferry":
+                yield from (f"vmferry.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def layer(name: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if name in names:
+            return number
+    raise AssertionError(f"{name} has no place in the layers: give it one")
+
+
+def ours(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("vmferry.")}
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.name != "__init__.py" or f.parent != SRC], ids=str)
+def test_imports_point_one_way(path: Path) -> None:
+    here = part(path)
+    if here in APART:
+        return
+    for name in ours(path) - {here}:
+        if name in APART:
+            assert here == "cli", f"{path} imports the lab"
+        else:
+            assert layer(name) < layer(here), f"{here} must not import {name}"
+
+
+def test_the_command_sees_only_the_client_of_the_api() -> None:
+    """The lab's commands load the lab, and with it libvirt, but only once they are called."""
+    seen, todo = set(), [f for f in FILES if part(f) == "cli" and not f.name.startswith("lab_")]
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        wrong = {name.split(".")[0] for name in _at_start(path)} & HEAVY
+        assert not wrong, f"{path}, which the command imports, imports {wrong}"
+        todo += [file for name in _at_start(path) for file in _files(name)]
+
+
+def test_each_library_stays_in_its_place() -> None:
+    for path in FILES:
+        for name in {name.split(".")[0] for name in imports(path)} & ONLY.keys():
+            assert path.relative_to(SRC).parts[0] in ONLY[name], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, node.name
+
+
+def _at_start(path: Path) -> set[str]:
+    """What a file imports when it is imported itself: not what a function imports when it is called."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _files(module: str) -> list[Path]:
+    """The files that importing a module of ours runs."""
+    if not module.startswith("vmferry."):
+        return []
+    place = SRC.joinpath(*module.split(".")[1:])
+    packages = [folder / "__init__.py" for folder in [place, *place.parents] if folder.is_relative_to(SRC)]
+    return [path for path in [place.with_suffix(".py"), *packages] if path.exists()]

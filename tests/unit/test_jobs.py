@@ -1,0 +1,349 @@
+"""Jobs on a toy host, with the real engine and store."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
+
+from vmferry.claims import HOST_SLOTS
+from vmferry.errors import (
+    AmbiguousJob,
+    NoSuchJob,
+    PlanChanged,
+    Refused,
+    UsageError,
+    VmBusy,
+    WorkerRunning,
+    WrongState,
+)
+from vmferry.hosts.memory import Hook, InMemory, MemoryHost, MemoryHosts, Moment, World
+from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.protocol import Host
+from vmferry.jobs import Jobs
+from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Technology, Token
+from vmferry.saga import Strategy
+from vmferry.strategies import STRATEGIES
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.02)
+
+
+def world_of(count: int, power: Power = Power.RUNNING) -> World:
+    world = World()
+    for number in range(count):
+        disk = {"vda": ((SOURCE / f"vm{number}.img", "raw"),)}
+        add_machine(world, f"vm{number}", UUID[:-4] + f"{number:04}", disk, power)
+    return world
+
+
+def request(number: int = 0, **given: object) -> MoveRequest:
+    return replace(MoveRequest(f"vm{number}", "memory", path=DESTINATION, max_pause_s=60.0), **given)  # type: ignore[arg-type]
+
+
+class Gate:
+    """Holds every such call of a job until it is opened."""
+
+    def __init__(self, call: str = "copy") -> None:
+        self.call = call
+        self.open = threading.Event()
+        self.reached = threading.Event()
+
+
+class HeldHost(MemoryHost):
+    gate: Gate
+
+    def _act(self, call: str) -> AbstractContextManager[tuple[World, Callable[[], None]]]:
+        if call == self.gate.call:
+            self.gate.reached.set()
+            assert self.gate.open.wait(DEADLINE_S)
+        return super()._act(call)
+
+
+class HeldHosts:
+    """Hosts whose acting calls meet a gate."""
+
+    def __init__(self, world: World, gate: Gate) -> None:
+        self._ground = InMemory(world)
+        self._gate = gate
+
+    def open(self, connect: str, token: Token | None = None) -> Host:
+        host = HeldHost(self._ground, token)
+        host.gate = self._gate
+        return host
+
+
+@contextmanager
+def worker(
+    state: Path,
+    world: World,
+    hook: Hook | Gate | None = None,
+    strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__,
+) -> Iterator[Jobs]:
+    hosts = HeldHosts(world, hook) if isinstance(hook, Gate) else MemoryHosts(InMemory(world), hook)
+    jobs = Jobs(state, hosts, strategies)
+    jobs.start()
+    try:
+        yield jobs
+    finally:
+        if isinstance(hook, Gate):
+            hook.open.set()
+        jobs.close()
+
+
+def ended(jobs: Jobs, id: str) -> JobView:
+    until(lambda: jobs.get(id).state in FINAL)
+    return jobs.get(id)
+
+
+@pytest.mark.parametrize("via", ["live", "quick"])
+def test_a_submitted_job_runs_to_its_end_and_leaves_a_receipt(tmp_path: Path, via: str) -> None:
+    world = world_of(1)
+    with worker(tmp_path, world) as jobs:
+        view = jobs.submit(request(via=via))
+        view = ended(jobs, view.id)
+        assert (view.state, view.sentence) == (JobState.DONE, "")
+        receipt = jobs.receipt(view.id[:4])
+        assert receipt.verified
+        assert receipt.disks[0].to == DESTINATION / "vm0.img"
+        assert receipt.disks[0].root_hash.startswith("root of")
+        assert receipt.disks[0].copied_bytes > 0
+        assert jobs.in_flight() == 0
+        assert jobs.leftovers("memory") == []
+    world.check()
+    assert world.violations == []
+
+
+def test_the_steps_of_a_job_stand_in_its_journal(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(1)) as jobs:
+        view = ended(jobs, jobs.submit(request(via="live")).id)
+    assert [line.step for line in view.journal] == list(view.plan.steps)
+    assert all(line.ok for line in view.journal)
+
+
+def test_a_vm_that_is_being_moved_is_not_moved_twice(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(1), Gate()) as jobs:
+        first = jobs.submit(request())
+        with pytest.raises(VmBusy, match=first.id):
+            jobs.submit(request())
+        assert len(jobs.list()) == 1
+
+
+def test_what_preflight_finds_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(1)) as jobs:
+        with pytest.raises(Refused):
+            jobs.submit(request(path=SOURCE))
+        with pytest.raises(UsageError):
+            jobs.submit(request(limit_bytes_s=0))
+        assert jobs.list() == []
+
+
+def test_a_cancelled_job_is_undone(tmp_path: Path) -> None:
+    gate, world = Gate(), world_of(1)
+    with worker(tmp_path, world, gate) as jobs:
+        view = jobs.submit(request())
+        assert gate.reached.wait(DEADLINE_S)
+        assert jobs.cancel(view.id).cancel_asked
+        gate.open.set()
+        view = ended(jobs, view.id)
+        assert (view.state, view.kind) == (JobState.UNDONE, "Cancelled")
+        with pytest.raises(WrongState):
+            jobs.cancel(view.id)
+        with pytest.raises(WrongState):
+            jobs.receipt(view.id)
+    assert world.machines[UUID[:-4] + "0000"].disks["vda"].path == SOURCE / "vm0.img"
+
+
+def test_a_job_past_its_point_of_no_return_is_not_cancelled(tmp_path: Path) -> None:
+    gate = Gate("commit")
+    with worker(tmp_path, world_of(1), gate) as jobs:
+        view = jobs.submit(request(via="live"))
+        assert gate.reached.wait(DEADLINE_S)
+        with pytest.raises(WrongState):
+            jobs.cancel(view.id)
+        gate.open.set()
+        assert ended(jobs, view.id).state is JobState.DONE
+
+
+def test_more_jobs_than_slots_wait_in_their_order(tmp_path: Path) -> None:
+    gate = Gate()
+    with worker(tmp_path, world_of(HOST_SLOTS + 3), gate) as jobs:
+        ids = [jobs.submit(request(number)).id for number in range(HOST_SLOTS + 3)]
+        until(lambda: sum(view.state is JobState.RUNNING for view in jobs.list()) == HOST_SLOTS)
+        waiting = [view.id for view in jobs.list() if view.state is JobState.QUEUED]
+        assert waiting == ids[: HOST_SLOTS - 1 : -1]
+        assert jobs.cancel(ids[-1]).state is JobState.FAILED
+        assert jobs.get(ids[-1]).kind == "Cancelled"
+        gate.open.set()
+        jobs.recover()
+        assert [jobs.get(id).state for id in ids[:-1]] == [JobState.DONE] * (HOST_SLOTS + 2)
+
+
+def test_a_new_worker_goes_on_with_what_the_last_one_left(tmp_path: Path) -> None:
+    gate, world = Gate("copy part"), world_of(1)
+    with worker(tmp_path, world, gate) as jobs:
+        view = jobs.submit(request())
+        assert gate.reached.wait(DEADLINE_S)
+        closing = threading.Thread(target=jobs.close)
+        closing.start()
+        until(lambda: jobs._orders[view.id].stop)
+        gate.open.set()
+        closing.join()
+        jobs.close = lambda: None  # type: ignore[method-assign]
+    assert world.machines[UUID[:-4] + "0000"].disks["vda"].path != DESTINATION / "vm0.img"
+    with worker(tmp_path, world) as jobs:
+        [found] = jobs.recover(DEADLINE_S)
+    assert (found.id, found.state) == (view.id, JobState.DONE)
+
+
+def test_a_second_worker_for_the_same_state_is_refused(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(0)), pytest.raises(WorkerRunning):
+        Jobs(tmp_path, MemoryHosts(InMemory(World()))).start()
+
+
+def test_a_stuck_job_goes_on_when_an_operator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmferry.saga.RETRY_S", 0.01)
+    broken = True
+
+    def hook(moment: Moment, world: World) -> None:
+        if moment.call == "commit" and broken:
+            raise OSError("the disk is on fire")
+
+    with worker(tmp_path, world_of(1), hook) as jobs:
+        view = jobs.submit(request(via="live"))
+        until(lambda: jobs.get(view.id).state is JobState.STUCK)
+        assert "on fire" in jobs.get(view.id).sentence
+        assert jobs.in_flight() == 0
+    with worker(tmp_path, world_of(1), hook) as jobs:
+        assert jobs.get(view.id).state is JobState.STUCK
+
+
+def test_a_stuck_job_survives_a_restart_and_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmferry.saga.RETRY_S", 0.01)
+    world = world_of(1)
+
+    def on_fire(moment: Moment, world: World) -> None:
+        if moment.call == "commit":
+            raise OSError("the disk is on fire")
+
+    with worker(tmp_path, world, on_fire) as jobs:
+        view = jobs.submit(request(via="live"))
+        until(lambda: jobs.get(view.id).state is JobState.STUCK)
+    with worker(tmp_path, world) as jobs:
+        with pytest.raises(VmBusy):
+            jobs.submit(request())
+        jobs.retry(view.id)
+        assert ended(jobs, view.id).state is JobState.DONE
+    assert world.violations == []
+
+
+def test_a_plan_of_other_steps_sticks_and_goes_on_with_the_version_that_made_it(tmp_path: Path) -> None:
+    gate, world = Gate("copy part"), world_of(1)
+
+    def shorter(technology: Technology) -> Strategy:
+        strategy = STRATEGIES[technology]
+        return replace(strategy, steps=strategy.steps[:-1])
+
+    with worker(tmp_path, world, gate) as jobs:
+        view = jobs.submit(request())
+        assert gate.reached.wait(DEADLINE_S)
+        for orders in jobs._orders.values():
+            orders.set(stop=True)
+    with worker(tmp_path, world, strategies=shorter) as jobs:
+        until(lambda: jobs.get(view.id).state is JobState.STUCK)
+        assert jobs.get(view.id).kind == "PlanChanged"
+        with pytest.raises(PlanChanged):
+            jobs.retry(view.id)
+    with worker(tmp_path, world) as jobs:
+        assert ended(jobs, view.id).state is JobState.DONE
+
+
+def test_an_undone_job_is_submitted_again_by_retry(tmp_path: Path) -> None:
+    gate = Gate()
+    with worker(tmp_path, world_of(1), gate) as jobs:
+        view = jobs.submit(request())
+        assert gate.reached.wait(DEADLINE_S)
+        jobs.cancel(view.id)
+        gate.open.set()
+        ended(jobs, view.id)
+        again = jobs.retry(view.id)
+        assert again.id != view.id
+        assert ended(jobs, again.id).state is JobState.DONE
+
+
+def test_limits_reach_a_running_job(tmp_path: Path) -> None:
+    gate = Gate()
+    with worker(tmp_path, world_of(1), gate) as jobs:
+        view = jobs.submit(request(limit_bytes_s=1000))
+        assert gate.reached.wait(DEADLINE_S)
+        view = jobs.limit(view.id, limit_bytes_s=None, max_pause_s=9.0)
+        assert (view.limit_bytes_s, view.max_pause_s) == (None, 9.0)
+        assert jobs._orders[view.id].throttle.limit_bytes_s is None
+        with pytest.raises(UsageError):
+            jobs.limit(view.id, max_pause_s=-1.0)
+
+
+def test_a_watcher_sees_each_change(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(1)) as jobs:
+        view = jobs.submit(request(via="quick"))
+        version, seen = jobs.changed(view.id, 0, 0.0)
+        while seen.state not in FINAL:
+            version, seen = jobs.changed(view.id, version, DEADLINE_S)
+        assert seen.state is JobState.DONE
+        assert seen.progress.step == seen.progress.steps == len(seen.plan.steps)
+
+
+def test_ids_may_be_shortened_while_they_mean_one_job(tmp_path: Path) -> None:
+    with worker(tmp_path, world_of(1)) as jobs:
+        ids: list[str] = []
+        while len({id[0] for id in ids}) == len(ids):
+            ids.append(jobs.submit(request()).id)
+            jobs.cancel(ids[-1])
+            ended(jobs, ids[-1])
+        with pytest.raises(AmbiguousJob):
+            jobs.get(ids[-1][0])
+        assert jobs.get(ids[-1]).id == ids[-1]
+        with pytest.raises(NoSuchJob):
+            jobs.get("l")
+
+
+def test_only_leftovers_of_ended_jobs_are_reaped(tmp_path: Path) -> None:
+    world = world_of(1)
+    with worker(tmp_path, world) as jobs:
+        view = ended(jobs, jobs.submit(request()).id)
+        ours = DESTINATION / f"vm0.img.vmferry-{view.id}.part"
+        strange = DESTINATION / "vm0.img.vmferry-zzzzzzzz.part"
+        for path in (ours, strange):
+            world.files[path] = world.files[DESTINATION / "vm0.img"]
+        assert sorted(jobs.leftovers("memory")) == sorted([ours, strange])
+        assert jobs.reap("memory") == [ours]
+        assert jobs.leftovers("memory") == [strange]
+
+
+def test_nothing_of_the_engine_is_pickled(tmp_path: Path) -> None:
+    import sqlite3
+
+    with worker(tmp_path, world_of(1)) as jobs:
+        ended(jobs, jobs.submit(request()).id)
+    outputs = sqlite3.connect(tmp_path / "engine.db").execute("SELECT output FROM operation_outputs").fetchall()
+    assert outputs
+    assert all(isinstance(json.loads(text), dict) for (text,) in outputs)

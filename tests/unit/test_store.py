@@ -1,0 +1,181 @@
+"""The store: one active job to a VM, allowed changes only, slots in order, and nothing from who was superseded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chaos_worlds import Scenario, make_plan, make_world
+
+from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
+from vmferry.model import (
+    ALLOWED,
+    DiskReceipt,
+    JobState,
+    MoveRequest,
+    Phase,
+    Plan,
+    Power,
+    Receipt,
+    StepRecord,
+    Technology,
+    Token,
+)
+from vmferry.store import NewJob, Store
+from vmferry.store.store import now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'vmferry.db'}")
+    yield store
+    store.close()
+
+
+def some_plan() -> Plan:
+    return make_plan(make_world(), Scenario(Technology.LIVE, Power.RUNNING))
+
+
+def job(id: str, slots: tuple[str, ...] = ("host a",), vm: str | None = None) -> NewJob:
+    plan = replace(some_plan(), uuid=vm or f"uuid of {id}")
+    wanted = MoveRequest("guest", "memory", path=Path("/slow"), disks={"vda": Path("/fast")})
+    return NewJob(id, plan, wanted, "1", slots, {"slow": 10}, now())
+
+
+def test_what_is_put_in_comes_out(store: Store) -> None:
+    new = job("abcd2345")
+    row = store.add(new)
+    assert (row.plan, row.request, row.slots, row.room) == (new.plan, new.request, new.slots, new.room)
+    assert (row.state, row.epoch, row.cancel_asked) == (JobState.QUEUED, 1, False)
+
+
+def test_a_second_active_job_of_a_vm_is_refused_by_the_database(store: Store) -> None:
+    store.add(job("abcd2345", vm="one"))
+    with pytest.raises(VmBusy, match="abcd2345"):
+        store.add(job("efgh2345", vm="one"))
+    assert store.change("abcd2345", JobState.FAILED)
+    store.add(job("efgh2345", vm="one"))
+
+
+@pytest.mark.parametrize("to", list(JobState))
+def test_a_queued_job_changes_only_as_allowed(store: Store, to: JobState) -> None:
+    store.add(job("abcd2345"))
+    if to is JobState.QUEUED or (JobState.QUEUED, to) in ALLOWED:
+        store.change("abcd2345", to)
+        assert store.row("abcd2345").state is to
+    else:
+        with pytest.raises(ValueError, match="cannot go from queued"):
+            store.change("abcd2345", to)
+        assert store.row("abcd2345").state is JobState.QUEUED
+
+
+def test_who_was_superseded_records_nothing(store: Store) -> None:
+    store.add(job("abcd2345"))
+    old = Token("abcd2345", 1)
+    store.put_fact(old, "rounds", 1)
+    assert store.take_over() == {"abcd2345": 2}
+    acts: tuple[Callable[[], None], ...] = (
+        lambda: store.put_fact(old, "rounds", 2),
+        lambda: store.put_phase(old, Phase("copy", 1.0)),
+        lambda: store.advance(old, JobState.RUNNING),
+        lambda: store.begun(old, StepRecord("do", 0, "Reserve", "", now())),
+        lambda: store.ended(old, "do", 0, ok=True, sentence=""),
+    )
+    for act in acts:
+        with pytest.raises(Superseded):
+            act()
+    assert store.facts("abcd2345") == {"rounds": 1}
+    assert store.journal("abcd2345") == ()
+    store.put_fact(Token("abcd2345", 2), "rounds", 2)
+
+
+def test_only_active_jobs_are_taken_over(store: Store) -> None:
+    store.add(job("abcd2345"))
+    store.change("abcd2345", JobState.FAILED)
+    assert store.take_over() == {}
+
+
+def test_ids_are_found_by_their_first_letters(store: Store) -> None:
+    store.add(job("abcd2345"))
+    store.add(job("abxy2345"))
+    assert store.find("abc") == "abcd2345"
+    assert store.find("abcd2345") == "abcd2345"
+    with pytest.raises(AmbiguousJob, match="abcd2345, abxy2345"):
+        store.find("ab")
+    for strange in ("", "zz", "%", "a_"):
+        with pytest.raises(NoSuchJob):
+            store.find(strange)
+
+
+def test_slots_are_taken_all_together_or_not_at_all(store: Store) -> None:
+    store.add(job("first222", ("host a", "storage x")))
+    store.add(job("second22", ("host a", "storage y")))
+    store.add(job("third222", ("host b", "storage y")))
+    store.add(job("fourth22", ("host b", "storage z")))
+    assert store.start_waiting(lambda _slot: 1) == ["first222"]  # third waits behind second, fourth behind third
+    assert store.start_waiting(lambda _slot: 1) == []
+    store.advance(Token("first222", 1), JobState.DONE)
+    assert store.start_waiting(lambda _slot: 1) == ["second22"]
+
+
+def test_a_stuck_job_keeps_its_slots(store: Store) -> None:
+    store.add(job("first222"))
+    store.add(job("second22"))
+    store.start_waiting(lambda _slot: 1)
+    store.advance(Token("first222", 1), JobState.STUCK, "help")
+    assert store.start_waiting(lambda _slot: 1) == []
+    assert store.row("first222").before_stuck is JobState.RUNNING
+
+
+def test_a_retry_stays_asked_until_the_stuck_job_goes_on(store: Store) -> None:
+    store.add(job("abcd2345"))
+    store.start_waiting(lambda _slot: 1)
+    token = Token("abcd2345", 1)
+    store.advance(token, JobState.STUCK, "help", "HostRefused")
+    store.ask("abcd2345", retry_asked=True)
+    store.advance(token, JobState.STUCK, "help again")  # replayed after a crash
+    assert store.row("abcd2345").retry_asked
+    store.advance(token, JobState.RUNNING)
+    row = store.row("abcd2345")
+    assert (row.retry_asked, row.before_stuck, row.sentence, row.kind) == (False, None, "", "")
+
+
+def test_a_phase_of_the_same_name_replaces_the_first(store: Store) -> None:
+    store.add(job("abcd2345"))
+    token = Token("abcd2345", 1)
+    store.put_phase(token, Phase("copy base", 1.0, 5))
+    store.put_phase(token, Phase("merge", 2.0))
+    store.put_phase(token, Phase("copy base", 3.0, 7))
+    assert store.phases("abcd2345") == (Phase("copy base", 3.0, 7), Phase("merge", 2.0))
+
+
+def test_a_receipt_comes_with_the_state(store: Store) -> None:
+    store.add(job("abcd2345"))
+    store.start_waiting(lambda _slot: 1)
+    disk = DiskReceipt("vda", Path("/a"), Path("/b"), "raw", 1, 1, "hash")
+    receipt = Receipt("abcd2345", "guest", "live", (disk,), (Phase("merge", 2.0),), 0.1, 0.2, True, 1, now())
+    store.advance(Token("abcd2345", 1), JobState.DONE, receipt=receipt)
+    assert store.receipt("abcd2345") == receipt
+    assert store.row("abcd2345").ended
+    assert store.receipt("nothing2") is None
+
+
+def test_the_journal_closes_the_newest_line_of_an_act(store: Store) -> None:
+    store.add(job("abcd2345"))
+    token = Token("abcd2345", 1)
+    for _ in range(2):  # the first was cut off
+        store.begun(token, StepRecord("do", 0, "Reserve", "reserving", now()))
+    store.ended(token, "do", 0, ok=False, sentence="no room")
+    first, second = store.journal("abcd2345")
+    assert (first.ended, first.ok) == (None, None)
+    assert (second.ok, second.sentence) == (False, "no room")
+
+
+def test_all_of_it_survives_reopening(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'vmferry.db'}"
+    first = Store(url)
+    first.add(job("abcd2345"))
+    second = Store(url)
+    assert second.row("abcd2345") == first.row("abcd2345")
