@@ -1,0 +1,138 @@
+"""A running VM's disks: snapshots, commits and mirrors, through libvirt's block jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import libvirt
+
+from vmferry.errors import GuestGone, HostRefused
+from vmferry.hosts import domain_xml, files, look
+from vmferry.hosts.link import Link, until
+from vmferry.model import Power
+from vmferry.transfer import Watch
+
+T = TypeVar("T")
+_FREEZE = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+)
+_MIRROR = (
+    libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW
+    | libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
+    | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+    # Never SYNCHRONOUS_WRITES here: the destination overlay has no backing file until the pivot, so a guest
+    # write smaller than a cluster would fill the rest of it with zeros (seen: 2 to 9 writes of 1,400 lost).
+)
+
+
+class RunningDisks:
+    """The disks of one running or paused VM."""
+
+    def __init__(self, link: Link, uuid: str) -> None:
+        self._link = link
+        self._uuid = uuid
+
+    def freeze(self, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
+        """One atomic snapshot; an overlay of ours that a cut-off call left behind is made anew."""
+        active = {path for target in overlays if (path := self.active(target))}
+        if active == set(overlays.values()):
+            return
+        for overlay in set(overlays.values()) - active:
+            files.remove(overlay)
+        xml = domain_xml.snapshot_xml(self._targets(), overlays, None)
+        if quiesce_s is not None and self._quiesced(xml, quiesce_s):
+            return
+        self._call("freeze the disks", lambda d: d.snapshotCreateXML(xml, _FREEZE))
+
+    def _quiesced(self, xml: str, seconds: float) -> bool:
+        """With file systems frozen by the guest agent; False when it does not answer in time."""
+
+        def act(domain: libvirt.virDomain) -> None:
+            domain.agentSetResponseTimeout(max(1, round(seconds)), 0)
+            domain.snapshotCreateXML(xml, _FREEZE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE)
+
+        try:
+            self._call("freeze the file systems and the disks", act)
+        except HostRefused:
+            return False
+        return True
+
+    def active(self, target: str) -> Path | None:
+        disk = self._element(target)
+        return None if disk is None else domain_xml.source_path(disk)
+
+    def commit(self, target: str, base: Path, watch: Watch) -> None:
+        """Merge the active image down to `base` and pivot to it, whatever part of that is done already."""
+        if self.active(target) == base:
+            return
+        if self.job(target) is None:
+            flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+            self._call(f"merge {target}", lambda d: d.blockCommit(target, str(base), None, 0, flags))
+        until(lambda: self._ready(target), each=watch.check)
+        self.pivot(target)
+
+    def mirror(self, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+        if self.job(target) is not None:
+            flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+            self._call(f"limit the mirror of {target}", lambda d: d.blockJobSetSpeed(target, limit_bytes_s or 0, flags))
+            return
+        parameters = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: limit_bytes_s} if limit_bytes_s else {}
+        xml = domain_xml.mirror_xml(destination)
+        self._call(f"mirror {target}", lambda d: d.blockCopy(target, xml, parameters, _MIRROR))
+
+    def mirrored(self, target: str) -> tuple[bool, int, int]:
+        info = self._call(f"look at the mirror of {target}", lambda d: d.blockJobInfo(target, 0))
+        if not info or self.job(target) is None:
+            raise HostRefused(host=self._link.uri, action=f"mirror {target}", reason="the mirror has ended")
+        return self._ready(target), info["cur"], info["end"]
+
+    def pivot(self, target: str) -> None:
+        flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+        self._call(f"switch {target}", lambda d: d.blockJobAbort(target, flags))
+        until(lambda: self.job(target) is None, look_s=0.01)
+
+    def end_mirror(self, target: str) -> None:
+        if self.job(target) == "copy":
+            self._call(f"end the mirror of {target}", lambda d: d.blockJobAbort(target, 0))
+            until(lambda: self.job(target) is None)
+
+    def job(self, target: str) -> str | None:
+        """The kind of mirror that runs on the disk: copy or active-commit."""
+        disk = self._element(target)
+        mirror = None if disk is None else disk.find("mirror")
+        return None if mirror is None else mirror.get("job", "copy")
+
+    def _ready(self, target: str) -> bool:
+        """QEMU reports cur == end before a mirror is ready: only this attribute tells."""
+        disk = self._element(target)
+        mirror = None if disk is None else disk.find("mirror")
+        if mirror is None:
+            raise HostRefused(host=self._link.uri, action=f"merge {target}", reason="the block job has ended")
+        return mirror.get("ready") == "yes"
+
+    def _element(self, target: str) -> domain_xml.Element | None:
+        root = domain_xml.parse(self._call("read its XML", lambda d: d.XMLDesc(0)))
+        return next((d for d in domain_xml.disks(root) if domain_xml.target_of(d) == target), None)
+
+    def _targets(self) -> list[str]:
+        root = domain_xml.parse(self._call("read its XML", lambda d: d.XMLDesc(0)))
+        return [domain_xml.target_of(d) for d in domain_xml.disks(root)]
+
+    def _call(self, action: str, act: Callable[[libvirt.virDomain], T]) -> T:
+        """Act on the domain. Raises GuestGone when it is refused because the guest has stopped."""
+        try:
+            return self._link.call(action, lambda conn: act(conn.lookupByUUIDString(self._uuid)))
+        except HostRefused:
+            if self._off():
+                raise GuestGone(vm=self._uuid) from None
+            raise
+
+    def _off(self) -> bool:
+        try:
+            return self._link.call("look", lambda c: look.power(c.lookupByUUIDString(self._uuid))) is Power.OFF
+        except HostRefused:
+            return True

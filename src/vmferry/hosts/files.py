@@ -1,0 +1,123 @@
+"""Files of a host: names given and taken back without ever overwriting, durable when a call returns."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmferry.errors import DestinationExists, SourceInUse
+from vmferry.model import Folder
+
+TAG = ".vmferry-"
+TAG_START = "vmferry-"
+
+# QEMU's image locking (block/file-posix.c): byte 200 + n is locked by whoever does not share permission n.
+_UNSHARED_WRITE = 201
+_UNSHARED_RESIZE = 203
+_HELD_WRITE = 101
+_F_OFD_SETLK = 37
+_F_OFD_GETLK = 36
+
+
+def sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def promote(part: Path, final: Path) -> None:
+    """Rename without overwriting: link, then unlink; a crash between leaves both names on one file."""
+    if not part.exists():
+        return
+    try:
+        os.link(part, final)
+    except FileExistsError:
+        if not part.samefile(final):
+            raise DestinationExists(path=final) from None
+    part.unlink()
+    sync_folder(final.parent)
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(path.parent)
+
+
+def small_copy(source: Path, destination: Path) -> None:
+    shutil.copyfile(source, destination)
+    status = source.stat()
+    os.chown(destination, status.st_uid, status.st_gid)
+    destination.chmod(status.st_mode & 0o7777)
+    fd = os.open(destination, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_folder(destination.parent)
+
+
+def folder(path: Path) -> Folder:
+    if not path.is_dir():
+        return Folder(path, exists=False, writable=False, free_bytes=0, filesystem="")
+    space = os.statvfs(path)
+    return Folder(
+        path,
+        exists=True,
+        writable=os.access(path, os.W_OK | os.X_OK) and not space.f_flag & os.ST_RDONLY,
+        free_bytes=space.f_bavail * space.f_frsize,
+        filesystem=f"{path.stat().st_dev:x}",
+    )
+
+
+def allocated(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def leftovers(folders: Sequence[Path]) -> list[Path]:
+    found: set[Path] = set()
+    for place in folders:
+        if place.is_dir():
+            found.update(p for p in place.iterdir() if TAG in p.name or p.name.startswith(TAG_START))
+    return sorted(found)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep QEMU from writing to an image, with QEMU's own locks, for as long as the file is read.
+
+    A VM that is started meanwhile gets QEMU's 'Failed to get "write" lock'. Raises SourceInUse when one
+    writes already. A file system without such locks (EINVAL, ENOLCK) is left unguarded: the comparison of
+    size and time of change stays as the second line.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            for byte in (_UNSHARED_WRITE, _UNSHARED_RESIZE):
+                fcntl.fcntl(fd, _F_OFD_SETLK, _lock(fcntl.F_RDLCK, byte))
+            answer = fcntl.fcntl(fd, _F_OFD_GETLK, _lock(fcntl.F_WRLCK, _HELD_WRITE))
+            if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
+                raise SourceInUse(path=path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(kind: int, byte: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)

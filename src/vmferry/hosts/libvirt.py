@@ -1,0 +1,319 @@
+"""A host through its libvirtd: what DESIGN section 2 found to work on libvirt 9.0 and QEMU 7.2."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import libvirt
+
+from vmferry import transfer as transfers
+from vmferry.errors import NoSuchVm, SavedStateUncertain
+from vmferry.fence import Fence
+from vmferry.hosts import domain_xml, files, images, look
+from vmferry.hosts.disks import RunningDisks
+from vmferry.hosts.link import Link, until
+from vmferry.hosts.saved_state import SavedState, spent_name
+from vmferry.model import Folder, Image, Placed, Power, Token, Vm
+from vmferry.transfer import Compared, Copied, Transfer, Watch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def acting(
+    method: Callable[Concatenate[LibvirtHost, P], R],
+) -> Callable[Concatenate[LibvirtHost, P], R]:
+    """An act: refused when a newer epoch of the same job has acted."""
+
+    @functools.wraps(method)
+    def admitted(self: LibvirtHost, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.admit()
+        return method(self, *args, **kwargs)
+
+    return admitted
+
+
+class LibvirtHosts:
+    """Hosts by libvirt URI, one connection each."""
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._links: dict[str, Link] = {}
+
+    def open(self, connect: str, token: Token | None = None) -> LibvirtHost:
+        link = self._links.setdefault(connect, Link(connect))
+        return LibvirtHost(link, self._fence, token)
+
+
+class LibvirtHost:
+    """Implements hosts.protocol.Host."""
+
+    def __init__(self, link: Link, fence: Fence, token: Token | None) -> None:
+        self.name = link.uri
+        self._link = link
+        self._fence = fence
+        self._token = token
+
+    def admit(self) -> None:
+        if self._token is None:
+            raise TypeError("this host was opened for looking only")
+        self._fence.admit(self._token)
+
+    # -- looking
+
+    def vms(self) -> Sequence[Vm]:
+        def act(conn: libvirt.virConnect) -> list[Vm]:
+            return [look.read_vm(domain) for domain in conn.listAllDomains()]
+
+        return sorted(self._link.call("list its VMs", act), key=lambda vm: vm.name)
+
+    def vm(self, name: str) -> Vm:
+        return self._link.call("read the VM", lambda c: look.read_vm(self._lookup(c, name)))
+
+    def power(self, uuid: str) -> Power:
+        until(lambda: not self._call(uuid, "look at its job", _has_job))
+        return self._call(uuid, "look at its state", look.power)
+
+    def active_image(self, uuid: str, target: str) -> Path:
+        disk = self._disk(uuid, target)
+        path = None if disk is None else domain_xml.source_path(disk)
+        return path if path is not None else Path("/")
+
+    def image(self, path: Path) -> Image | None:
+        if not path.exists():
+            return None
+        return images.single(path, "qcow2" if images.is_qcow2(path) else "raw")
+
+    def folder(self, path: Path) -> Folder:
+        return files.folder(path)
+
+    def allocated(self, path: Path) -> int:
+        return files.allocated(path)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists() or path.is_symlink()
+
+    def users(self, path: Path) -> tuple[str, ...]:
+        real = path.resolve()
+        return tuple(
+            vm.uuid
+            for vm in self.vms()
+            if any(image.path.resolve() == real for disk in vm.disks for image in disk.chain)
+        )
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
+        return files.leftovers(folders)
+
+    # -- files
+
+    @acting
+    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
+        with files.held(transfer.source):
+            return transfers.copy(transfer, watch)
+
+    @acting
+    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
+        with files.held(transfer.source):
+            return transfers.compare(transfer, watch)
+
+    @acting
+    def drop(self, transfer: Transfer) -> None:
+        transfers.drop(transfer)
+
+    @acting
+    def forget(self, transfer: Transfer) -> None:
+        transfers.forget(transfer)
+
+    @acting
+    def small_copy(self, source: Path, destination: Path) -> None:
+        files.small_copy(source, destination)
+
+    @acting
+    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+        files.remove(path)
+        images.make_overlay(path, backing, backing_format)
+
+    @acting
+    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
+        images.rebase(path, backing, backing_format)
+
+    @acting
+    def promote(self, part: Path, final: Path) -> None:
+        files.promote(part, final)
+
+    @acting
+    def remove(self, path: Path) -> None:
+        files.remove(path)
+        files.remove(spent_name(path))
+
+    @acting
+    def rename(self, path: Path, to: Path) -> None:
+        files.promote(path, to)
+
+    @acting
+    def fold(self, top: Path, base: Path) -> None:
+        if top.exists():
+            images.commit(top, base)
+
+    def unchanged_since(self, transfer: Transfer) -> bool:
+        return transfers.unchanged(transfer)
+
+    # -- a running VM's disks
+
+    @acting
+    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
+        RunningDisks(self._link, uuid).freeze(overlays, quiesce_s)
+
+    @acting
+    def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
+        if self.power(uuid) is not Power.OFF:
+            RunningDisks(self._link, uuid).commit(target, base.path, watch)
+        else:
+            active = self.active_image(uuid, target)
+            if active != base.path:
+                images.commit(active, base.path)
+        self.point(uuid, {target: base}, {})
+
+    @acting
+    def mirror(self, uuid: str, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+        RunningDisks(self._link, uuid).mirror(target, destination, limit_bytes_s)
+
+    def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
+        return RunningDisks(self._link, uuid).mirrored(target)
+
+    def mirroring(self, uuid: str, target: str) -> bool:
+        return RunningDisks(self._link, uuid).job(target) == "copy"
+
+    @acting
+    def pivot(self, uuid: str, target: str) -> None:
+        RunningDisks(self._link, uuid).pivot(target)
+
+    @acting
+    def end_mirror(self, uuid: str, target: str) -> None:
+        if self.power(uuid) is not Power.OFF:
+            RunningDisks(self._link, uuid).end_mirror(target)
+
+    @acting
+    def suspend(self, uuid: str) -> None:
+        if self.power(uuid) is Power.RUNNING:
+            self._call(uuid, "pause it", lambda d: d.suspend())
+
+    @acting
+    def resume(self, uuid: str) -> None:
+        if self.power(uuid) is Power.PAUSED:
+            self._call(uuid, "let it run", lambda d: d.resume())
+
+    # -- memory
+
+    @acting
+    def save(self, uuid: str, memory: Path, watch: Watch) -> None:
+        SavedState(self._link, uuid, memory).save(watch)
+
+    def saved(self, uuid: str, memory: Path) -> bool:
+        if not memory.exists() or self.power(uuid) is not Power.OFF:
+            return False
+        root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
+        paths = [p for d in domain_xml.disks(root) if (p := domain_xml.source_path(d)) and d.find("readonly") is None]
+        newest = max((p.stat().st_mtime for p in paths if p.exists()), default=0.0)
+        state = SavedState(self._link, uuid, memory)
+        if state.complete(newest):
+            return True
+        if state.complete(0.0):
+            raise SavedStateUncertain(vm=uuid, path=memory, job=self._token.job if self._token else "ID")
+        return False
+
+    @acting
+    def restore(self, uuid: str, memory: Path, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+        if self.power(uuid) is Power.OFF:
+            SavedState(self._link, uuid, memory).restore(disks, files)
+
+    @acting
+    def release(self, uuid: str, memory: Path, *, run: bool) -> float:
+        return SavedState(self._link, uuid, memory).release(run=run)
+
+    def spent(self, memory: Path) -> bool:
+        return spent_name(memory).exists()
+
+    @acting
+    def unload(self, uuid: str) -> None:
+        if self.power(uuid) is Power.PAUSED:
+            self._call(uuid, "unload it", lambda d: d.destroy())
+
+    # -- definitions
+
+    @acting
+    def point(self, uuid: str, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            domain = conn.lookupByUUIDString(uuid)
+            if not domain.isPersistent():
+                return
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            root = domain_xml.parse(domain.XMLDesc(flags))
+            if domain_xml.replace_places(root, disks, files):
+                conn.defineXML(domain_xml.text(root))
+
+        self._link.call("change its definition", act)
+
+    @acting
+    def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
+        def act(domain: libvirt.virDomain) -> None:
+            for snapshot in domain.listAllSnapshots():
+                root = domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+                if domain_xml.replace_paths(root, paths):
+                    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+                    if snapshot.isCurrent():
+                        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+                    domain.snapshotCreateXML(domain_xml.text(root), flags)
+
+        self._call(uuid, "change its snapshots", act)
+
+    @acting
+    def make_persistent(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            domain = conn.lookupByUUIDString(uuid)
+            if not domain.isPersistent():
+                flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+                conn.defineXML(domain.XMLDesc(flags))
+
+        self._link.call("define it", act)
+
+    @acting
+    def make_transient(self, uuid: str) -> None:
+        def act(domain: libvirt.virDomain) -> None:
+            if domain.isPersistent() and look.power(domain) is not Power.OFF:
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+
+        with contextlib.suppress(NoSuchVm):  # it ended while it was transient: nothing is defined
+            self._call(uuid, "make it transient again", act)
+
+    # -- within
+
+    def _lookup(self, conn: libvirt.virConnect, name: str) -> libvirt.virDomain:
+        for find in (conn.lookupByName, conn.lookupByUUIDString):
+            try:
+                return find(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                    raise
+        raise NoSuchVm(vm=name, host=self.name)
+
+    def _disk(self, uuid: str, target: str) -> domain_xml.Element | None:
+        root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
+        return next((d for d in domain_xml.disks(root) if domain_xml.target_of(d) == target), None)
+
+    def _call(self, uuid: str, action: str, act: Callable[[libvirt.virDomain], R]) -> R:
+        return self._link.call(action, lambda conn: act(self._lookup(conn, uuid)))
+
+
+def _has_job(domain: libvirt.virDomain) -> bool:
+    """A save or restore in flight, perhaps one that a killed worker had asked for."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError:
+        if look.power(domain) is Power.OFF:
+            return False
+        raise

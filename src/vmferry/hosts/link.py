@@ -1,0 +1,132 @@
+"""The connection to one libvirtd: opened when needed, opened again when libvirtd was away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import libvirt
+import libvirt_qemu
+
+from vmferry.errors import HostRefused, HostUnreachable
+
+T = TypeVar("T")
+
+_AWAY = frozenset(
+    {
+        libvirt.VIR_ERR_NO_CONNECT,
+        libvirt.VIR_ERR_INVALID_CONN,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_RPC,
+    }
+)
+_BROKEN = ("client socket is closed", "End of file while reading data", "Cannot recv data")
+KEEPALIVE_S = 5
+KEEPALIVE_TRIES = 6
+
+_loop_lock = threading.Lock()
+_loop_runs = False
+
+
+def _run_event_loop() -> None:
+    """libvirt's own event loop, once for the process: keepalive and events need it before the first open."""
+    global _loop_runs
+    with _loop_lock:
+        if _loop_runs:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        libvirt.registerErrorHandler(lambda *_: None, None)  # errors come as exceptions, not on stderr
+        threading.Thread(target=_turn, name="libvirt-events", daemon=True).start()
+        _loop_runs = True
+
+
+def _turn() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+class Link:
+    """One libvirtd by its URI; shared by all jobs of a process."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._conn: libvirt.virConnect | None = None
+        self._stops: dict[str, float] = {}
+
+    def call(self, action: str, act: Callable[[libvirt.virConnect], T]) -> T:
+        """Act on the connection. Raises HostUnreachable or HostRefused, never libvirtError."""
+        conn = self._open()
+        try:
+            return act(conn)
+        except libvirt.libvirtError as error:
+            if self._away(conn, error):
+                self._drop(conn)
+                raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
+            raise HostRefused(host=self.uri, action=action, reason=error.get_error_message()) from error
+
+    def stopped_at(self, uuid: str) -> float | None:
+        """When QEMU last stopped the guest's CPUs, by QEMU's own clock reading (Unix time), if it was seen."""
+        return self._stops.get(uuid)
+
+    def forget_stop(self, uuid: str) -> None:
+        self._stops.pop(uuid, None)
+
+    def _open(self) -> libvirt.virConnect:
+        with self._lock:
+            if self._conn is None:
+                _run_event_loop()
+                try:
+                    self._conn = libvirt.open(self.uri)
+                except libvirt.libvirtError as error:
+                    raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
+                self._listen(self._conn)
+            return self._conn
+
+    def _listen(self, conn: libvirt.virConnect) -> None:
+        conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_TRIES)
+        libvirt_qemu.qemuMonitorEventRegister(conn, None, "STOP", self._stop_seen, None, 0)
+
+    def _stop_seen(
+        self,
+        _conn: object,
+        domain: libvirt.virDomain,
+        _event: str,
+        seconds: int,
+        micros: int,
+        _details: str,
+        _o: object,
+    ) -> None:
+        self._stops[domain.UUIDString()] = seconds + micros / 1e6
+
+    def _away(self, conn: libvirt.virConnect, error: libvirt.libvirtError) -> bool:
+        if error.get_error_code() in _AWAY or any(b in error.get_error_message() for b in _BROKEN):
+            # a system error may be a domain's own (a file that is missing): the connection tells
+            try:
+                return not conn.isAlive() or not _answers(conn)
+            except libvirt.libvirtError:
+                return True
+        return False
+
+    def _drop(self, conn: libvirt.virConnect) -> None:
+        with self._lock:
+            if self._conn is conn:
+                self._conn = None
+
+
+def _answers(conn: libvirt.virConnect) -> bool:
+    try:
+        conn.getLibVersion()
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def until(done: Callable[[], bool], look_s: float = 0.05, each: Callable[[], None] | None = None) -> None:
+    """Poll libvirt until something is so; `each` may raise to give up."""
+    while not done():
+        if each is not None:
+            each()
+        time.sleep(look_s)
