@@ -1,0 +1,46 @@
+"""The application: the same for the worker's unix socket and, later, for a server with TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from vmferry.api import jobs as about_jobs
+from vmferry.api import looking, problems
+from vmferry.api.life import Door, Life
+from vmferry.api.version import VERSION
+from vmferry.hosts.protocol import Hosts
+from vmferry.jobs import Jobs
+
+LARGEST_BODY = 256 << 10
+"""256 disks with long paths fit; nothing that a client sends is larger."""
+
+
+def make_app(jobs: Jobs, hosts: Hosts, life: Life, log_path: Path) -> FastAPI:
+    """The API over started jobs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(life.watch())
+        yield
+        watch.cancel()
+
+    app = FastAPI(
+        title="vmferry",
+        version=VERSION,
+        lifespan=lifespan,
+        max_body_size=LARGEST_BODY,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.jobs, app.state.hosts, app.state.life = jobs, hosts, life
+    app.add_middleware(Door, life=life)
+    app.include_router(looking.router, prefix="/v1")
+    app.include_router(about_jobs.router, prefix="/v1")
+    problems.install(app, log_path)
+    return app

@@ -1,0 +1,58 @@
+"""What a client may send, checked at the border."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from vmferry.model import MoveRequest
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, not {path}")
+    return path
+
+
+Name = Annotated[str, Field(min_length=1, max_length=1024)]
+Absolute = Annotated[Path, AfterValidator(_absolute)]
+Rate = Annotated[int, Field(ge=1, description="bytes a second")]
+Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description="seconds")]
+
+
+class MoveBody(BaseModel):
+    """`vmferry migrate-storage`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    vm: Name
+    connect: Name
+    path: Absolute | None = None
+    disks: dict[Name, Absolute] = Field(default_factory=dict, max_length=256)
+    via: Literal["auto", "live", "quick", "offline"] = "auto"
+    max_pause_s: Pause = 2.0
+    limit_bytes_s: Rate | None = None
+    keep_source: bool = False
+
+    def request(self) -> MoveRequest:
+        return MoveRequest(
+            vm=self.vm,
+            connect=self.connect,
+            path=self.path,
+            disks=dict(self.disks),
+            via=self.via,
+            max_pause_s=self.max_pause_s,
+            limit_bytes_s=self.limit_bytes_s,
+            keep_source=self.keep_source,
+        )
+
+
+class LimitBody(BaseModel):
+    """New limits for a job; what is left out stays, a null rate means no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit_bytes_s: Rate | None = None
+    max_pause_s: Pause | None = None

@@ -1,0 +1,34 @@
+"""What requests are answered with, as FastAPI hands it to them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from vmferry.api.life import Life
+from vmferry.hosts.protocol import Hosts
+from vmferry.jobs import Jobs
+
+# async, so that looking them up does not cost a thread
+
+
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+async def _hosts(request: Request) -> Hosts:
+    hosts: Hosts = request.app.state.hosts
+    return hosts
+
+
+async def _life(request: Request) -> Life:
+    life: Life = request.app.state.life
+    return life
+
+
+TheJobs = Annotated[Jobs, Depends(_jobs)]
+TheHosts = Annotated[Hosts, Depends(_hosts)]
+TheLife = Annotated[Life, Depends(_life)]
+Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI")]

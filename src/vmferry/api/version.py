@@ -1,0 +1,10 @@
+"""Which vmferry this is."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    VERSION = version("vmferry")
+except PackageNotFoundError:  # run from a tree that was never installed
+    VERSION = "0+unknown"

@@ -1,0 +1,106 @@
+"""Jobs, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vmferry.cli.screen import shown, table
+from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
+from vmferry.cli.words import STATE, STYLE
+from vmferry.model import FINAL, JobView, Progress, StepRecord
+
+
+def jobs_page(jobs: Sequence[JobView]) -> RenderableType:
+    """A table, newest first."""
+    if not jobs:
+        return Text("no jobs")
+    made = table("job", "vm", "technology", "state", "done", "to", right=("done",))
+    for job in sorted(jobs, key=lambda j: j.created, reverse=True):
+        made.add_row(
+            Text(shown(job.id)),
+            Text(shown(job.plan.vm)),
+            str(job.plan.technology),
+            Text(STATE[job.state], style=STYLE.get(job.state, "")),
+            "" if job.state in FINAL else percent_text(job.progress),
+            Text("\n".join(sorted({shown(folder) for folder in _folders(job)}))),
+        )
+    return made
+
+
+def job_page(job: JobView) -> RenderableType:
+    """One job: what, how far, and each step it took."""
+    headline = Text.assemble(
+        (shown(job.plan.vm), "bold"),
+        f"  {job.plan.technology.console_name}  ",
+        (STATE[job.state], STYLE.get(job.state, "")),
+    )
+    parts: list[RenderableType] = [headline, _facts(job)]
+    if job.journal:
+        parts += [Text(), _journal(job.journal)]
+    return Group(*parts)
+
+
+def percent_text(progress: Progress) -> str:
+    """Of the bytes to move, "" while they are not known."""
+    total = sum(disk.total_bytes for disk in progress.disks)
+    done = sum(disk.done_bytes for disk in progress.disks)
+    return f"{min(100, 100 * done // total)} %" if total else ""
+
+
+def figures_text(progress: Progress) -> str:
+    """ "1.2 GiB of 3.0 GiB, 120 MiB/s, 15 s left, pause forecast 60 ms": what of it is known."""
+    return ", ".join(_figures(progress))
+
+
+def _figures(progress: Progress) -> Iterator[str]:
+    total = sum(disk.total_bytes for disk in progress.disks)
+    if total:
+        yield f"{bytes_text(sum(disk.done_bytes for disk in progress.disks))} of {bytes_text(total)}"
+    if progress.rate_bytes_s > 0:
+        yield rate_text(progress.rate_bytes_s)
+    if progress.seconds_left is not None:
+        yield f"{seconds_text(progress.seconds_left)} left"
+    if progress.pause_forecast_s is not None:
+        yield f"pause forecast {seconds_text(progress.pause_forecast_s)}"
+
+
+def _folders(job: JobView) -> set[Path]:
+    return {disk.active.destination.parent for disk in job.plan.disks}
+
+
+def _facts(job: JobView) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row("job", shown(job.id))
+    grid.add_row("host", Text(shown(job.plan.connect)))
+    for folder in sorted(_folders(job)):
+        grid.add_row("to", Text(shown(folder)))
+    if job.sentence:
+        grid.add_row("says", Text(shown(job.sentence), style=STYLE.get(job.state, "")))
+    if job.state not in FINAL:
+        grid.add_row("now", Text(shown(job.progress.now)))
+        grid.add_row("next", Text(shown(job.progress.next)))
+        grid.add_row("progress", figures_text(job.progress))
+        grid.add_row("limits", f"{rate_text(job.limit_bytes_s)}, pause at most {seconds_text(job.max_pause_s)}")
+    if job.cancel_asked and job.state not in FINAL:
+        grid.add_row("asked", "to cancel and undo")
+    grid.add_row("created", shown(job.created))
+    if job.ended:
+        grid.add_row("ended", shown(job.ended))
+    return grid
+
+
+def _journal(journal: Sequence[StepRecord]) -> RenderableType:
+    made = table("begun", "step", "came to")
+    for record in journal:
+        came_to = {True: "done", False: "failed", None: "not ended"}[record.ok]
+        act = "undo: " if record.act == "undo" else ""
+        text = f"{came_to}: {record.sentence}" if record.sentence else came_to
+        made.add_row(shown(record.begun[11:19] or record.begun), Text(shown(act + record.says)), Text(shown(text)))
+    return made

@@ -1,0 +1,22 @@
+"""vmferry lab up: a private host to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmferry.cli.options import Json, globals_of
+
+At = Annotated[Path | None, typer.Option("--at", metavar="DIR", help="The lab's folder.", show_default=False)]
+
+
+def lab_up(ctx: typer.Context, *, at: At = None, json: Json = False) -> None:
+    """Start a private host with two storages and a guest that writes; it stays until `lab down`."""
+    globals_of(ctx).json = json
+    from vmferry.cli.lab_page import print_lab
+    from vmferry.lab import commands
+    from vmferry.lab.host import DEFAULT_PLACE
+
+    print_lab(commands.up(at or DEFAULT_PLACE), json=json)

@@ -1,0 +1,34 @@
+"""vmferry leftovers: what jobs left anywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vmferry.cli.options import Connect, Json, State, connect_uri
+from vmferry.cli.session import client
+
+Reap = Annotated[bool, typer.Option("--reap", help="Remove them.")]
+
+
+def leftovers(
+    ctx: typer.Context,
+    *,
+    reap: Reap = False,
+    json: Json = False,
+    connect: Connect = None,
+    state: State = None,
+) -> None:
+    """List the files that jobs left and that no job in flight needs; with --reap remove them."""
+    from vmferry.cli.screen import print_json, shown
+
+    worker, uri = client(ctx, state, json=json), connect_uri(ctx, connect)
+    found = worker.reap(uri) if reap else worker.leftovers(uri)
+    if json:
+        print_json([str(path) for path in found])
+        return
+    for path in found:
+        print(f"removed {shown(path)}" if reap else shown(path))
+    if not found:
+        print("nothing was left")

@@ -1,0 +1,123 @@
+"""The command `vmferry`: a client of the worker. One command a file; this one only lists them."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from typing import Annotated, NoReturn
+
+import typer
+
+from vmferry.api.answered import Answered
+from vmferry.cli.job_cancel import job_cancel
+from vmferry.cli.job_limit import job_limit
+from vmferry.cli.job_receipt import job_receipt
+from vmferry.cli.job_retry import job_retry
+from vmferry.cli.job_show import job_show
+from vmferry.cli.job_watch import job_watch
+from vmferry.cli.jobs import jobs
+from vmferry.cli.lab_down import lab_down
+from vmferry.cli.lab_status import lab_status
+from vmferry.cli.lab_up import lab_up
+from vmferry.cli.leftovers import leftovers
+from vmferry.cli.migrate_storage import migrate_storage
+from vmferry.cli.options import Connect, Globals, State, globals_of
+from vmferry.cli.recover import recover
+from vmferry.cli.screen import print_error, print_json
+from vmferry.cli.vm_show import vm_show
+from vmferry.cli.vms import vms
+from vmferry.cli.words import LEFT
+from vmferry.errors import VmferryError
+
+
+def _group(says: str | None = None) -> typer.Typer:
+    """Plain help: rich would cost a tenth of a second, and read brackets in it as markup."""
+    return typer.Typer(
+        name=None if says else "vmferry",
+        help=says,
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+app = _group()
+vm = _group("One VM.")
+job = _group("One job.")
+lab = _group("A private host to try things on, without risk.")
+
+app.command("migrate-storage")(migrate_storage)
+app.command("vms")(vms)
+app.add_typer(vm, name="vm")
+vm.command("show")(vm_show)
+app.command("jobs")(jobs)
+app.add_typer(job, name="job")
+job.command("show")(job_show)
+job.command("watch")(job_watch)
+job.command("cancel")(job_cancel)
+job.command("limit")(job_limit)
+job.command("retry")(job_retry)
+job.command("receipt")(job_receipt)
+app.command("recover")(recover)
+app.command("leftovers")(leftovers)
+app.add_typer(lab, name="lab")
+lab.command("up")(lab_up)
+lab.command("down")(lab_down)
+lab.command("status")(lab_status)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from vmferry.api.version import VERSION
+
+        print(f"vmferry {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    ctx: typer.Context,
+    *,
+    state: State = None,
+    connect: Connect = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Move running virtual machines and their storage on QEMU/KVM and libvirt.
+
+    Exit codes: 0 done, 1 failed and undone, 2 usage, 3 refused with the VM untouched,
+    4 stuck: an operator is needed, 5 cancelled and undone.
+    """
+    given = globals_of(ctx)
+    given.state, given.connect = state, connect
+
+
+def main() -> NoReturn:
+    """The border of a command: every error becomes a sentence and an exit code."""
+    given = Globals()
+    _never_fail_to_print()
+    try:
+        app(obj=given)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's 1 would mean: failed and undone
+            sys.exit(LEFT)
+        raise
+    except VmferryError as error:
+        _fail(type(error).__name__, str(error), error.exit_code, json=given.json)
+    except Answered as error:
+        _fail(error.kind, str(error), error.exit_code, json=given.json)
+    sys.exit(0)
+
+
+def _never_fail_to_print() -> None:
+    """A terminal's encoding may lack letters of a name; that must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _fail(kind: str, sentence: str, exit_code: int, *, json: bool) -> NoReturn:
+    if json:
+        print_json({"event": "error", "kind": kind, "sentence": sentence, "exit_code": exit_code})
+    print_error(sentence)
+    sys.exit(exit_code)

@@ -1,0 +1,169 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from vmferry.cli.sizes import parse_rate, parse_seconds
+
+T = TypeVar("T")
+
+VIA = ("auto", "live", "quick", "offline")
+
+
+@dataclass
+class Globals:
+    """What stands before the command, and whether it answers in JSON (for the border of the command)."""
+
+    state: Path | None = None
+    connect: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A limit that was given: None in it means no limit."""
+
+    bytes_s: int | None
+
+
+@dataclass(frozen=True)
+class DiskFolder:
+    target: str
+    folder: Path
+
+
+def _saying(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser, whose ValueError becomes a usage error."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parsed
+
+
+def _rate(text: str | Rate) -> Rate:
+    return text if isinstance(text, Rate) else Rate(parse_rate(text))
+
+
+def _via(text: str) -> str:
+    if text not in VIA:
+        raise ValueError(f"{text!r} is not one of {', '.join(VIA)}")
+    return text
+
+
+def _seconds(text: str | float) -> float:
+    return text if isinstance(text, float) else parse_seconds(text)
+
+
+def _folder(text: str | Path) -> Path:
+    """An absolute path, from where the user stands; symlinks stay, since stable names may rest on them."""
+    path = Path(text).expanduser()
+    if not str(text).strip():
+        raise ValueError("it is empty: name a folder")
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def _disk_folder(text: str | DiskFolder) -> DiskFolder:
+    if isinstance(text, DiskFolder):
+        return text
+    target, equals, folder = text.partition("=")
+    if not (target and equals and folder):
+        raise ValueError(f"{text!r} is not TARGET=DIR: write it as vdb=/srv/fast")
+    return DiskFolder(target, _folder(folder))
+
+
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Folder of jobs and worker [VMFERRY_STATE; /var/lib/vmferry for root, else the XDG state folder].",
+        show_default=False,
+    ),
+]
+Connect = Annotated[
+    str | None,
+    typer.Option(
+        "--connect",
+        "-c",
+        metavar="URI",
+        help="libvirt to talk to [LIBVIRT_DEFAULT_URI; qemu:///system].",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its first letters.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--path", metavar="DIR", parser=_saying(_folder), help="Where all the VM's files go."),
+]
+DiskFolders = Annotated[
+    list[DiskFolder] | None,
+    typer.Option(
+        "--disk",
+        metavar="TARGET=DIR",
+        parser=_saying(_disk_folder),
+        help="Where one disk goes instead, as vdb=/srv/fast; may be repeated.",
+    ),
+]
+_PAUSE = typer.Option(
+    "--max-pause",
+    metavar="TIME",
+    parser=_saying(_seconds),
+    help="The longest the guest may stand still, as 2s or 500ms.",
+)
+MaxPause = Annotated[float, _PAUSE]
+NewMaxPause = Annotated[float | None, _PAUSE]
+Limit = Annotated[
+    Rate | None,
+    typer.Option(
+        "--limit",
+        metavar="RATE",
+        parser=_saying(_rate),
+        help="At most so much a second, as 200MiB; none for no limit.",
+        show_default=False,
+    ),
+]
+Via = Annotated[
+    str,
+    typer.Option(
+        "--via",
+        metavar="|".join(VIA),
+        parser=_saying(_via),
+        help="How; auto takes the way with the shortest pause that is possible.",
+    ),
+]
+NewRate = Annotated[Rate, typer.Argument(metavar="RATE", parser=_saying(_rate), help="As 200MiB; none for no limit.")]
+
+
+def globals_of(ctx: typer.Context) -> Globals:
+    found = ctx.find_root().obj
+    assert isinstance(found, Globals)
+    return found
+
+
+def state_folder(ctx: typer.Context, state: Path | None) -> Path:
+    """After the command, before it, VMFERRY_STATE, the user's default: the first that is given."""
+    given = state or globals_of(ctx).state or os.environ.get("VMFERRY_STATE")
+    if given:
+        return _folder(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/vmferry")
+    home = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if home.startswith("/") else Path.home() / ".local/state") / "vmferry"
+
+
+def connect_uri(ctx: typer.Context, connect: str | None) -> str:
+    """As virsh: the option, LIBVIRT_DEFAULT_URI, qemu:///system."""
+    given = connect or globals_of(ctx).connect or os.environ.get("LIBVIRT_DEFAULT_URI")
+    return given or "qemu:///system"

@@ -1,0 +1,113 @@
+"""A plan, for people: what `--plan` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vmferry.api.wire import Preview
+from vmferry.cli.screen import shown
+from vmferry.cli.sizes import bytes_text, seconds_text
+from vmferry.model import DiskMove, Finding, Plan, Severity, Technology
+
+
+def plan_page(preview: Preview) -> RenderableType:
+    """Findings first when they forbid the move, steps and figures else."""
+    plan = preview.plan
+    parts: list[RenderableType] = [_headline(plan)]
+    parts += _findings(plan.findings)
+    if not plan.blockers:
+        parts += [Text(), *(_disk(disk) for disk in plan.disks), *_files(plan), Text(), _figures(plan)]
+        parts += [Text(), Text("Steps", style="bold"), _steps(preview)]
+    parts += _ruled_out(plan)
+    parts += [Text(), Text("Nothing was changed.", style="dim")]
+    return Group(*parts)
+
+
+def findings_page(plan: Plan) -> RenderableType:
+    """What stands against a move, with its cures."""
+    return Group(_headline(plan), *_findings(plan.findings))
+
+
+def _headline(plan: Plan) -> RenderableType:
+    if plan.blockers:
+        return Text(f"{shown(plan.vm)} cannot be moved as it is", style="bold red")
+    return Text(f"{shown(plan.vm)} can be moved: {plan.technology.console_name}", style="bold green")
+
+
+def _findings(findings: tuple[Finding, ...]) -> Iterator[RenderableType]:
+    for finding in sorted(findings, key=lambda f: f.severity is not Severity.BLOCKER):
+        blocks = finding.severity is Severity.BLOCKER
+        yield _entry("!" if blocks else "-", shown(finding.what), "red" if blocks else "yellow")
+        if finding.cure:
+            yield _entry("", f"cure: {shown(finding.cure)}", "")
+
+
+def _entry(mark: str, text: str, style: str) -> RenderableType:
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, width=2)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(mark, style=style), Text(text, style=style))
+    return grid
+
+
+def _disk(disk: DiskMove) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    size = bytes_text(sum(image.data_bytes for image in disk.images))
+    chain = f", {len(disk.images)} images" if len(disk.images) > 1 else ""
+    grid.add_row(Text(shown(disk.target), style="bold"), f"{shown(disk.active.format)}, {size} to copy{chain}")
+    for image in disk.images:
+        grid.add_row(Text("from", style="dim"), Text(shown(image.source)))
+        grid.add_row(Text("to", style="dim"), Text(shown(image.destination)))
+        if image.shared:
+            grid.add_row("", Text("copied, and kept at the source: other VMs use it", style="dim"))
+    return grid
+
+
+def _files(plan: Plan) -> Iterator[RenderableType]:
+    for file in plan.files:
+        yield _fact_grid(("file from", shown(file.source)), ("to", shown(file.destination)))
+
+
+def _figures(plan: Plan) -> RenderableType:
+    pause = "none" if plan.technology is Technology.OFFLINE else seconds_text(plan.pause_forecast_s)
+    return _fact_grid(
+        ("to copy", bytes_text(plan.data_bytes)),
+        ("time", f"about {seconds_text(plan.seconds_forecast)}"),
+        ("pause", f"{pause} expected, {seconds_text(plan.max_pause_s)} allowed"),
+        ("source", "kept, renamed" if plan.keep_source else "removed at the end"),
+    )
+
+
+def _fact_grid(*facts: tuple[str, str]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def _steps(preview: Preview) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for number, step in enumerate(preview.steps, start=1):
+        grid.add_row(str(number), Text(shown(step.says)))
+        if step.no_return:
+            grid.add_row("", Text("up to here everything is undone by itself, from here on only forward", style="dim"))
+    return grid
+
+
+def _ruled_out(plan: Plan) -> Iterator[RenderableType]:
+    for ruled in plan.ruled_out:
+        yield Text()
+        yield Text(f"Not possible: {ruled.technology.console_name}", style="bold")
+        for why in ruled.why:
+            yield Padding(Text(shown(why)), (0, 0, 0, 2), expand=False)

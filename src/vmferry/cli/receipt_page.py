@@ -1,0 +1,73 @@
+"""A receipt, for people."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vmferry.cli.screen import shown, table
+from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
+from vmferry.model import DiskReceipt, Phase, Receipt, Technology
+
+SHORT_HASH = 16
+
+
+def receipt_page(receipt: Receipt) -> RenderableType:
+    """Disks from and to, phases, pauses, and where the source is."""
+    parts: list[RenderableType] = [Text(_headline(receipt), style="bold green"), Text()]
+    parts += [_disk(disk) for disk in receipt.disks]
+    parts += [Text(), _phases(receipt.phases), Text(), _facts(receipt)]
+    return Group(*parts)
+
+
+def _headline(receipt: Receipt) -> str:
+    titles = {str(technology): technology.console_name for technology in Technology}
+    technology = titles.get(receipt.technology, receipt.technology)
+    return f"{shown(receipt.vm)} was moved: {shown(technology)}"
+
+
+def _disk(disk: DiskReceipt) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(
+        Text(shown(disk.target), style="bold"),
+        Text(
+            f"{shown(disk.format)}, {bytes_text(disk.virtual_bytes)}, {bytes_text(disk.copied_bytes)} copied, "
+            f"BLAKE3 {shown(disk.root_hash[:SHORT_HASH])}"
+        ),
+    )
+    grid.add_row(Text("from", style="dim"), Text(shown(disk.from_)))
+    grid.add_row(Text("to", style="dim"), Text(shown(disk.to)))
+    return grid
+
+
+def _phases(phases: tuple[Phase, ...]) -> RenderableType:
+    right = ("time", "bytes", "rate")
+    made = table("phase", *right, right=right)
+    for phase in phases:
+        rate = rate_text(phase.bytes / phase.seconds) if phase.bytes and phase.seconds else ""
+        size = bytes_text(phase.bytes) if phase.bytes else ""
+        made.add_row(Text(shown(phase.name)), seconds_text(phase.seconds), size, rate)
+    return made
+
+
+def _facts(receipt: Receipt) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(
+        "pause",
+        f"{seconds_text(receipt.pause_s)} measured, {seconds_text(receipt.pause_forecast_s)} forecast",
+    )
+    grid.add_row("verified", "every byte of the base compared by hash" if receipt.verified else Text("no", style="red"))
+    grid.add_row("rounds", str(receipt.rounds))
+    for number, path in enumerate(receipt.kept):
+        grid.add_row("source kept" if number == 0 else "", Text(shown(path)))
+    if not receipt.kept:
+        grid.add_row("source", "removed")
+    if receipt.finished:
+        grid.add_row("finished", shown(receipt.finished))
+    grid.add_row("job", shown(receipt.job))
+    return grid

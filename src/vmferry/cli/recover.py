@@ -1,0 +1,56 @@
+"""vmferry recover: go on with whatever a crash left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from vmferry.cli.options import Json, State
+from vmferry.cli.screen import print_json, shown
+from vmferry.cli.session import client
+from vmferry.cli.words import DONE, STATE, STUCK, ended_in_words
+from vmferry.model import FINAL, JobState, JobView
+
+if TYPE_CHECKING:
+    from vmferry.api.client import Client
+
+ENDED = FINAL | {JobState.STUCK}
+
+
+def recover(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
+    """Go on with what a crash left, wait until nothing is in flight, and say what became of each job."""
+    worker = client(ctx, state, json=json)
+    found = worker.recover()
+    for job in found:
+        if job.state not in ENDED and not json:
+            print(shown(f"{job.plan.vm}: job {job.id} goes on"), flush=True)
+    became = [_settled(worker, job) for job in found]
+    for job in became:
+        _say(job, json=json)
+    if not became and not json:
+        print("nothing was in flight")
+    raise typer.Exit(STUCK if any(_needs_someone(job) for job in became) else DONE)
+
+
+def _settled(worker: Client, job: JobView) -> JobView:
+    """The job once it has ended, or waits for a person: who recovers cannot wait for that."""
+    for event in worker.watch(job.id):
+        if event.state is JobState.PAUSED and event.progress.now:  # without it no worker has taken it up yet
+            break
+    return worker.job(job.id)
+
+
+def _needs_someone(job: JobView) -> bool:
+    return job.state not in FINAL
+
+
+def _say(job: JobView, *, json: bool) -> None:
+    from vmferry.api.wire import to_json
+
+    if json:
+        print_json(to_json(job))
+    elif job.state is JobState.DONE:
+        print(shown(f"{job.plan.vm}: {STATE[job.state]}, `vmferry job receipt {job.id}`"))
+    else:
+        print(shown(ended_in_words(job)))

@@ -1,0 +1,34 @@
+"""From a command's options to the client it speaks through. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vmferry.cli.options import globals_of, state_folder
+from vmferry.cli.screen import print_error, print_json, show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from vmferry.api.client import Client
+
+
+def client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> Client:
+    """The worker of the state folder asked for; it is started with the first question."""
+    from vmferry.api.client import Client
+
+    globals_of(ctx).json = json
+    return Client(state_folder(ctx, state), says=print_error)
+
+
+def answer(record: object, page: RenderableType, *, json: bool) -> None:
+    """Print a record for programs, or its page for people."""
+    from vmferry.api.wire import to_json
+
+    if json:
+        print_json(to_json(record))
+    else:
+        show(page)

@@ -1,0 +1,25 @@
+"""vmferry vm show: one VM."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vmferry.cli.options import Connect, Json, State, connect_uri
+from vmferry.cli.session import answer, client
+
+
+def vm_show(
+    ctx: typer.Context,
+    *,
+    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    json: Json = False,
+    connect: Connect = None,
+    state: State = None,
+) -> None:
+    """Show a VM's disks with their chains, its snapshots, NVRAM and TPM."""
+    from vmferry.cli.vm_pages import vm_page
+
+    found = client(ctx, state, json=json).vm(vm, connect_uri(ctx, connect))
+    answer(found, vm_page(found), json=json)

@@ -1,0 +1,16 @@
+"""The real command, whose workers are memory workers: for tests only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vmferry.api import starting
+from vmferry.cli.main import main
+
+if __name__ == "__main__":
+    idle = ("--idle-minutes", os.environ["TEST_IDLE_MINUTES"]) if "TEST_IDLE_MINUTES" in os.environ else ()
+    starting.WORKER = (sys.executable, str(Path(__file__).with_name("memory_worker.py")), *idle)
+    sys.argv[0] = "vmferry"
+    main()

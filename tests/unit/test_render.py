@@ -1,0 +1,231 @@
+"""What people see: whole names, nothing taken as markup, nothing beyond the edge of the screen."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from vmferry.api.wire import Event, PlannedStep, Preview, from_json, to_json
+from vmferry.cli.job_pages import job_page, jobs_page
+from vmferry.cli.live import picture
+from vmferry.cli.plan_page import plan_page
+from vmferry.cli.receipt_page import receipt_page
+from vmferry.cli.screen import shown
+from vmferry.cli.viewers import JsonLines, PlainLines
+from vmferry.cli.vm_pages import vm_page, vms_page
+from vmferry.cli.words import exit_code
+from vmferry.model import (
+    Disk,
+    DiskMove,
+    DiskProgress,
+    DiskReceipt,
+    Finding,
+    Image,
+    ImageMove,
+    JobState,
+    JobView,
+    Phase,
+    Plan,
+    Power,
+    Progress,
+    Receipt,
+    Ruled,
+    Severity,
+    StepRecord,
+    Technology,
+    Vm,
+)
+
+NAME = "büro [bold]x[/bold] 2"
+SOURCE = Path("/srv/alt/ein sehr langer Ordner [red]/der Name der Maschine und noch etwas mehr/vda.qcow2")
+TO = Path("/srv/neu/vda.qcow2")
+MOVE = ImageMove(SOURCE, TO, "qcow2", 10 << 30, 3 << 30)
+PLAN = Plan(
+    vm=NAME,
+    uuid="11111111-2222-3333-4444-555555555555",
+    connect="qemu:///system",
+    technology=Technology.QUICK,
+    steps=("Freeze", "Resume"),
+    disks=(DiskMove("vda", (MOVE,)), DiskMove("vdb", (replace(MOVE, shared=True), MOVE))),
+    files=(),
+    power=Power.RUNNING,
+    persistent=True,
+    memory_bytes=1 << 30,
+    keep_source=False,
+    max_pause_s=2.0,
+    findings=(Finding(Severity.NOTE, "the guest agent does not answer", "install qemu-guest-agent"),),
+    ruled_out=(Ruled(Technology.LIVE, ("vda is [encrypted]",)),),
+    pause_forecast_s=1.2,
+    seconds_forecast=100.0,
+)
+PREVIEW = Preview(PLAN, (PlannedStep("Freeze", "freezing the disks"), PlannedStep("Resume", "letting it run", True)))
+PROGRESS = Progress(
+    now="copying the base",
+    next="comparing every byte",
+    step=4,
+    steps=12,
+    disks=(DiskProgress("vda", 1 << 30, 3 << 30), DiskProgress("vdb")),
+    rate_bytes_s=200e6,
+    seconds_left=11.0,
+    pause_forecast_s=0.06,
+)
+JOB = JobView(
+    id="7f3a91c2",
+    state=JobState.RUNNING,
+    plan=PLAN,
+    created="2026-01-01T00:00:00.000000+00:00",
+    progress=PROGRESS,
+    journal=(StepRecord("do", 0, "Freeze", "freezing the disks", "2026-01-01T00:00:01+00:00", ok=True),),
+)
+RECEIPT = Receipt(
+    job="7f3a91c2",
+    vm=NAME,
+    technology="quick",
+    disks=(DiskReceipt("vda", SOURCE, TO, "qcow2", 10 << 30, 3 << 30, "ab" * 32),),
+    phases=(Phase("copy base", 12.5, 3 << 30), Phase("save", 0.4)),
+    pause_forecast_s=1.2,
+    pause_s=0.9,
+    verified=True,
+    rounds=2,
+    kept=(Path("/srv/alt/vda.qcow2.kept"),),
+)
+VM = Vm(
+    name=NAME,
+    uuid=PLAN.uuid,
+    power=Power.OFF,
+    persistent=False,
+    memory_bytes=1 << 30,
+    disks=(
+        Disk("vda", (Image(SOURCE, "qcow2", 10 << 30, 3 << 30), Image(TO, "raw", 10 << 30, 1 << 30))),
+        Disk("sda", (), device="cdrom", source="none", readonly=True),
+    ),
+    nvram=Path("/var/lib/nvram.fd"),
+    snapshots=("before [x]",),
+)
+PAGES: dict[str, Callable[[], RenderableType]] = {
+    "plan": lambda: plan_page(PREVIEW),
+    "receipt": lambda: receipt_page(RECEIPT),
+    "vms": lambda: vms_page([VM]),
+    "vm": lambda: vm_page(VM),
+    "jobs": lambda: jobs_page([JOB]),
+    "job": lambda: job_page(JOB),
+    "live": lambda: picture(JOB, Event.of(JOB), 61.0),
+}
+
+
+def rendered(page: RenderableType, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False, color_system=None)
+    console.print(page)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_no_line_is_wider_than_the_terminal(page: str, width: int) -> None:
+    assert max(len(line) for line in rendered(PAGES[page](), width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_names_are_shown_letter_by_letter(page: str) -> None:
+    assert NAME in rendered(PAGES[page](), 200)
+
+
+@pytest.mark.parametrize("page", ["plan", "receipt", "vm"])
+def test_a_path_that_is_too_long_is_folded_never_cut(page: str) -> None:
+    text = "".join(line.strip() for line in rendered(PAGES[page](), 60).splitlines())
+    assert str(SOURCE).replace(" ", "") in text.replace(" ", "")
+
+
+def test_a_name_cannot_steer_the_terminal() -> None:
+    vm = replace(VM, name="evil\x1b[2Jname\u202e")
+    assert "\x1b" not in rendered(vms_page([vm]), 80)
+    assert shown("a\nb\x07") == "a\ufffdb\ufffd"
+
+
+def test_a_plan_says_why_higher_technologies_are_not_possible_and_where_the_way_back_ends() -> None:
+    page = rendered(plan_page(PREVIEW), 80)
+    assert "Not possible: Live storage migration" in page
+    assert "vda is [encrypted]" in page
+    assert "from here on only forward" in page
+    assert "cure: install qemu-guest-agent" in page
+    assert "1.2 s expected, 2.0 s allowed" in page
+
+
+def test_a_plan_with_blockers_shows_them_before_all_else() -> None:
+    blocked = replace(PLAN, findings=(*PLAN.findings, Finding(Severity.BLOCKER, "no room", "free some")))
+    page = rendered(plan_page(replace(PREVIEW, plan=blocked)), 80)
+    assert page.index("cannot be moved") < page.index("no room") < page.index("guest agent")
+    assert "Steps" not in page
+
+
+def test_a_receipt_tells_both_pauses_and_where_the_source_is() -> None:
+    page = rendered(receipt_page(RECEIPT), 80)
+    assert "900 ms measured, 1.2 s forecast" in page
+    assert "/srv/alt/vda.qcow2.kept" in page
+    assert "abababababababab" in page
+
+
+def test_plain_lines_tell_changes_at_once_and_figures_only_every_few_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = itertools.count()
+    lines = PlainLines(clock=lambda: float(next(seconds)))
+    lines.begin(JOB)
+    for _ in range(20):
+        lines.show(Event.of(JOB))
+    lines.show(Event.of(replace(JOB, progress=replace(PROGRESS, now="comparing every byte", step=5))))
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"{NAME}: Quick Storage Migration, job 7f3a91c2"
+    assert out[1] == "copying the base (step 4 of 12)"
+    assert out[-1] == "comparing every byte (step 5 of 12)"
+    figures = out[2:-1]
+    assert 1 <= len(figures) <= 10
+    assert figures[0] == "  33 %  1.0 GiB of 3.0 GiB, 191 MiB/s, 11.0 s left, pause forecast 60 ms"
+
+
+def test_a_job_that_waits_for_a_person_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    paused = replace(JOB, state=JobState.PAUSED, sentence="the guest writes too fast: raise the limit")
+    PlainLines().show(Event.of(paused))
+    assert capsys.readouterr().out == "waits for you: the guest writes too fast: raise the limit\n"
+
+
+def test_json_lines_are_one_object_a_line_and_end_with_the_receipt(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = JsonLines()
+    lines.begin(JOB)
+    lines.show(Event.of(JOB))
+    lines.say("the worker died")
+    lines.end(replace(JOB, state=JobState.DONE), RECEIPT)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["submitted", "progress", "message", "end"]
+    assert events[-1]["exit_code"] == 0
+    assert events[-1]["receipt"]["disks"][0]["from"] == str(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "code"),
+    [
+        (JobState.DONE, "", 0),
+        (JobState.UNDONE, "DestinationFull", 1),
+        (JobState.UNDONE, "DestinationExists", 1),
+        (JobState.UNDONE, "Cancelled", 5),
+        (JobState.FAILED, "Cancelled", 5),
+        (JobState.FAILED, "DestinationExists", 3),
+        (JobState.FAILED, "KeyError", 1),
+        (JobState.STUCK, "HostRefused", 4),
+    ],
+)
+def test_each_end_has_its_exit_code(state: JobState, kind: str, code: int) -> None:
+    assert exit_code(replace(JOB, state=state, kind=kind)) == code
+
+
+def test_records_survive_the_wire() -> None:
+    for record in (JOB, RECEIPT, VM, PREVIEW, Event.of(JOB)):
+        assert from_json(type(record), json.loads(json.dumps(to_json(record)))) == record
