@@ -1,0 +1,107 @@
+"""What a lab guest boots: kernel, initrd, and the accelerator that really runs them. Built once, kept in a cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from vmferry.lab.kernel import Kernel, find_kernel
+from vmferry.lab.programs import program, run
+
+MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "button", "evdev")
+# cryptomgr.notests and mitigations=off: a second less under tcg. No `mem=`: the kernel takes it as its own.
+KERNEL_OPTIONS = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off cryptomgr.notests"
+PROBE_DEADLINE_S = 15
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Everything that starts a guest except its disks."""
+
+    kernel: Path
+    initrd: Path
+    options: str
+    accelerator: str  # "kvm" or "tcg"
+
+
+def default_cache() -> Path:
+    """Where built things are kept: $VMFERRY_LAB_CACHE, else /var/cache/vmferry-lab for root, else ~/.cache."""
+    if given := os.environ.get("VMFERRY_LAB_CACHE"):
+        return Path(given)
+    return Path("/var/cache/vmferry-lab") if os.geteuid() == 0 else Path.home() / ".cache/vmferry-lab"
+
+
+def prepare_boot(cache: Path | None = None) -> Boot:
+    """Build what is not in the cache yet; several processes may ask at once. Raises LabNeeds, LabProgramFailed."""
+    cache = cache or default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with _only_one(cache):
+        kernel = find_kernel(cache)
+        modules = kernel.with_dependencies(MODULES)
+        initrd = _initrd(cache, kernel, modules)
+        options = f"{KERNEL_OPTIONS} lab.modules={','.join(modules)}"
+        return Boot(kernel.image, initrd, options, _accelerator(cache, kernel, initrd, options))
+
+
+@contextmanager
+def _only_one(cache: Path) -> Iterator[None]:
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes]) -> Path:
+    """The stamping program as /init, and the modules; named by what went into it."""
+    source = files("vmferry.lab").joinpath("guest/stamp.c").read_bytes()
+    content = hashlib.sha256(b"".join([source, kernel.version.encode(), *modules.values()])).hexdigest()[:16]
+    initrd = cache / f"initrd-{content}.cpio"
+    if initrd.exists():
+        return initrd
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        root = Path(folder, "root")
+        (root / "modules").mkdir(parents=True)
+        (root / "dev").mkdir()
+        for name, module in modules.items():
+            (root / "modules" / f"{name}.ko").write_bytes(module)
+        Path(folder, "stamp.c").write_bytes(source)
+        run("gcc", "-static", "-O2", "-Wall", "-pthread", "-o", root / "init", Path(folder, "stamp.c"))
+        _pack(root, Path(folder, "initrd"))
+        Path(folder, "initrd").replace(initrd)
+    return initrd
+
+
+def _pack(root: Path, into: Path) -> None:
+    """All below `root` as the archive that the kernel unpacks (newc); not compressed, tcg would be slow at it."""
+    names = "\n".join(["."] + [str(path.relative_to(root)) for path in sorted(root.rglob("*"))])
+    with into.open("wb") as out:
+        words = [program("cpio"), "-o", "-H", "newc", "--quiet", "-R", "0:0"]
+        subprocess.run(words, cwd=root, input=names.encode(), stdout=out, check=True)
+
+
+def _accelerator(cache: Path, kernel: Kernel, initrd: Path, options: str) -> str:
+    """kvm if a guest really starts with it: /dev/kvm can exist and still not run a stock kernel."""
+    remembered = cache / f"accelerator-{kernel.version}"
+    if remembered.exists():
+        return remembered.read_text()
+    answer = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _starts_under_kvm(kernel, initrd, options) else "tcg"
+    remembered.write_text(answer)
+    return answer
+
+
+def _starts_under_kvm(kernel: Kernel, initrd: Path, options: str) -> bool:
+    words = [program("qemu-system-x86_64"), "-accel", "kvm", "-cpu", "host", "-M", "q35", "-m", "128"]
+    words += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    words += ["-kernel", str(kernel.image), "-initrd", str(initrd), "-append", f"{options} lab.probe"]
+    try:
+        tried = subprocess.run(words, capture_output=True, timeout=PROBE_DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return b"\nbye " in tried.stdout

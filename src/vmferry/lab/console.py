@@ -1,0 +1,105 @@
+"""What a lab guest says on its console: acknowledged writes, and the edges of the host's clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ack:
+    """`blocks` blocks of 4 KiB from block `place` of `disk`, stamped `number`, are durable."""
+
+    disk: str
+    number: int
+    place: int
+    mono_us: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The host's clock reached `rtc_s` at `mono_us` of the guest's, at most `slack_us` before that."""
+
+    rtc_s: int
+    mono_us: int
+    slack_us: int
+
+
+ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)")
+EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
+BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgements across one of these is no stall
+
+
+@dataclass
+class Console:
+    """The console file of one guest, read a little further each time."""
+
+    file: Path
+    acks: list[Ack] = field(default_factory=list)
+    runs: list[list[Edge]] = field(default_factory=lambda: [[]])  # one list of edges for each boot
+    errors: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
+    ups: int = 0
+    longest_gap_us: int = 0
+    _offset: int = 0
+    _last_us: dict[str, int] = field(default_factory=dict)
+
+    def read(self) -> Console:
+        """Take in the whole lines that came since; gives itself."""
+        if self.file.exists():
+            with self.file.open("rb") as file:
+                file.seek(self._offset)
+                news = file.read()
+            whole = news[: news.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for line in whole.splitlines():
+                self._take(line)
+        return self
+
+    def _take(self, line: bytes) -> None:
+        if found := ACK.fullmatch(line):
+            self._take_ack(found)
+        elif found := EDGE.fullmatch(line):
+            self.runs[-1].append(Edge(*map(int, found.groups())))
+        elif BREAK.match(line):
+            self._last_us.clear()
+            if line.startswith(b"up "):
+                self.ups += 1
+                self.runs.append([])
+        elif line.startswith(b"error "):
+            self.errors.append(line.decode(errors="replace"))
+        elif line.startswith(b"done "):
+            self.done.add(line[5:].decode())
+
+    def _take_ack(self, found: re.Match[bytes]) -> None:
+        number, place, mono_us, blocks = map(int, found.groups()[1:])
+        ack = Ack(found[1].decode(), number, place, mono_us, blocks)
+        self.acks.append(ack)
+        gap_us = mono_us - self._last_us.get(ack.disk, mono_us)
+        self.longest_gap_us = max(self.longest_gap_us, gap_us)
+        self._last_us[ack.disk] = mono_us
+
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time that the guest was stopped; its own clock stood still, the host's did not."""
+        return max(map(longest_jump_s, self.runs))
+
+
+def longest_jump_s(edges: Iterable[Edge]) -> float:
+    """The largest jump of the host's clock against the guest's, never negative; to a few ms, from 2 edges after it.
+
+    An edge that falls into a pause is seen only after it, so the jump's rest shows at the edge that follows:
+    neighbours are added up. Two pauses in neighbouring seconds are therefore taken for one, never for less.
+    """
+    jumps = [_jump_us(a, b) for a, b in pairwise(edges)]
+    return max((a + b for a, b in pairwise([*jumps, 0.0])), default=0.0) / 1e6
+
+
+def _jump_us(a: Edge, b: Edge) -> float:
+    """The middle of what the two edges allow: each was seen up to its slack after it happened."""
+    jump = (b.rtc_s - a.rtc_s) * 1_000_000 - (b.mono_us - a.mono_us)
+    return max(0.0, jump + (b.slack_us - a.slack_us) / 2)

@@ -1,0 +1,66 @@
+"""The disks of a lab guest: what to make, and making it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.errors import LabPlaceUnfit
+from vmferry.lab.programs import run
+
+
+@dataclass(frozen=True)
+class DiskSpec:
+    """One disk to make. The guest writes in `region_mib` MiB at its end; `data_mib` at its start are random."""
+
+    target: str = "vda"
+    storage: str = "san1"
+    format: str = "qcow2"
+    size_mib: int = 256
+    data_mib: int = 16
+    region_mib: int = 32
+    internal_snapshot: str | None = None
+    backing: Path | None = None  # a golden image below it; then there is no random data of its own
+    bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...
+    cache: str = "none"
+
+    @property
+    def region(self) -> tuple[int, int]:
+        """Start and length, in MiB, of where the guest writes."""
+        length = min(self.region_mib, self.size_mib // 2)
+        return self.size_mib - length, length
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.target}.{'img' if self.format == 'raw' else self.format}"
+
+
+def make_disk(spec: DiskSpec, image: Path) -> None:
+    """Make the disk's image. Raises LabPlaceUnfit when the random data would reach into the guest's region."""
+    if spec.data_mib > spec.region[0]:
+        raise LabPlaceUnfit(at=image, reason=f"{spec.size_mib} MiB are too small for {spec.data_mib} MiB of data")
+    if spec.backing:
+        run("qemu-img", "create", "-q", "-f", spec.format, "-b", spec.backing, "-F", _format_of(spec.backing), image)
+    else:
+        make_image(image, spec.format, spec.size_mib, spec.data_mib)
+    if spec.internal_snapshot:
+        run("qemu-img", "snapshot", "-c", spec.internal_snapshot, image)
+
+
+def make_image(image: Path, format_: str, size_mib: int, data_mib: int) -> None:
+    """An image of which the first `data_mib` MiB are random and the rest is not allocated."""
+    raw = image.with_suffix(".filling")
+    with raw.open("xb") as file:
+        for _ in range(data_mib):
+            file.write(os.urandom(1 << 20))
+        file.truncate(size_mib << 20)
+    if format_ == "raw":
+        raw.replace(image)
+        return
+    run("qemu-img", "convert", "-f", "raw", "-O", format_, raw, image)
+    raw.unlink()
+
+
+def _format_of(image: Path) -> str:
+    return "raw" if image.suffix == ".img" else image.suffix.removeprefix(".")

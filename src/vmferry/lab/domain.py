@@ -1,0 +1,128 @@
+"""The domain XML of a lab guest: plain, as a person would define it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
+
+from vmferry.lab.boot import Boot
+from vmferry.lab.disks import DiskSpec
+
+OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+LEAST_UEFI_MIB = 256  # with 128 OVMF gives up before the kernel starts
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """A guest to make. `rate` is in writes a second and disk, 0 means as many as it can."""
+
+    name: str
+    disks: tuple[DiskSpec, ...] = (DiskSpec("vda"), DiskSpec("vdb", format="raw"))
+    memory_mib: int = 128
+    vcpus: int = 1
+    rate: int = 50
+    touch_mib: int = 0  # memory filled with what does not compress
+    dirty_mib_s: int = 0  # and rewritten at this rate; needs touch_mib
+    persistent: bool = True
+    machine: str = "q35"
+    uefi: bool = False
+    tpm: bool = False
+    cdrom: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a guest's files are: its console and commands, and the image of each disk."""
+
+    uuid: str
+    folder: Path
+    images: Mapping[str, Path]
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def commands(self) -> Path:
+        """libvirt adds `.in` and `.out`: pipes, because a socket is unlinked by whichever QEMU ends last."""
+        return self.folder / "commands"
+
+    @property
+    def nvram(self) -> Path:
+        """UEFI variables lie beside the first disk, not in libvirt's own folder."""
+        return next(iter(self.images.values())).parent / "nvram.fd"
+
+
+def domain_xml(spec: GuestSpec, place: Place, boot: Boot) -> str:
+    """The domain, to be defined or created as it is."""
+    domain = E.domain(
+        E.name(spec.name),
+        E.uuid(place.uuid),
+        E.memory(str(max(spec.memory_mib, LEAST_UEFI_MIB if spec.uefi else 0)), unit="MiB"),
+        E.vcpu(str(spec.vcpus)),
+        _os(spec, place, boot),
+        E.features(E.acpi(), E.apic()),
+        # qemu64 is the model that is up soonest under tcg, and any host can take it over.
+        E.cpu(mode="host-model") if boot.accelerator == "kvm" else E.cpu(E.model("qemu64"), mode="custom"),
+        E.clock(E.timer(name="rtc", tickpolicy="catchup"), offset="utc"),
+        E.on_poweroff("destroy"),
+        E.on_reboot("restart"),
+        E.on_crash("destroy"),
+        _devices(spec, place),
+        type="kvm" if boot.accelerator == "kvm" else "qemu",
+    )
+    return etree.tostring(domain, encoding="unicode", pretty_print=True)
+
+
+def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
+    regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.disks)
+    told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
+    os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
+    if spec.uefi:
+        os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
+        os_.append(E.nvram(str(place.nvram), template=OVMF_VARS))
+    os_.extend([E.kernel(str(boot.kernel)), E.initrd(str(boot.initrd)), E.cmdline(f"{boot.options} {told}")])
+    return os_
+
+
+def _devices(spec: GuestSpec, place: Place) -> etree._Element:
+    devices: etree._Element = E.devices(E.emulator("/usr/bin/qemu-system-x86_64"))
+    devices.extend(_disk(disk, place.images[disk.target]) for disk in spec.disks)
+    if spec.cdrom:
+        devices.append(_cdrom(spec.cdrom))
+    if any(disk.bus == "scsi" for disk in spec.disks):
+        devices.append(E.controller(type="scsi", index="0", model="virtio-scsi"))
+    devices.append(E.controller(type="usb", model="none"))
+    devices.append(E.serial(E.source(path=str(place.console), append="on"), E.target(port="0"), type="file"))
+    devices.append(E.serial(E.source(path=str(place.commands)), E.target(port="1"), type="pipe"))
+    if spec.tpm:
+        devices.append(E.tpm(E.backend(type="emulator", version="2.0"), model="tpm-crb"))
+    return devices
+
+
+def _disk(spec: DiskSpec, image: Path) -> etree._Element:
+    disk: etree._Element = E.disk(
+        E.driver(name="qemu", type=spec.format, cache=spec.cache),
+        E.source(file=str(image)),
+        E.target(dev=spec.target, bus=spec.bus),
+        type="file",
+        device="disk",
+    )
+    return disk
+
+
+def _cdrom(image: Path) -> etree._Element:
+    disk: etree._Element = E.disk(
+        E.driver(name="qemu", type="raw"),
+        E.source(file=str(image)),
+        E.target(dev="sdz", bus="sata"),
+        E.readonly(),
+        type="file",
+        device="cdrom",
+    )
+    return disk

@@ -1,0 +1,119 @@
+"""vmferry's own command, as a person would type it, with a state folder of its own: for tests and the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vmferry.lab.programs import wait_for
+
+COMMAND = (str(Path(sys.executable).with_name("vmferry")),)
+DEADLINE_S = 240.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Ferry:
+    """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
+
+    def __init__(self, state: Path, uri: str) -> None:
+        self.state = state
+        self.environment = os.environ | {
+            "VMFERRY_STATE": str(state),
+            "LIBVIRT_DEFAULT_URI": uri,
+            "COLUMNS": "120",
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_worker()
+
+    def run(self, *words: str | Path, deadline_s: float = DEADLINE_S) -> Ended:
+        """Run a command to its end."""
+        ended = subprocess.run(
+            (*COMMAND, *map(str, words)),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start a command and leave it running."""
+        return subprocess.Popen(
+            (*COMMAND, *map(str, words)),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def show(self, *words: str | Path) -> int:
+        """Run a command on this terminal."""
+        return subprocess.run((*COMMAND, *map(str, words)), env=self.environment).returncode
+
+    def detached(self, *words: str | Path) -> str:
+        """Submit a job and leave it running. Returns its id."""
+        ended = self.run("migrate-storage", *words, "--detach")
+        if ended.code:
+            raise AssertionError(f"it was not accepted: {ended.err or ended.out}")
+        return ended.out.split()[0]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.run("jobs", "--json").out))
+
+    def job(self, id_: str) -> dict[str, Any]:
+        return dict(json.loads(self.run("job", "show", id_, "--json").out))
+
+    def receipt(self, id_: str) -> dict[str, Any]:
+        return dict(json.loads(self.run("job", "receipt", id_, "--json").out))
+
+    def step(self, id_: str) -> str:
+        """The step that the job has reached, as its journal tells."""
+        journal = self.job(id_)["journal"]
+        return str(journal[-1]["step"]) if journal else ""
+
+    @property
+    def worker_pid(self) -> int | None:
+        with suppress(FileNotFoundError, ValueError):
+            pid = int((self.state / "worker.pid").read_text())
+            with suppress(OSError):
+                if str(self.state).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return None
+
+    def kill_worker(self) -> bool:
+        """SIGKILL the worker, wait until it is gone. Returns whether there was one."""
+        pid = self.worker_pid
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not _alive(pid), "the worker to end", 20)
+        return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
