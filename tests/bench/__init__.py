@@ -1,0 +1,1 @@
+"""vmferry against the tools that a user would take instead: `make bench`."""

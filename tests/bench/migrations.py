@@ -1,0 +1,191 @@
+"""Whole migrations of a guest that writes, each run with a guest of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, StorageSpec, wait_for
+from vmferry.lab.console import longest_jump_s
+from vmferry.lab.ferry import Ferry
+
+from .ours import PAUSED_STEPS, migrate
+from .table import Aim, Row, Sample, Samples, alternate, values
+from .transfer import make_cold
+from .virsh import blockcopy, save_copy_restore
+
+OURS = "vmferry"
+BLOCKCOPY = "virsh blockcopy"
+SAVE_COPY_RESTORE = "save, cp, restore"
+STORAGES = (
+    StorageSpec("san1", "ext4", 8192),
+    StorageSpec("san2", "xfs", 8192),
+    StorageSpec("reflink", "xfs", 8192),
+)
+SETTLED_ACKS = 20
+TOUCH_S = 300
+
+Move = Callable[[LabGuest, Path], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A lab, vmferry's command with a worker that runs, and how much to measure."""
+
+    lab: LabHost
+    ferry: Ferry
+    runs: int
+    _numbers: Iterator[int]
+
+    def measure(self, spec: GuestSpec, move: Move, to: str) -> Sample:
+        """One migration of one new guest to a folder of its own: as `move` tells it, and as the guest saw it."""
+        guest = self.lab.guest(spec)
+        folder = self.lab.storage(to) / f"{spec.name} {next(self._numbers)}"
+        try:
+            _settle(guest)
+            folder.mkdir()
+            edges = len(guest.console.read().runs[-1])
+            told = move(guest, folder)
+            guest.wait_acks(SETTLED_ACKS)
+            guest.wait_edges(3)
+            if complaints := guest.errors():
+                raise AssertionError(f"the guest complains: {complaints[0]}")
+            seen = guest.console.runs[-1][max(0, edges - 2) :]
+            return {**told, "pause": longest_jump_s(seen), "stall": guest.stall()}
+        finally:
+            guest.remove()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def bench(folder: Path, runs: int) -> Iterator[Bench]:
+    """A lab that fills this folder, which must be empty; its guard removes it even if this process is killed."""
+    host = LabHost(folder)
+    try:
+        host.up(STORAGES, owner_pid=os.getpid())
+        with Ferry(host.at / "state", host.uri) as ferry:
+            ferry.jobs()  # starts the worker
+            yield Bench(host, ferry, runs, count())
+    finally:
+        host.down()
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="vmferry-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def live(at: Bench, data_mib: int) -> list[Row]:
+    """Two disks, from ext4 to xfs, while the guest writes 50 times a second to each."""
+    case = f"live, {data_mib / 1024:g} GiB"
+    spec = GuestSpec("live", disks=_two_disks(data_mib), rate=50)
+    seen = alternate(
+        case,
+        at.runs,
+        {
+            OURS: lambda: at.measure(spec, lambda guest, to: migrate(at.ferry, guest, to, "live"), "san2"),
+            BLOCKCOPY: lambda: at.measure(spec, lambda guest, to: blockcopy(at.lab, guest, to), "san2"),
+        },
+    )
+    against = _Against(case, seen, BLOCKCOPY)
+    return [
+        against.row("job, with comparison", "whole", "whole", Aim(1.0)),
+        against.row("command, by wall clock", "command", "whole"),
+        against.row("pause, by guest's clock", "pause", "pause"),
+        against.row("longest gap between acks", "stall", "stall"),
+        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+        *_alone(f"{case}: time", seen[OURS], {"between steps": "between", "pause": "receipt pause"}),
+    ]
+
+
+def quick(at: Bench, data_mib: int, touched_mib: int) -> list[Row]:
+    """A saved state against a saved state, at so much touched memory."""
+    case = f"quick, {touched_mib} MiB touched"
+    memory_mib = max(256, touched_mib * 128 // 100)
+    spec = GuestSpec("quick", disks=_two_disks(data_mib), rate=50, memory_mib=memory_mib, touch_mib=touched_mib)
+    seen = alternate(
+        case,
+        at.runs,
+        {
+            OURS: lambda: at.measure(spec, lambda guest, to: migrate(at.ferry, guest, to, "quick"), "san2"),
+            SAVE_COPY_RESTORE: lambda: at.measure(spec, lambda guest, to: save_copy_restore(at.lab, guest, to), "san2"),
+        },
+    )
+    against = _Against(case, seen, SAVE_COPY_RESTORE)
+    pauses = {"Save, from stop": "pause Save"} | {name: f"pause {name}" for name in PAUSED_STEPS}
+    return [
+        against.row("pause, by guest's clock", "pause", "pause", Aim(1 / 3)),
+        against.row("job", "whole", "whole"),
+        *_alone(case, seen[OURS], {"pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}),
+        *_alone(f"{case}: the pause", seen[OURS], {**pauses, "between steps": "pause between"}),
+        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+    ]
+
+
+def reflink(at: Bench, virtual_gib: int, data_mib: int) -> list[Row]:
+    """A guest's disk, large and nearly empty, to another folder of its own storage."""
+    case = f"reflink, {virtual_gib} GiB disk"
+    disk = DiskSpec("vda", storage="reflink", format="raw", size_mib=virtual_gib * 1024, data_mib=data_mib)
+    spec = GuestSpec("reflink", disks=(disk,), rate=50)
+    seen = alternate(
+        case,
+        at.runs,
+        {OURS: lambda: at.measure(spec, lambda guest, to: migrate(at.ferry, guest, to, "live"), "reflink")},
+    )
+    whole = Row(case, "job", values(seen[OURS], "whole"), aim=Aim(3.0, "value"))
+    return [
+        whole,
+        *_alone(case, seen[OURS], {"command, by wall clock": "command", "pause, by guest's clock": "pause"}),
+        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Against:
+    case: str
+    seen: Samples
+    other: str
+
+    def row(self, measured: str, ours: str, others: str, aim: Aim | None = None) -> Row:
+        of_ours, of_others = values(self.seen[OURS], ours), values(self.seen[self.other], others)
+        return Row(self.case, measured, of_ours, of_others, self.other, aim)
+
+
+def _alone(case: str, samples: list[Sample], measures: dict[str, str]) -> list[Row]:
+    return [Row(case, said, values(samples, measure)) for said, measure in measures.items()]
+
+
+def _breakdown(case: str, samples: list[Sample], whole: str, prefix: str) -> list[Row]:
+    """Each part that takes a fiftieth of the whole, in the order of the first run."""
+    names = [name for name in samples[0] if name.startswith(prefix)]
+    rows = [Row(case, name.removeprefix(prefix), values(samples, name)) for name in names]
+    least = Row(case, whole, values(samples, whole)).value / 50
+    return [row for row in rows if row.value >= least]
+
+
+def _two_disks(data_mib: int) -> tuple[DiskSpec, ...]:
+    half = data_mib // 2
+    return (
+        DiskSpec("vda", format="qcow2", size_mib=half + 256, data_mib=half),
+        DiskSpec("vdb", format="raw", size_mib=half + 256, data_mib=half),
+    )
+
+
+def _settle(guest: LabGuest) -> None:
+    """Memory touched, writes going on, nothing of its making left to be written, no image in the page cache."""
+    if guest.spec.touch_mib:
+        wait_for(lambda: b"\ntouched " in guest.place.console.read_bytes(), "its memory to be touched", TOUCH_S)
+    guest.wait_acks(SETTLED_ACKS)
+    guest.wait_edges(2)
+    os.sync()
+    make_cold(*guest.place.images.values())
