@@ -47,6 +47,11 @@ def of_snapshot(image: Path, name: str, disk: DiskSpec) -> str:
     return _read(image, "qcow2", disk.size_mib, name)
 
 
+def whole(image: Path, format_: str, disk: DiskSpec) -> str:
+    """A hash of a whole disk, as a guest that is started from this image would read it."""
+    return _read(image, format_, disk.size_mib, "")
+
+
 def _read(image: Path, format_: str, length_mib: int, snapshot: str) -> str:
     raw = image.with_name(f"{image.name}.test-read")
     choose = ("-l", f"snapshot.name={snapshot}") if snapshot else ()

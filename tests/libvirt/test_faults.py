@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, power_off, run
+from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
@@ -43,8 +43,8 @@ def until_step(ferry: Ferry, job: str, step: str) -> None:
 
 def until_ended(ferry: Ferry, job: str) -> str:
     ends = ("done", "undone", "failed", "stuck")
-    wait_for(lambda: ferry.job(job)["state"] in ends, f"job {job} to end", 180)
-    return str(ferry.job(job)["state"])
+    wait_for(lambda: ferry.state(job) in ends, f"job {job} to end", 180)
+    return ferry.state(job)
 
 
 @RUNNING
@@ -115,7 +115,7 @@ def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
     domain = domain_of(guest)
     folder = destination(lab, guest)
     job = ferry.detached(guest.name, "--path", folder, "--via", "quick", "--max-pause", "100ms")
-    wait_for(lambda: ferry.job(job)["state"] == "paused", "the job to wait", 120)
+    wait_for(lambda: ferry.state(job) == "paused", "the job to wait", 120)
     assert "--max-pause" in ferry.job(job)["sentence"]
     assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
     guest.wait_acks(20)
@@ -149,7 +149,7 @@ def test_two_recover_at_once_and_one_worker_does_the_work(
 def test_a_second_job_on_a_vm_is_refused_and_cancel_undoes_the_first(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(HARD)
+    guest = make_guest(GuestSpec("first", disks=TWO_DISKS, rate=60))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     first = ferry.start("migrate-storage", guest.name, "--path", folder, "--limit", "2MiB")
@@ -210,7 +210,7 @@ def test_qemu_killed_in_mid_job_leaves_one_vm_that_starts(
 
 
 def ended(ferry: Ferry, job: str) -> bool:
-    return ferry.job(job)["state"] in ("done", "undone")
+    return ferry.state(job) in ("done", "undone")
 
 
 @pytest.mark.parametrize(
@@ -240,4 +240,4 @@ def test_cancel_at_a_step_undoes_the_job_or_comes_too_late(
 
 
 def reached(ferry: Ferry, job: str, step: str) -> bool:
-    return any(record["step"] == step for record in ferry.job(job)["journal"])
+    return step in ferry.steps(job)

@@ -44,7 +44,7 @@ def test_a_worker_killed_at_any_moment_loses_nothing(
         kills += killed_within(ferry, luck.uniform(0.0, longest))
         ended = ferry.run("recover")
         assert ended.code == 0, ended.out + ended.err
-        state = ferry.job(job)["state"]
+        state = ferry.state(job)
         longest = max(2.0, min(longest, time.monotonic() - begun))
         assert state in ("done", "undone"), ferry.job(job)
         assert where(domain) == (there if state == "done" else here)

@@ -9,7 +9,18 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, of_snapshot, power_off, run
+from tests.libvirt.seen import (
+    HARD,
+    TWO_DISKS,
+    check_image,
+    destination,
+    images,
+    nothing_of_ours,
+    of_snapshot,
+    power_off,
+    run,
+    whole,
+)
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.ferry import Ferry
@@ -71,6 +82,7 @@ def test_external_snapshots_arrive_as_a_chain(
         "<domainsnapshot><name>outer</name></domainsnapshot>", libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
     )
     guest.wait_acks(30)
+    outer = {d.target: whole(guest.place.images[d.target], d.format, d) for d in TWO_DISKS}
     source, folder = guest.place.images["vda"].parent, destination(lab, guest)
     before = {p.name for p in source.iterdir()}
 
@@ -84,9 +96,9 @@ def test_external_snapshots_arrive_as_a_chain(
     guest.wait_acks(30)
     power_off(guest, domain)
     assert guest.verdict().clean
-    for disk in TWO_DISKS:  # the snapshot can be read: it is the image below
-        below = folder / guest.place.images[disk.target].name
-        run("qemu-img", "compare", "-s", "-f", disk.format, "-F", disk.format, str(below), str(below))
+    below = {d.target: folder / guest.place.images[d.target].name for d in TWO_DISKS}
+    assert {d.target: whole(below[d.target], d.format, d) for d in TWO_DISKS} == outer
+    check_image(folder / "vda.qcow2")
 
 
 @RUNNING

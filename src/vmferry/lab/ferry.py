@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +32,7 @@ class Ferry:
     """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
 
     def __init__(self, state: Path, uri: str) -> None:
-        self.state = state
+        self.state_folder = state
         self.environment = os.environ | {
             "VMFERRY_STATE": str(state),
             "LIBVIRT_DEFAULT_URI": uri,
@@ -87,17 +88,30 @@ class Ferry:
     def receipt(self, id_: str) -> dict[str, Any]:
         return dict(json.loads(self.run("job", "receipt", id_, "--json").out))
 
+    # -- looking without a command: a poll must not cost what the job needs
+
+    def state(self, id_: str) -> str:
+        """The job's state, as its record tells."""
+        return next(iter(self._ask("select state from jobs where id = ?", id_)), "")
+
+    def steps(self, id_: str) -> list[str]:
+        """The steps that the job has begun, done or undone, in their order."""
+        return self._ask("select step from journal where job = ? order by seq", id_)
+
     def step(self, id_: str) -> str:
-        """The step that the job has reached, as its journal tells."""
-        journal = self.job(id_)["journal"]
-        return str(journal[-1]["step"]) if journal else ""
+        """The step that the job has reached."""
+        return next(reversed(self.steps(id_)), "")
+
+    def _ask(self, question: str, id_: str) -> list[str]:
+        with closing(sqlite3.connect(f"file:{self.state_folder}/vmferry.db?mode=ro", uri=True, timeout=10)) as records:
+            return [str(row[0]) for row in records.execute(question, (id_,))]
 
     @property
     def worker_pid(self) -> int | None:
         with suppress(FileNotFoundError, ValueError):
-            pid = int((self.state / "worker.pid").read_text())
+            pid = int((self.state_folder / "worker.pid").read_text())
             with suppress(OSError):
-                if str(self.state).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if str(self.state_folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
         return None
 
