@@ -44,11 +44,6 @@ def chain(path: Path, format_: str) -> list[tuple[Image, Info]]:
     return [(_image(info), info) for info in json.loads(out)]
 
 
-def single(path: Path, format_: str) -> Image:
-    out = qemu_img("info", "-U", "--output=json", "-f", format_, str(path))
-    return _image(json.loads(out))
-
-
 def _image(info: Info) -> Image:
     return Image(
         path=Path(info["filename"]).absolute(),
@@ -72,8 +67,3 @@ def rebase(path: Path, backing: str, backing_format: str) -> None:
 def commit(top: Path, base: Path) -> None:
     """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d)."""
     qemu_img("commit", "-q", "-f", "qcow2", "-t", "none", "-b", str(base), str(top))
-
-
-def is_qcow2(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"QFI\xfb"

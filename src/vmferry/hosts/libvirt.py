@@ -17,7 +17,7 @@ from vmferry.hosts import domain_xml, files, images, look
 from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.link import Link, until
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Folder, Image, Placed, Power, Token, Vm
+from vmferry.model import Folder, Placed, Power, Token, Vm
 from vmferry.transfer import Compared, Copied, Transfer, Watch
 
 P = ParamSpec("P")
@@ -82,11 +82,6 @@ class LibvirtHost:
         disk = self._disk(uuid, target)
         path = None if disk is None else domain_xml.source_path(disk)
         return path if path is not None else Path("/")
-
-    def image(self, path: Path) -> Image | None:
-        if not path.exists():
-            return None
-        return images.single(path, "qcow2" if images.is_qcow2(path) else "raw")
 
     def folder(self, path: Path) -> Folder:
         return files.folder(path)

@@ -36,10 +36,6 @@ class FilesHost(Caller):
         with self._look("active_image") as world:
             return world.machine(uuid).disks[target].path
 
-    def image(self, path: Path) -> Image | None:
-        with self._look("image") as world:
-            return _image(world, path) if path in world.files else None
-
     def folder(self, path: Path) -> Folder:
         with self._look("folder") as world:
             name = path.parts[1] if len(path.parts) > 1 else "root"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Folder, Image, Placed, Power, Token, Vm
+from vmferry.model import Folder, Placed, Power, Token, Vm
 from vmferry.transfer import Compared, Copied, Transfer, Watch
 
 
@@ -31,9 +31,6 @@ class Host(Protocol):
 
     def active_image(self, uuid: str, target: str) -> Path:
         """What the disk runs on now; when the VM is off, what it would start from."""
-
-    def image(self, path: Path) -> Image | None:
-        """Header facts of an image; None when there is no such file."""
 
     def folder(self, path: Path) -> Folder: ...
 

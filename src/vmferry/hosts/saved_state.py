@@ -91,9 +91,6 @@ class SavedState:
             self._link.call("let it run", self._resume)
         return max(0.0, time.time() - stopped) if stopped is not None else 0.0
 
-    def spent(self) -> bool:
-        return spent_name(self._memory).exists()
-
     def _resume(self, conn: libvirt.virConnect) -> None:
         domain = self._domain(conn)
         if look.power(domain) is Power.PAUSED:
