@@ -11,10 +11,10 @@ LIVE_PER_DISK_S = 0.04
 """One pivot while the guest stands."""
 QUICK_FIXED_S = 0.5
 """QEMU's end and start, without memory and disks."""
-RESTORE_BYTES_S = 1.2e9
-"""Rate at which memory is loaded from the page cache."""
-SAVE_BYTES_S = 0.8e9
-"""Rate at which memory is written with the guest standing, where it cannot be written before."""
+RESTORE_BYTES_S = 0.7e9
+"""Rate at which memory is loaded from the page cache: 0.5e9 to 0.95e9 seen."""
+SAVE_BYTES_S = 0.35e9
+"""Rate at which memory is written with the guest standing, where it cannot be written before: 0.25e9 to 0.8e9 seen."""
 DEFAULT_RATE_BYTES_S = 250e6
 """Assumed until a copy has been measured."""
 

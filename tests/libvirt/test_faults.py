@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -110,11 +111,15 @@ def test_a_storage_mounted_read_only_is_refused(lab: LabHost, make_guest: MakeGu
 def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    """No restore is as short as 100 ms: the forecast can never come down to it."""
+    """No more is allowed than an idle guest's pause: what this one writes in a round always exceeds it."""
     guest = make_guest(GuestSpec("restless", disks=TWO_DISKS, rate=0))
     domain = domain_of(guest)
     folder = destination(lab, guest)
-    job = ferry.detached(guest.name, "--path", folder, "--via", "quick", "--max-pause", "100ms")
+    quick = (guest.name, "--path", folder, "--via", "quick")
+    least_s = json.loads(ferry.run("migrate-storage", *quick, "--plan", "--json").out)["pause_forecast_s"]
+    refused = ferry.run("migrate-storage", *quick, "--max-pause", "100ms")
+    assert (refused.code, "--max-pause" in refused.out + refused.err) == (3, True)
+    job = ferry.detached(*quick, "--max-pause", f"{least_s * 1000 + 1:.0f}ms")
     wait_for(lambda: ferry.state(job) == "paused", "the job to wait", 120)
     assert "--max-pause" in ferry.job(job)["sentence"]
     assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.model import Disk, FileMove, Finding, Image, Power, Severity, Technology, Vm
-from vmferry.preflight.findings import of_disks, stays
+from vmferry.preflight.findings import of_disks, of_pause, stays
 from vmferry.preflight.moves import disk_move, file_moves
 from vmferry.preflight.technologies import choose, ruled_out
 
@@ -113,3 +113,20 @@ def test_nvram_moves_only_from_a_folder_that_is_left() -> None:
     outside = replace(VM, nvram=Path("/var/lib/libvirt/qemu/nvram/vars.fd"))
     assert file_moves(inside, moves, Path("/san2")) == (FileMove(Path("/san1/vars.fd"), Path("/san2/vars.fd")),)
     assert file_moves(outside, moves, Path("/san2")) == ()
+
+
+@pytest.mark.parametrize(
+    ("technology", "least_s", "blockers"),
+    [
+        (Technology.QUICK, 2.01, 1),
+        (Technology.QUICK, 2.0, 0),
+        (Technology.LIVE, 9.0, 0),
+        (Technology.OFFLINE, 0.0, 0),
+    ],
+)
+def test_a_pause_that_can_never_be_short_enough_is_a_blocker(
+    technology: Technology, least_s: float, blockers: int
+) -> None:
+    found = of_pause(VM, technology, least_s, 2.0)
+    assert [f.severity for f in found] == [Severity.BLOCKER] * blockers
+    assert all("--max-pause 3s" in f.cure for f in found)

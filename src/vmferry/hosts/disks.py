@@ -72,7 +72,7 @@ class RunningDisks:
         if self.job(target) is None:
             flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
             self._call(f"merge {target}", lambda d: d.blockCommit(target, str(base), None, 0, flags))
-        until(lambda: self._ready(target), each=watch.check)
+        until(lambda: self._ready(target), look_s=0.01, each=watch.check)
         self.pivot(target)
 
     def mirror(self, target: str, destination: Path, limit_bytes_s: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 from vmferry.hosts.protocol import Host
@@ -12,6 +13,8 @@ from vmferry.model import Disk, DiskMove, FileMove, Finding, Image, ImageMove, P
 GROWTH_PART = 0.05
 """Room for the overlays, as a part of the data to copy: the guest writes while it is copied."""
 GROWTH_FLOOR_BYTES = 128 << 20
+PAUSE_MARGIN = 1.25
+"""What is advised above the least pause: the last changes take their time too."""
 METADATA_PART = 0.01
 """A file system's own blocks for what is copied."""
 
@@ -42,6 +45,14 @@ def no_precopy(vm: Vm) -> Finding:
     """QEMU loses pages that a TCG guest dirties while they are written: see docs/decisions/0009."""
     what = f"{vm.name} runs without KVM: its {_mib(vm.touched_bytes)} of memory are saved with the guest standing"
     return Finding(Severity.NOTE, what, "let it run under KVM, or use --via live, for a shorter pause")
+
+
+def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float) -> list[Finding]:
+    """A pause that even an idle guest would exceed: the job would wait for ever."""
+    if technology is not Technology.QUICK or least_s <= allowed_s:
+        return []
+    what = f"{vm.name} would stand still for {least_s:.1f} s at least, {allowed_s:g} s are allowed"
+    return [blocker(what, f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s, or use --via live")]
 
 
 def of_disks(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:

@@ -55,7 +55,20 @@ def plan(request: MoveRequest, host: Host, reserved: Mapping[str, int]) -> Plan:
     if chosen is Technology.QUICK and not vm.precopy:
         found.append(findings.no_precopy(vm))
     found += findings.of_space(host, vm, moves, chosen, reserved)
+    found += findings.of_pause(vm, chosen, _least_pause_s(vm, chosen, moves), request.max_pause_s)
     return _plan(request, vm, chosen, moves, files, found, ruled)
+
+
+def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) -> float:
+    """The pause of a guest that writes nothing meanwhile."""
+    return pause_s(
+        technology,
+        remaining_bytes=0,
+        rate_bytes_s=DEFAULT_RATE_BYTES_S,
+        memory_bytes=vm.touched_bytes,
+        disks=len(moves),
+        precopy=vm.precopy,
+    )
 
 
 def _check_request(request: MoveRequest) -> None:
@@ -127,13 +140,6 @@ def _plan(
         agent=vm.agent and vm.power is Power.RUNNING,
         findings=tuple(sorted(set(found), key=lambda f: (f.severity is not Severity.BLOCKER, f.what))),
         ruled_out=above,
-        pause_forecast_s=pause_s(
-            technology,
-            remaining_bytes=0,
-            rate_bytes_s=DEFAULT_RATE_BYTES_S,
-            memory_bytes=vm.touched_bytes,
-            disks=len(moves),
-            precopy=vm.precopy,
-        ),
+        pause_forecast_s=_least_pause_s(vm, technology, moves),
         seconds_forecast=move_s(data, limit_bytes_s=request.limit_bytes_s, memory_bytes=memory),
     )

@@ -150,10 +150,15 @@ class Rounds(Step):
     def _why(self, job: Job) -> str:
         now = forecast(job, self.technology, self._remaining(job))
         return (
-            f"the guest writes as fast as it is copied, a cut-over now would pause it for {now:.1f} s "
+            f"{self._slow_part(job)}, a cut-over now would pause it for {now:.1f} s "
             f"(allowed: {job.desk.max_pause_s:g} s): raise the limit or the pause with "
             f"`vmferry job limit {job.id} RATE --max-pause SECONDS`, or `vmferry job cancel {job.id}`"
         )
+
+    def _slow_part(self, job: Job) -> str:
+        if forecast(job, self.technology, 0) > job.desk.max_pause_s:
+            return "the guest's memory alone takes longer than is allowed"
+        return "the guest writes as fast as it is copied"
 
 
 def copy_rate(job: Job) -> float:

@@ -12,6 +12,9 @@ from vmferry.steps.freeze import below, copy_overlay, drop_overlay_copy, rounds
 from vmferry.steps.progress import phase, spare_source
 
 LOOK_S = 0.1
+QUICK_LOOK_S = 0.02
+QUICK_LOOKS = 50
+"""A small rest is mirrored within a second: 0.1 s between looks would be a third of the step."""
 CATCH_UP_LOOKS = 50
 SLOW_LOOKS = 600
 LITTLE_BYTES = 4 << 20
@@ -99,7 +102,7 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
     limit = _limit(job, disks)
     looks = 0
     while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
-        job.desk.wait(LOOK_S)
+        job.desk.wait(QUICK_LOOK_S if looks < QUICK_LOOKS else LOOK_S)
         spare_source(job)
         looks += 1
         if looks == SLOW_LOOKS:
