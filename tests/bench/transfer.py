@@ -56,6 +56,14 @@ def make_cold(*paths: Path) -> None:
         os.close(fd)
 
 
+def make_durable(*paths: Path) -> None:
+    """Wait until what was written to these files is on the storage."""
+    for path in paths:
+        fd = os.open(path, os.O_RDWR)
+        os.fdatasync(fd)
+        os.close(fd)
+
+
 def command(*words: str, prepare: Callable[[Path, Path], None] | None = None) -> Tool:
     """A tool that is one command; {source} and {destination} stand in its words."""
 
@@ -65,9 +73,7 @@ def command(*words: str, prepare: Callable[[Path, Path], None] | None = None) ->
         made = [word.format(source=source, destination=destination) for word in words]
         before, began = _children_cpu(), time.monotonic()
         subprocess.run(made, check=True)
-        fd = os.open(destination, os.O_RDWR)
-        os.fdatasync(fd)
-        os.close(fd)
+        make_durable(destination)
         return {"seconds": time.monotonic() - began, "cpu_s": _children_cpu() - before}
 
     return run
