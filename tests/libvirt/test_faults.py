@@ -116,7 +116,7 @@ def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
     domain = domain_of(guest)
     folder = destination(lab, guest)
     quick = (guest.name, "--path", folder, "--via", "quick")
-    least_s = json.loads(ferry.run("migrate-storage", *quick, "--plan", "--json").out)["pause_forecast_s"]
+    least_s = json.loads(ferry.run("migrate-storage", *quick, "--plan", "--json").out)["plan"]["pause_forecast_s"]
     refused = ferry.run("migrate-storage", *quick, "--max-pause", "100ms")
     assert (refused.code, "--max-pause" in refused.out + refused.err) == (3, True)
     job = ferry.detached(*quick, "--max-pause", f"{least_s * 1000 + 1:.0f}ms")
