@@ -100,7 +100,6 @@ def live(at: Bench, data_mib: int) -> list[Row]:
     against = _Against(case, seen, BLOCKCOPY)
     return [
         against.row("job, with comparison", "whole", "whole", Aim(1.0)),
-        against.row("job, theirs made durable", "whole", "durable"),
         against.row("command, by wall clock", "command", "whole"),
         against.row("pause, by guest's clock", "pause", "pause"),
         against.row("longest gap between acks", "stall", "stall"),
