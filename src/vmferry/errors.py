@@ -181,6 +181,32 @@ class BookmarksDamaged(VmferryError):
     says = "the bookmarks {path} are damaged ({reason}): the transfer starts again from the beginning"
 
 
+class BadPlace(UsageError):
+    says = "{place} is not a place to copy from or to: {reason}"
+
+
+class DestinationInUse(VmferryError):
+    says = "{path} is mounted or open elsewhere: unmount it or stop what uses it, then start again"
+    exit_code = 3
+
+
+class DestinationTooSmall(VmferryError):
+    says = "{path} has {size} bytes, {needed} are needed: make it larger or choose another"
+    exit_code = 3
+
+
+class DestinationChanged(VmferryError):
+    says = (
+        "{path} is not what it was when this copy began (another device, size or server): name the right one, "
+        "or remove {bookmarks} to begin anew"
+    )
+    exit_code = 3
+
+
+class ExportFailed(VmferryError):
+    says = "{path} cannot be opened ({reason}): check its name, its format and that nothing else has it open"
+
+
 # -- the lab
 
 

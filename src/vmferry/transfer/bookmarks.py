@@ -20,8 +20,9 @@ from vmferry.errors import BookmarksDamaged
 from vmferry.transfer.ranges import CHUNK
 
 _MAGIC = b"vmferry\x00"
-_VERSION = 1
-_HEADER = struct.Struct("<8sIIQQq20xI")  # magic, version, chunk size, size, inode, mtime_ns, crc32
+_VERSION = 2
+_READ_TOO = 1  # had no origin, which is that of a file copied byte for byte
+_HEADER = struct.Struct("<8sIIQQq16s4xI")  # magic, version, chunk size, size, inode, mtime_ns, origin, crc32
 _RECORD = struct.Struct("<QI32sI")  # number, kind, digest, crc32
 _CRC = struct.Struct("<I")
 
@@ -29,10 +30,11 @@ _CRC = struct.Struct("<I")
 class Kind(IntEnum):
     """What a record says of its number."""
 
-    CLAIM = 1  # the inode of the destination, which was created by us
+    CLAIM = 1  # the inode of the destination, which was created by us; or what tells it from others
     DATA = 2  # this chunk is durable and has this digest
     ZERO = 3  # this chunk is durable and all zero
     WHOLE = 4  # all chunks are there; the number is 1 if by reflink, else 0
+    MADE = 5  # the destination is an image, empty and durable, ready for chunks
 
 
 class Identity(NamedTuple):
@@ -45,6 +47,7 @@ class Identity(NamedTuple):
     size: int
     inode: int
     mtime_ns: int
+    origin: bytes = bytes(16)  # digest of what an image, a device or a URL is; zeros for a file's own bytes
 
 
 class Record(NamedTuple):
@@ -60,6 +63,7 @@ class Bookmarks:
     source: Identity | None = None  # None: the header is damaged
     claim: int | None = None  # inode of the destination; None: it was about to be created
     chunks: dict[int, bytes | None] = field(default_factory=dict)  # None: all zero
+    made: bool = False
     whole: bool = False
     reflink: bool = False
     valid_bytes: int = 0
@@ -68,6 +72,8 @@ class Bookmarks:
         """Believe one more record; later ones win."""
         if record.kind is Kind.CLAIM:
             self.claim = record.number
+        elif record.kind is Kind.MADE:
+            self.made = True
         elif record.kind is Kind.WHOLE:
             self.whole, self.reflink = True, bool(record.number)
         else:
@@ -162,10 +168,10 @@ def _header(content: bytes) -> Identity | None:
     header = content[: _HEADER.size]
     if len(header) < _HEADER.size or not _intact(header):
         return None
-    magic, version, chunk, size, inode, mtime_ns, _ = _HEADER.unpack(header)
-    if (magic, version, chunk) != (_MAGIC, _VERSION, CHUNK):
+    magic, version, chunk, size, inode, mtime_ns, origin, _ = _HEADER.unpack(header)
+    if (magic, chunk) != (_MAGIC, CHUNK) or version not in (_VERSION, _READ_TOO):
         return None
-    return Identity(size, inode, mtime_ns)
+    return Identity(size, inode, mtime_ns, origin)
 
 
 def _record(content: bytes) -> Record | None:

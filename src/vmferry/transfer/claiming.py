@@ -1,150 +1,148 @@
-"""Who owns the destination: a file is written, or removed, only if the bookmarks prove that we made it.
+"""Who owns the destination: it is written, or removed, only if the bookmarks prove that it is ours.
 
 The order that makes this hold after a crash at any instant: the bookmarks are durable first, saying that a
 destination is about to be created; then it is created, exclusively; then its inode is recorded; only then
-does it grow. So a file without bookmarks, or with another inode, is somebody else's.
+does it grow. So a file without bookmarks, or with another inode, is somebody else's. An image is recorded as
+made once it is durable and empty; one of which that is not known is made again.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from vmferry.errors import BookmarksDamaged, DestinationExists, SourceChanged, VmferryError
-from vmferry.transfer.bookmarks import Bookmarks, Identity, Journal, Kind, Record, proved, read, sync_folder
+from vmferry.errors import BookmarksDamaged, SourceChanged, VmferryError
+from vmferry.transfer import images
+from vmferry.transfer.bookmarks import Bookmarks, Identity, Journal, Kind, Record, proved, read
 from vmferry.transfer.contract import Transfer
-from vmferry.transfer.file import DestinationFile, writing
-from vmferry.transfer.rawfile import RawFile
+from vmferry.transfer.file import writing
+from vmferry.transfer.looking import end_of
+from vmferry.transfer.originals import Original
+from vmferry.transfer.places import Where, place_of, shown
+from vmferry.transfer.ranges import Range, total
+from vmferry.transfer.route import openings
+from vmferry.transfer.sites import Site, remove, site_of
+from vmferry.transfer.targets import Opened, Target
+
+Asked = Transfer[Where, Where]
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A destination of ours, open, with its bookmarks."""
 
-    destination: DestinationFile
+    opened: Opened
     journal: Journal
     known: dict[int, bytes | None]  # chunks that were durable before this call
     resumed: bool  # the destination may hold anything outside the known chunks
 
 
 @contextmanager
-def claimed(transfer: Transfer, source: Identity) -> Iterator[Claimed]:
+def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[Claimed]:
     """Make the destination, or go on with the one that we made.
 
-    Raises DestinationExists, SourceChanged, VmferryError, DestinationFull, DestinationUnwritable.
+    Raises DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, SourceChanged,
+    ExportFailed, DestinationFull, DestinationUnwritable.
     """
-    found = _found(transfer, source)
-    if found is not None:
-        with reopened(transfer, found, source.size) as mine:
-            yield mine
-        return
+    site, target = site_of(transfer.destination), _target(transfer, original.source.size)
+    target.check()
+    found = _found(transfer, site, original.identity)
     with ExitStack() as stack:
-        journal, raw = _create(transfer, source, stack)
-        destination = stack.enter_context(DestinationFile(transfer.destination, raw))
-        destination.resize(source.size)
-        yield Claimed(destination, journal, {}, resumed=False)
+        journal = _journal(transfer, site, found, original.identity, stack)
+        fresh = found is None
+        if target.is_made and _remade(target, found, original):
+            fresh = True
+            with writing(transfer.bookmarks):
+                journal.append([Record(Kind.MADE, 0)])
+        opened = stack.enter_context(target.opened(connections))
+        known = {} if found is None or fresh else found.chunks
+        yield Claimed(opened, journal, known, resumed=not fresh or not _reads_as_zero(target, opened))
 
 
 @contextmanager
-def reopened(transfer: Transfer, found: Bookmarks, size: int) -> Iterator[Claimed]:
+def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> Iterator[Claimed]:
     """The destination that these bookmarks prove to be ours, of this size, to go on with.
 
-    Raises DestinationFull, DestinationUnwritable.
+    Raises ExportFailed, DestinationInUse, DestinationTooSmall, DestinationFull, DestinationUnwritable.
     """
     with ExitStack() as stack:
         with writing(transfer.bookmarks):
             journal = stack.enter_context(closing(Journal.resume(transfer.bookmarks, found)))
-        with writing(transfer.destination):
-            raw = RawFile(transfer.destination, os.O_RDWR | os.O_NOFOLLOW)
-        if found.claim is None:
-            _record_claim(transfer, journal, raw)
-        destination = stack.enter_context(DestinationFile(transfer.destination, raw))
-        destination.resize(size)
-        yield Claimed(destination, journal, found.chunks, resumed=True)
+        opened = stack.enter_context(_target(transfer, size).opened(connections))
+        yield Claimed(opened, journal, found.chunks, resumed=True)
 
 
-def owned(transfer: Transfer) -> Bookmarks | None:
-    """The bookmarks, if they prove that the file at the destination is ours; None if they do not.
+def owned(transfer: Asked) -> Bookmarks | None:
+    """The bookmarks, if they prove that what lies at the destination is ours; None if they do not.
 
     Raises DestinationUnwritable when it cannot be told.
     """
+    found = _bookmarks(transfer)
+    return found if found and site_of(transfer.destination).owned(found) else None
+
+
+def discard(transfer: Asked) -> None:
+    """Remove the destination if it is ours to remove. Raises DestinationUnwritable."""
+    if owned(transfer):
+        site_of(transfer.destination).remove()
+
+
+def _target(transfer: Asked, size: int) -> Target:
+    _, way = openings(end_of(transfer.source), end_of(transfer.destination))
+    return Target(place_of(transfer.destination), way, size)
+
+
+def _bookmarks(transfer: Asked) -> Bookmarks | None:
     with writing(transfer.bookmarks):
-        found = read(transfer.bookmarks)
-    there = _status(transfer.destination)
-    return found if found and there and _ours(found, there) else None
+        return read(transfer.bookmarks)
 
 
-def remove(path: Path) -> None:
-    """Remove a file for good; it may be gone already."""
-    with writing(path):
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return
-        sync_folder(path.parent)
-
-
-def _found(transfer: Transfer, source: Identity) -> Bookmarks | None:
+def _found(transfer: Asked, site: Site, source: Identity) -> Bookmarks | None:
     """The bookmarks to go on with; None to begin afresh, after what was ours and useless has been removed."""
-    found = owned(transfer)
-    if found is None:
-        if _status(transfer.destination) is not None:
-            raise DestinationExists(path=transfer.destination)
+    found = _bookmarks(transfer)
+    if found is None or not site.owned(found):
+        site.refuse(found, transfer.bookmarks)
         return None
     try:
         if proved(transfer.bookmarks, found) != source:
-            raise SourceChanged(path=transfer.source)
+            raise SourceChanged(path=shown(transfer.source))
     except BookmarksDamaged:
-        remove(transfer.destination)
+        site.remove()
         return None
     return found
 
 
-def _status(path: Path) -> os.stat_result | None:
-    with writing(path):
-        try:
-            return path.lstat()
-        except FileNotFoundError:
-            return None
-
-
-def _ours(found: Bookmarks, there: os.stat_result) -> bool:
-    """The inode is the proof; before it was recorded, an empty file is the one that we were about to make."""
-    if not stat.S_ISREG(there.st_mode):
-        return False
-    if found.claim is None:
-        return found.source is not None and there.st_size == 0
-    return found.claim == there.st_ino
-
-
-def _create(transfer: Transfer, source: Identity, stack: ExitStack) -> tuple[Journal, RawFile]:
+def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Identity, stack: ExitStack) -> Journal:
+    """The bookmarks, open; of a destination that exists and is recorded as ours."""
     with writing(transfer.bookmarks):
-        journal = stack.enter_context(closing(Journal.begin(transfer.bookmarks, source)))
-    try:
-        with writing(transfer.destination):
-            raw = RawFile(transfer.destination, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
-    except Exception as error:
-        with suppress(VmferryError):  # the first error is the one to tell
-            remove(transfer.bookmarks)
-        if isinstance(error.__cause__, FileExistsError):
-            raise DestinationExists(path=transfer.destination) from error
-        raise
-    _record_claim(transfer, journal, raw)
-    return journal, raw
-
-
-def _record_claim(transfer: Transfer, journal: Journal, raw: RawFile) -> None:
-    """Name first, then the record of it; closes the raw file if that fails."""
-    try:
-        with writing(transfer.destination):
-            sync_folder(transfer.destination.parent)
-            inode = os.fstat(raw.fd).st_ino
+        opened = (
+            Journal.begin(transfer.bookmarks, source) if found is None else Journal.resume(transfer.bookmarks, found)
+        )
+        journal = stack.enter_context(closing(opened))
+    if found is None:
+        try:
+            site.create()
+        except VmferryError:
+            with suppress(VmferryError):  # the first error is the one to tell
+                remove(transfer.bookmarks)
+            raise
+    if found is None or found.claim is None:
+        claim = site.claim()
         with writing(transfer.bookmarks):
-            journal.append([Record(Kind.CLAIM, inode)])
-    except Exception:
-        raw.close()
-        raise
+            journal.append([Record(Kind.CLAIM, claim)])
+    return journal
+
+
+def _remade(target: Target, found: Bookmarks | None, original: Original) -> bool:
+    """Make the image, unless it was made before and is intact."""
+    if found is not None and found.made and (target.place.format != "qcow2" or images.mend(target.place)):
+        return False
+    source = original.source
+    target.make(total(source.extents(Range(0, source.size))), original.options)
+    return True
+
+
+def _reads_as_zero(target: Target, opened: Opened) -> bool:
+    """Is all that we have not written a hole? Not on what existed before us."""
+    return opened.file is not None or target.is_made

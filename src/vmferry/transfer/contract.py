@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol
 
+from typing_extensions import TypeVar
+
+from vmferry.transfer.places import Where
 from vmferry.transfer.throttle import Throttle
 
+From = TypeVar("From", bound=Where, default=Path, covariant=True)
+To = TypeVar("To", bound=Where, default=Path, covariant=True)
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One file on its way."""
 
-    source: Path
-    destination: Path  # a temporary name of ours, made by copy()
+@dataclass(frozen=True)
+class Transfer(Generic[From, To]):
+    """One disk on its way; `Transfer` alone is that of a file, byte for byte."""
+
+    source: From
+    destination: To  # a file there is a temporary name of ours, made by copy(); a device or export exists already
     bookmarks: Path  # in the state folder, so usually on another file system than the destination
 
 
@@ -36,8 +42,8 @@ class Watch(Protocol):
 class Copied:
     """What a finished copy() did."""
 
-    method: str  # "reflink" | "direct" | "buffered"
-    virtual_bytes: int  # size of the file
+    method: str  # "reflink" | "direct" | "buffered": from file to file; "blocks": content, through NBD or a device
+    virtual_bytes: int  # size of the file, or of the disk in it
     data_bytes: int  # data found at the source (extents)
     copied_bytes: int  # written (or shared, by reflink) in this call; zero blocks are not written
     reused_bytes: int  # written by an earlier, interrupted call; verified and kept by this one

@@ -12,7 +12,7 @@ from vmferry.transfer.bookmarks import Journal, Kind, Record
 from vmferry.transfer.endpoints import Destination, Source
 from vmferry.transfer.file import writing
 from vmferry.transfer.hashing import ChunkDigest
-from vmferry.transfer.ranges import BLOCK, Chunk, Range, align, chunk_range, clip, common, total
+from vmferry.transfer.ranges import BLOCK, Chunk, Range, align, chunk_range, clip, common, gaps, total
 from vmferry.transfer.streams import Lane
 
 Keep = Callable[[Range, memoryview, list[Range]], None]
@@ -66,14 +66,9 @@ class Copier:
         self._recorder = recorder
 
     def fresh(self, chunk: Chunk, lane: Lane) -> None:
-        """Copy a chunk to where nothing has been written yet."""
-
-        def keep(piece: Range, content: memoryview, kept: list[Range]) -> None:
-            for run in common(kept, chunk.data):
-                self._destination.write(run.start, content[run.start - piece.start : run.end - piece.start])
-                self.written.append(run.length)
-
-        self.note(chunk.index, scan(Reader(self._source.read, self._source.size), chunk, lane, keep))
+        """Copy a chunk to where all reads as zero."""
+        digest, _ = self._moved(chunk, lane)
+        self.note(chunk.index, digest)
 
     def note(self, index: int, digest: bytes | None) -> None:
         """A chunk lies at the destination, not yet durably."""
@@ -85,9 +80,14 @@ class Copier:
         self._recorder.flush()
 
     def again(self, chunk: Chunk, lane: Lane) -> None:
-        """Copy a chunk to where anything may lie."""
-        self._destination.zero(chunk_range(chunk.index, self._source.size))
-        self.fresh(chunk, lane)
+        """Copy a chunk to where anything may lie; what reads as zero there already is not written."""
+        whole = chunk_range(chunk.index, self._source.size)
+        with writing(self._destination.name):
+            before = list(self._destination.extents(whole))
+        digest, runs = self._moved(chunk, lane)
+        for stale in common(before, gaps(runs, whole)):
+            self._destination.zero(stale)
+        self.note(chunk.index, digest)
 
     def resumed(self, chunk: Chunk, known: Mapping[int, bytes | None], lane: Lane) -> None:
         """Keep a chunk that is bookmarked and really there, copy it again otherwise."""
@@ -99,6 +99,18 @@ class Copier:
             return
         lane.settle(before)
         self.again(chunk, lane)
+
+    def _moved(self, chunk: Chunk, lane: Lane) -> tuple[bytes | None, list[Range]]:
+        """Write what is not zero in a chunk; its digest and what was written."""
+        runs = list[Range]()
+
+        def keep(piece: Range, content: memoryview, kept: list[Range]) -> None:
+            for run in common(kept, chunk.data):
+                self._destination.write(run.start, content[run.start - piece.start : run.end - piece.start])
+                self.written.append(run.length)
+                runs.append(run)
+
+        return scan(Reader(self._source.read, self._source.size), chunk, lane, keep), runs
 
     def _holds(self, index: int, digest: bytes | None, lane: Lane) -> bool:
         try:

@@ -1,6 +1,7 @@
 """What the copy loop needs of a place that it reads from or writes to.
 
-file.py does it for local files, memory.py for tests. All methods may be called from several threads at once.
+file.py does it for local files, medium.py for devices and NBD, memory.py for tests. All methods may be called
+from several threads at once.
 Offsets are multiples of 4096; so are lengths, except at the end of the file.
 """
 
@@ -21,6 +22,7 @@ class Can(Flag):
     SHARE = auto()  # several streams at once make it faster
     DIRECT = auto()  # goes past the page cache
     REFLINK = auto()  # can share blocks with a file of the same file system
+    FLUSH = auto()  # can make durable what was written; without it nobody can promise that
 
 
 class Source(Protocol):

@@ -29,7 +29,7 @@ _NO_PUNCH = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _ZEROS = bytes(CHUNK)
 
 
-def unwritable(path: Path, error: OSError) -> VmferryError:
+def unwritable(path: Path | str, error: OSError) -> VmferryError:
     """The error that a person meets when writing to path failed."""
     if error.errno in _FULL:
         return DestinationFull(path=path)
@@ -37,7 +37,7 @@ def unwritable(path: Path, error: OSError) -> VmferryError:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turn an OSError into DestinationFull or DestinationUnwritable."""
     try:
         yield
@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path, offset: int = 0) -> Iterator[None]:
+def reading(path: Path | str, offset: int = 0) -> Iterator[None]:
     """Turn an OSError into SourceUnreadable, a file that became shorter into SourceChanged."""
     try:
         yield
@@ -180,13 +180,14 @@ class DestinationFile(_Closing):
     def read_back(self, offset: int, into: memoryview) -> None:
         self.raw.read(offset, into)
 
-    def take_attributes(self, of: os.stat_result) -> None:
-        """Take over mode and, where we may, owner; then make everything durable."""
+    def take_attributes(self, of: os.stat_result | None) -> None:
+        """Take over mode and, where we may, owner of a source that has some; then make everything durable."""
         with writing(self.path):
-            # Not root: the file stays ours, and libvirt gives it to QEMU when the VM starts.
-            with suppress(PermissionError):
-                os.fchown(self.raw.fd, of.st_uid, of.st_gid)
-            os.fchmod(self.raw.fd, stat.S_IMODE(of.st_mode))
+            if of is not None:
+                # Not root: the file stays ours, and libvirt gives it to QEMU when the VM starts.
+                with suppress(PermissionError):
+                    os.fchown(self.raw.fd, of.st_uid, of.st_gid)
+                os.fchmod(self.raw.fd, stat.S_IMODE(of.st_mode))
             os.fsync(self.raw.fd)
 
     def close_error(self, failed: OSError) -> VmferryError:
@@ -200,5 +201,5 @@ class DestinationFile(_Closing):
 
 
 def _can(raw: RawFile) -> Can:
-    able = Can.EXTENTS | Can.ZERO | Can.SHARE | Can.REFLINK
+    able = Can.EXTENTS | Can.ZERO | Can.SHARE | Can.REFLINK | Can.FLUSH
     return able | Can.DIRECT if raw.direct else able

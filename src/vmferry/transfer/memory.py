@@ -30,7 +30,7 @@ class Memory:
 
     @property
     def can(self) -> Can:
-        return Can.EXTENTS | Can.ZERO | Can.SHARE
+        return Can.EXTENTS | Can.ZERO | Can.SHARE | Can.FLUSH
 
     @property
     def size(self) -> int:

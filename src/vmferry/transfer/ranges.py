@@ -103,3 +103,14 @@ def common(a: Iterable[Range], b: Iterable[Range]) -> Iterator[Range]:
             x = next(left, None)
         else:
             y = next(right, None)
+
+
+def gaps(ranges: Iterable[Range], within: Range) -> Iterator[Range]:
+    """What lies within and in none of the ranges, which may touch."""
+    start = within.start
+    for r in ranges:
+        if r.start > start:
+            yield Range(start, min(r.start, within.end))
+        start = max(start, r.end)
+    if start < within.end:
+        yield Range(start, within.end)

@@ -13,6 +13,7 @@ from vmferry.transfer.ranges import Range, align
 
 ALIGN = 4096  # what O_DIRECT needs at most on the disks and file systems of the field
 _PUNCH_HOLE_KEEP_SIZE = 0x03
+_ZERO_RANGE_KEEP_SIZE = 0x11
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -40,7 +41,7 @@ class RawFile:
             if error.errno != errno.EINVAL:
                 raise
             # O_CREAT|O_EXCL with O_DIRECT leaves the new file behind when it fails with EINVAL.
-            self.fd = os.open(path, flags & ~os.O_EXCL, 0o600)
+            self.fd = os.open(path, flags & ~os.O_EXCL if flags & os.O_CREAT else flags, 0o600)
             self.direct = False
         try:
             access = flags & os.O_ACCMODE | os.O_CLOEXEC
@@ -77,9 +78,11 @@ class RawFile:
 
     def punch(self, where: Range) -> None:
         """Make the range a hole. Raises OSError EOPNOTSUPP where the file system has none."""
-        if _libc.fallocate(self.fd, _PUNCH_HOLE_KEEP_SIZE, where.start, where.length) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+        self._allocate(_PUNCH_HOLE_KEEP_SIZE, where)
+
+    def zero(self, where: Range) -> None:
+        """Make the range zero, allocated or not. Raises OSError EOPNOTSUPP where that is only possible by writing."""
+        self._allocate(_ZERO_RANGE_KEEP_SIZE, where)
 
     def sync(self) -> None:
         """Make what was written durable, and drop it from the page cache if it went through that."""
@@ -90,6 +93,11 @@ class RawFile:
     def forget_cache(self) -> None:
         """Drop clean pages, so that the next read comes from the storage."""
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _allocate(self, mode: int, where: Range) -> None:
+        if _libc.fallocate(self.fd, mode, where.start, where.length) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def _aligned(self, act: Callable[[int, int, memoryview], None], offset: int, content: memoryview) -> None:
         """Do it directly; at the first EINVAL go over to the page cache for good."""

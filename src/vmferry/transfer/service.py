@@ -9,47 +9,54 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vmferry.errors import BookmarksDamaged, DestinationUnwritable, SourceChanged
-from vmferry.transfer.bookmarks import Bookmarks, Kind, Record, proved, sync_folder
-from vmferry.transfer.claiming import Claimed, claimed, owned, remove, reopened
+from vmferry.transfer.bookmarks import Bookmarks, Kind, Record, proved
+from vmferry.transfer.claiming import Claimed, claimed, discard, owned, reopened
 from vmferry.transfer.comparing import Comparer
 from vmferry.transfer.contract import Compared, Copied, Transfer, Unwatched, Watch
 from vmferry.transfer.copying import Copier, Reader, Recorder, scan, with_strays
-from vmferry.transfer.endpoints import Can
+from vmferry.transfer.endpoints import Can, Destination, Source
 from vmferry.transfer.file import DestinationFile, SourceFile, reading, writing
 from vmferry.transfer.hashing import root_hash
+from vmferry.transfer.originals import Original, original, original_alone
+from vmferry.transfer.places import Place, Where, shown
 from vmferry.transfer.progress import Progress
 from vmferry.transfer.ranges import CHUNK, Chunk, Range, by_chunk, total
 from vmferry.transfer.sharing import same_blocks
+from vmferry.transfer.sites import remove
 from vmferry.transfer.streams import Lane, Streams
 from vmferry.transfer.throttle import Throttle
 
-__all__ = ["CHUNK", "Compared", "Copied", "Throttle", "Transfer", "Unwatched", "Watch"]
+__all__ = ["CHUNK", "Compared", "Copied", "Place", "Throttle", "Transfer", "Unwatched", "Watch", "Where"]
 __all__ += ["compare", "copy", "drop", "forget", "root_hash_of"]
 
+Asked = Transfer[Where, Where]
 
-def copy(transfer: Transfer, watch: Watch, streams: int = 4) -> Copied:
+
+def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
     """Copy the source to the destination, durably with its bookmarks and its name; or go on with that.
 
     Chunks that an earlier call left are compared before they are kept. After any error the source is
-    untouched and the bookmarks are valid. Raises SourceUnreadable, SourceChanged, DestinationExists,
-    DestinationFull, DestinationUnwritable and what watch.check() raises.
+    untouched and the bookmarks are valid. Raises SourceUnreadable, SourceChanged, SourceInUse, BadPlace,
+    DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, DestinationFull,
+    DestinationUnwritable, ExportFailed, ImageToolFailed and what watch.check() raises.
     """
     began = time.monotonic()
-    with SourceFile(transfer.source) as source, claimed(transfer, source.identity) as mine:
+    with ExitStack() as stack:
+        of = stack.enter_context(original(transfer.source, transfer.destination, streams))
+        source = of.source
+        mine = stack.enter_context(claimed(transfer, of, streams))
         data = list(source.extents(_all(source)))
         work = _Work(watch, streams, total(data))
-        copier = Copier(source, mine.destination, Recorder(mine.destination, mine.journal, transfer.bookmarks))
-        reflink = _shared(source, mine.destination, work)
-        if reflink:
-            _hash_shared(source, mine.destination, copier, work)
-        else:
+        destination = mine.opened.destination
+        copier = Copier(source, destination, Recorder(destination, mine.journal, transfer.bookmarks))
+        reflink = _shared(of.file, mine.opened.file, copier, work)
+        if not reflink:
             _copy_data(mine, data, copier, work)
-        _finish(transfer, source, mine, copier, work, reflink=reflink)
+        _finish(transfer, of, mine, copier, work, reflink=reflink)
         return Copied(
-            method="reflink" if reflink else _method(source, mine.destination),
+            method="reflink" if reflink else _method(of, mine),
             virtual_bytes=source.size,
             data_bytes=total(data),
             copied_bytes=total(data) if reflink else sum(copier.written),
@@ -59,55 +66,60 @@ def copy(transfer: Transfer, watch: Watch, streams: int = 4) -> Copied:
         )
 
 
-def compare(transfer: Transfer, watch: Watch, streams: int = 4) -> Compared:
+def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
     """Prove that the storage holds what copy() wrote, and mend what it does not.
 
     Everything is read back past the page cache and hashed; a reflink whose extents are the source's own is
-    proved by that. Raises CopyDiffers, SourceChanged, SourceUnreadable, DestinationFull,
-    DestinationUnwritable, BookmarksDamaged if copy() did not finish, and what watch.check() raises.
+    proved by that. Raises CopyDiffers, SourceChanged, BookmarksDamaged if copy() did not finish, what copy()
+    raises of opening, reading and writing, and what watch.check() raises.
     """
     began = time.monotonic()
     found = _finished(transfer)
     with ExitStack() as stack:
-        source = stack.enter_context(SourceFile(transfer.source))
-        if proved(transfer.bookmarks, found) != source.identity:
-            raise SourceChanged(path=transfer.source)
-        mine = stack.enter_context(reopened(transfer, found, source.size))
-        if found.reflink and same_blocks(source.raw.fd, mine.destination.raw.fd):
-            proven, recopied = total(source.extents(_all(source))), 0
+        of = stack.enter_context(original(transfer.source, transfer.destination, streams))
+        if proved(transfer.bookmarks, found) != of.identity:
+            raise SourceChanged(path=shown(transfer.source))
+        size = of.source.size
+        mine = stack.enter_context(reopened(transfer, found, size, streams))
+        there = mine.opened.file
+        if found.reflink and of.file and there and same_blocks(of.file.raw.fd, there.raw.fd):
+            proven, recopied = total(of.source.extents(_all(of.source))), 0
         else:
-            proven, recopied = _compare_data(transfer, source, mine, found, _Work(watch, streams))
-        source.confirm()
-    return Compared(proven, recopied, root_hash(source.size, found.chunks), time.monotonic() - began)
+            proven, recopied = _compare_data(transfer, of.source, mine, found, _Work(watch, streams))
+        of.confirm()
+    return Compared(proven, recopied, root_hash(size, found.chunks), time.monotonic() - began)
 
 
-def drop(transfer: Transfer) -> None:
-    """Remove the destination, if its bookmarks prove that it is ours, and the bookmarks; may be called again.
+def drop(transfer: Asked) -> None:
+    """Remove the destination, if its bookmarks prove that we made it, and the bookmarks; may be called again.
 
-    A file of that name which is not proved to be ours stays. Raises DestinationUnwritable.
+    A file of that name which is not proved to be ours stays; so does a device, an export, and a file on NFS
+    that is named by a URL. Raises DestinationUnwritable.
     """
-    if owned(transfer):
-        remove(transfer.destination)
+    discard(transfer)
     forget(transfer)
 
 
-def forget(transfer: Transfer) -> None:
+def forget(transfer: Asked) -> None:
     """Remove the bookmarks only: the destination is no longer ours. Raises DestinationUnwritable."""
     remove(transfer.bookmarks)
 
 
-def root_hash_of(path: Path, watch: Watch, streams: int = 4) -> str:
-    """Read a file past the page cache and return its root hash. Raises SourceUnreadable, SourceChanged."""
-    with SourceFile(path) as source:
-        data = list(source.extents(_all(source)))
+def root_hash_of(where: Where, watch: Watch, streams: int = 4) -> str:
+    """Read a file's bytes, or a place's content, past the page cache and return its root hash.
+
+    Raises SourceUnreadable, SourceChanged, SourceInUse, ExportFailed.
+    """
+    with original_alone(where, streams) as of:
+        data = list(of.source.extents(_all(of.source)))
         digests: dict[int, bytes | None] = {}
 
         def hash_one(chunk: Chunk, lane: Lane) -> None:
-            digests[chunk.index] = scan(Reader(source.read, source.size), chunk, lane)
+            digests[chunk.index] = scan(Reader(of.source.read, of.source.size), chunk, lane)
 
         _Work(watch, streams, total(data)).streams().run(by_chunk(data), hash_one)
-        source.confirm()
-        return root_hash(source.size, digests)
+        of.confirm()
+        return root_hash(of.source.size, digests)
 
 
 @dataclass(slots=True)
@@ -130,18 +142,27 @@ class _Work:
         self.streams(1).run([act], lambda call, _: call())
 
 
-def _all(file: SourceFile | DestinationFile) -> Range:
-    return Range(0, file.size)
+def _all(end: Source | Destination) -> Range:
+    return Range(0, end.size)
 
 
-def _method(source: SourceFile, destination: DestinationFile) -> str:
-    return "direct" if Can.DIRECT in source.can & destination.can else "buffered"
+def _method(of: Original, mine: Claimed) -> str:
+    if of.file is None or mine.opened.file is None:
+        return "blocks"
+    return "direct" if Can.DIRECT in of.file.can & mine.opened.file.can else "buffered"
 
 
-def _shared(source: SourceFile, destination: DestinationFile, work: _Work) -> bool:
-    """Try to share the source's blocks; a clone that was cut off is made again, whole."""
+def _shared(source: SourceFile | None, destination: DestinationFile | None, copier: Copier, work: _Work) -> bool:
+    """Share the source's blocks and hash them, where both are files and their file system can.
+
+    A clone that was cut off is made again, whole.
+    """
+    if source is None or destination is None:
+        return False
     answers: list[bool] = []
     work.alone(lambda: answers.append(destination.share(source)))
+    if answers[0]:
+        _hash_shared(source, destination, copier, work)
     return answers[0]
 
 
@@ -156,53 +177,48 @@ def _hash_shared(source: SourceFile, destination: DestinationFile, copier: Copie
     def hash_one(chunk: Chunk, lane: Lane) -> None:
         copier.note(chunk.index, scan(Reader(read, source.size), chunk, lane))
 
-    with writing(destination.path):
-        data = list(destination.extents(_all(destination)))
-    work.streams().run(by_chunk(data), hash_one)
+    work.streams().run(by_chunk(_extents(destination)), hash_one)
 
 
 def _copy_data(mine: Claimed, data: list[Range], copier: Copier, work: _Work) -> None:
     if not mine.resumed:
         work.streams().run(by_chunk(data), copier.fresh)
         return
-    with writing(mine.destination.path):
-        there = list(mine.destination.extents(_all(mine.destination)))
-    chunks = with_strays(by_chunk(data), by_chunk(there))
+    chunks = with_strays(by_chunk(data), by_chunk(_extents(mine.opened.destination)))
     work.streams().run(chunks, lambda chunk, lane: copier.resumed(chunk, mine.known, lane))
 
 
-def _finish(
-    transfer: Transfer, source: SourceFile, mine: Claimed, copier: Copier, work: _Work, *, reflink: bool
-) -> None:
+def _extents(destination: Destination) -> list[Range]:
+    with writing(destination.name):
+        return list(destination.extents(_all(destination)))
+
+
+def _finish(transfer: Asked, of: Original, mine: Claimed, copier: Copier, work: _Work, *, reflink: bool) -> None:
     """Everything durable, then the record that the copy is whole."""
     work.alone(copier.flush)
-    mine.destination.take_attributes(source.attributes())
-    with writing(transfer.destination):
-        sync_folder(transfer.destination.parent)
-    source.confirm()
+    mine.opened.settle(of.attributes)
+    of.confirm()
     with writing(transfer.bookmarks):
         mine.journal.append([Record(Kind.WHOLE, int(reflink))])
 
 
-def _finished(transfer: Transfer) -> Bookmarks:
+def _finished(transfer: Asked) -> Bookmarks:
     """The bookmarks of a copy that copy() has finished."""
     found = owned(transfer)
     if found is None:
-        raise DestinationUnwritable(path=transfer.destination, reason="it is not the file that was copied")
+        raise DestinationUnwritable(path=shown(transfer.destination), reason="it is not what was copied")
     if not found.whole:
         raise BookmarksDamaged(path=transfer.bookmarks, reason="they end before the copy does")
     return found
 
 
-def _compare_data(
-    transfer: Transfer, source: SourceFile, mine: Claimed, found: Bookmarks, work: _Work
-) -> tuple[int, int]:
+def _compare_data(transfer: Asked, source: Source, mine: Claimed, found: Bookmarks, work: _Work) -> tuple[int, int]:
     """Bytes compared, chunks copied again."""
-    mine.destination.flush()
-    recorder = Recorder(mine.destination, mine.journal, transfer.bookmarks)
-    comparer = Comparer(source, mine.destination, Copier(source, mine.destination, recorder))
-    with writing(transfer.destination):
-        there = list(mine.destination.extents(_all(mine.destination)))
+    destination = mine.opened.destination
+    destination.flush()
+    recorder = Recorder(destination, mine.journal, transfer.bookmarks)
+    comparer = Comparer(source, destination, Copier(source, destination, recorder))
+    there = _extents(destination)
     work.total_bytes = total(there)
     indexes = _to_compare(found, by_chunk(there))
     work.streams().run(indexes, lambda index, lane: comparer.chunk(index, found.chunks, lane))

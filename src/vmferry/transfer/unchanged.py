@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vmferry.transfer.bookmarks import read
 from vmferry.transfer.contract import Transfer
 from vmferry.transfer.file import identity
+from vmferry.transfer.originals import original
+from vmferry.transfer.places import Where
 
 
-def unchanged(transfer: Transfer) -> bool:
-    """Is the source, by inode, size and time of change, what the bookmarks were taken of?
+def unchanged(transfer: Transfer[Where, Where]) -> bool:
+    """Is the source what the bookmarks were taken of, as far as that can be told without reading it?
 
-    False when there are no bookmarks. Raises SourceUnreadable.
+    By inode, size and time of change of all its files; of a device or URL by its name and size. False when
+    there are no bookmarks. Raises SourceUnreadable, SourceInUse, ExportFailed.
     """
     found = read(transfer.bookmarks)
-    return found is not None and found.source == identity(transfer.source)
+    if found is None:
+        return False
+    if isinstance(transfer.source, Path):
+        return found.source == identity(transfer.source)
+    with original(transfer.source, transfer.destination, 1) as now:
+        return found.source == now.identity

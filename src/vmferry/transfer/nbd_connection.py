@@ -1,0 +1,101 @@
+"""One connection to an NBD server. Whatever the server does, each call ends."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
+
+import nbd
+
+CONTEXT = "base:allocation"
+QUIET_S = 30.0
+"""Without a byte from the server for so long, a call fails; the copy can go on later."""
+LONGEST_S = 600.0
+"""A call ends after this even if a byte comes now and then."""
+_LOOK_MS = 1000
+
+Connect = Callable[[nbd.NBD], None]
+
+
+class Connection:
+    """A handle of libnbd. After the first call that the server did not answer, it answers no more."""
+
+    def __init__(self) -> None:
+        self._handle: nbd.NBD | None = nbd.NBD()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, connect: Connect) -> Iterator[Self]:
+        """Begin to connect as told, finish it here. Raises OSError."""
+        made = cls()
+        try:
+            with failing():
+                made._begin(connect)
+            yield made
+            made._end()
+        finally:
+            made._handle = None
+
+    @property
+    def handle(self) -> nbd.NBD:
+        """Nobody keeps it: libnbd closes the connection when the last reference goes."""
+        if self._handle is None:
+            raise OSError(errno.ENOTCONN, "the connection to the NBD server is lost")
+        return self._handle
+
+    def wait_for(self, commands: list[int]) -> None:
+        """Wait until all of these commands are done, then raise the first one's error. Raises nbd.Error, OSError."""
+        left, failed = set(commands), list[nbd.Error]()
+
+        def done() -> bool:
+            for command in sorted(left):
+                try:
+                    if self.handle.aio_command_completed(command):
+                        left.discard(command)
+                except nbd.Error as error:
+                    left.discard(command)
+                    failed.append(error)
+            return not left
+
+        try:
+            self._until(done)
+        except (nbd.Error, OSError):
+            # Replies that come late would be written to buffers that are used for something else by then.
+            self._handle = None
+            raise
+        if failed:
+            raise failed[0]
+
+    def _begin(self, connect: Connect) -> None:
+        self.handle.add_meta_context(CONTEXT)
+        connect(self.handle)
+        self._until(lambda: not self.handle.aio_is_connecting())
+        if not self.handle.aio_is_ready():
+            raise OSError(errno.ECONNREFUSED, "the NBD server ended the connection while it began")
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        began = heard = time.monotonic()
+        while not done():
+            if self.handle.poll(_LOOK_MS):
+                heard = time.monotonic()
+            now = time.monotonic()
+            if now - heard > QUIET_S or now - began > LONGEST_S:
+                raise OSError(errno.ETIMEDOUT, f"the NBD server did not answer for {now - heard:.0f} s")
+
+    def _end(self) -> None:
+        """Say goodbye, so that a server of one connection is free for the next."""
+        if self._handle is not None:
+            with suppress(nbd.Error):
+                self._handle.shutdown()
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Turn libnbd's error into an OSError with the server's errno."""
+    try:
+        yield
+    except nbd.Error as error:
+        raise OSError(error.errnum or errno.EIO, error.string) from None

@@ -1,0 +1,127 @@
+"""Where a disk can lie: a local file, a block device, or a URL as qemu-img takes it; and in which format.
+
+A place is only words here: nothing is opened or looked up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from vmferry.errors import BadPlace
+
+FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vpc")
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE | re.ASCII)
+_OLD_NBD = re.compile(r"nbd:(?!//)")
+_PASSWORD = re.compile(r"(?<=://)([^/@%:]*)[%:][^/@]*@")
+_ISCSI_PATH = re.compile(r"/[^/]+/[0-9]+")
+
+
+class Scheme(Enum):
+    """What the first letters of a place say of it."""
+
+    PATH = "path"  # a file or a block device: which one, only a look can tell
+    NBD = "nbd"
+    ISCSI = "iscsi"
+    NFS = "nfs"
+    JSON = "json"
+
+
+_SCHEMES = {
+    "nbd": Scheme.NBD,
+    "nbds": Scheme.NBD,
+    "nbd+unix": Scheme.NBD,
+    "nbds+unix": Scheme.NBD,
+    "iscsi": Scheme.ISCSI,
+    "nfs": Scheme.NFS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a disk lies and in which format; the format is said, never probed (decision 0004).
+
+    `tls` is a folder as QEMU's tls-creds take it: ca-cert.pem with client-cert.pem and client-key.pem, or
+    keys.psk. Raises BadPlace if the words make no sense.
+    """
+
+    at: str
+    format: str = "raw"
+    tls: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise BadPlace(place=self.shown, reason=f"{self.format} is no format known here: {', '.join(FORMATS)}")
+        reason = _wrong(self.at)
+        if reason is not None:
+            raise BadPlace(place=self.shown, reason=reason)
+
+    @property
+    def scheme(self) -> Scheme:
+        if self.at.startswith("json:"):
+            return Scheme.JSON
+        found = _URL.match(self.at)
+        return _SCHEMES[found[1].lower()] if found else Scheme.PATH
+
+    @property
+    def path(self) -> Path:
+        """The path of a file or device."""
+        return Path(self.at)
+
+    @property
+    def encrypted(self) -> bool:
+        """Does the URL ask for TLS?"""
+        return self.at.lower().startswith("nbds")
+
+    @property
+    def shown(self) -> str:
+        """As a person may see it, and as it is remembered: without a password."""
+        return _PASSWORD.sub(r"\1@", self.at)
+
+
+Where = Path | Place
+
+
+def place_of(where: Where) -> Place:
+    """A bare path is a file of bytes."""
+    return where if isinstance(where, Place) else Place(str(where.absolute()))
+
+
+def shown(where: Where) -> str:
+    """How errors name it."""
+    return where.shown if isinstance(where, Place) else str(where)
+
+
+def _wrong(at: str) -> str | None:
+    """What is wrong with a place and what to write instead, None if nothing is."""
+    if not at or "\0" in at:
+        return "it is empty: name a file, a device or a URL"
+    if _OLD_NBD.match(at):
+        return "write it as nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH"
+    found = _URL.match(at)
+    if not found:
+        return None
+    if found[1].lower() not in _SCHEMES:
+        return f"{found[1]} is no protocol known here: {', '.join(_SCHEMES)}; ./{at} would be a file"
+    try:
+        url = urlsplit(at)
+        port = url.port
+    except ValueError as error:
+        return f"{error}: write it as {found[1]}://HOST:PORT/NAME"
+    return _wrong_url(_SCHEMES[found[1].lower()], url) if port != 0 else "port 0 cannot be reached"
+
+
+def _wrong_url(scheme: Scheme, url: SplitResult) -> str | None:
+    if url.scheme.endswith("+unix"):
+        sockets = parse_qs(url.query).get("socket", [])
+        return None if len(sockets) == 1 else f"name its socket: {url.scheme}:///EXPORT?socket=PATH"
+    if not url.hostname:
+        return f"it names no host: write it as {url.scheme}://HOST/NAME"
+    if scheme is Scheme.ISCSI and not _ISCSI_PATH.fullmatch(url.path):
+        return "write it as iscsi://HOST:PORT/TARGET/LUN, the LUN as a number"
+    if scheme is Scheme.NFS and not url.path.strip("/"):
+        return "it names no file: write it as nfs://HOST/EXPORT/FILE"
+    return None

@@ -1,0 +1,50 @@
+"""Which way a copy takes: a pure decision from what its two ends are."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Kind(Enum):
+    """What a place turned out to be."""
+
+    FILE = "file"
+    DEVICE = "device"
+    NBD = "nbd"
+    ISCSI = "iscsi"
+    NFS = "nfs"
+    JSON = "json"
+
+
+class Opening(Enum):
+    """What an end of a copy is read or written through."""
+
+    FILE = "file"  # the bytes of a local file, whatever they mean
+    DEVICE = "device"  # the bytes of a block device
+    NBD = "nbd"  # the server that the URL names
+    EXPORT = "export"  # a qemu-nbd of our own, which knows the format and the protocol
+
+
+class End(NamedTuple):
+    kind: Kind
+    format: str
+
+
+def byte_for_byte(source: End, destination: End) -> bool:
+    """The same format from file to file: snapshots inside, bitmaps and the layout of clusters survive."""
+    return source.kind is destination.kind is Kind.FILE and source.format == destination.format
+
+
+def openings(source: End, destination: End) -> tuple[Opening, Opening]:
+    """How each end is opened."""
+    if byte_for_byte(source, destination):
+        return Opening.FILE, Opening.FILE
+    return opening(source), opening(destination)
+
+
+def opening(end: End) -> Opening:
+    """How an end is opened for its content, as a guest would see it."""
+    if end.format != "raw":
+        return Opening.EXPORT
+    return {Kind.FILE: Opening.FILE, Kind.DEVICE: Opening.DEVICE, Kind.NBD: Opening.NBD}.get(end.kind, Opening.EXPORT)

@@ -1,0 +1,167 @@
+"""Storage for tests: NBD servers of several kinds, loop devices. All end with the test, by their own id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+MIB = 1024 * 1024
+READY_S = 20.0
+
+
+def needs(*programs: str) -> None:
+    """Skip where a program is missing."""
+    for program in programs:
+        if not shutil.which(program):
+            pytest.skip(f"needs {program}")
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait for something that is about to be true."""
+    end = time.monotonic() + READY_S
+    while not true():
+        assert time.monotonic() < end, f"waited {READY_S} s in vain for {what}"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def running(*words: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs until the block ends."""
+    with log.open("wb") as said:
+        process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def nbd_on_socket(image: Path, folder: Path, *options: str) -> Iterator[str]:
+    """A qemu-nbd for a raw file; gives its URL."""
+    needs("qemu-nbd")
+    at = folder / f"{image.name}.sock"
+    words = [
+        "qemu-nbd",
+        "-f",
+        "raw",
+        "--persistent",
+        "--shared=8",
+        "--discard=unmap",
+        "-k",
+        str(at),
+        *options,
+        str(image),
+    ]
+    with running(*words, log=folder / f"{image.name}.log"):
+        until(at.exists, "qemu-nbd's socket")
+        yield f"nbd+unix:///?socket={at}"
+    at.unlink(missing_ok=True)
+
+
+@contextmanager
+def nbd_on_port(image: Path, folder: Path, *options: str, scheme: str = "nbd", user: str = "") -> Iterator[str]:
+    """The same on loopback; the port is tried without TLS, which qemu-nbd takes for a client that went away."""
+    needs("qemu-nbd")
+    port = free_port()
+    words = [
+        "qemu-nbd",
+        "-f",
+        "raw",
+        "--persistent",
+        "--shared=8",
+        "--discard=unmap",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    with running(*words, *options, image, log=folder / f"{image.name}.log"):
+        until(lambda: listens(port), "qemu-nbd's port")
+        yield f"{scheme}://{user}127.0.0.1:{port}/"
+
+
+@contextmanager
+def nbdkit(folder: Path, *words: str) -> Iterator[str]:
+    """A server that can be told to misbehave; gives its URL."""
+    needs("nbdkit")
+    at = folder / "nbdkit.sock"
+    with running("nbdkit", "-f", "--exit-with-parent", "-U", str(at), *words, log=folder / "nbdkit.log"):
+        until(at.exists, "nbdkit's socket")
+        yield f"nbd+unix:///?socket={at}"
+    at.unlink(missing_ok=True)
+
+
+def certificates(folder: Path) -> Path:
+    """A small authority, and keys from it for a server on loopback and a client, named as QEMU names them."""
+    needs("certtool")
+    folder.mkdir()
+    quiet = {"check": True, "capture_output": True}
+    rules = {"ca": "cn=tests\nca\ncert_signing_key\n"}
+    for side in ("server", "client"):
+        rules[side] = (
+            f"cn={side}\ndns_name=localhost\nip_address=127.0.0.1\ntls_www_{side}\nsigning_key\nencryption_key\n"
+        )
+    for name, rule in rules.items():
+        (folder / f"{name}.info").write_text(rule)
+        key = str(folder / f"{name}-key.pem")
+        subprocess.run(["certtool", "--generate-privkey", "--ecc", "--outfile", key], **quiet)  # type: ignore[call-overload]
+        made = ["--load-privkey", key, "--template", str(folder / f"{name}.info")]
+        if name == "ca":
+            made += ["--generate-self-signed", "--outfile", str(folder / "ca-cert.pem")]
+        else:
+            authority = [
+                "--load-ca-certificate",
+                str(folder / "ca-cert.pem"),
+                "--load-ca-privkey",
+                str(folder / "ca-key.pem"),
+            ]
+            made += ["--generate-certificate", *authority, "--outfile", str(folder / f"{name}-cert.pem")]
+        subprocess.run(["certtool", *made], **quiet)  # type: ignore[call-overload]
+    return folder
+
+
+def keys(folder: Path) -> Path:
+    """Pre-shared keys for the user qemu."""
+    needs("psktool")
+    folder.mkdir()
+    subprocess.run(["psktool", "-u", "qemu", "-p", str(folder / "keys.psk")], check=True, capture_output=True)
+    return folder
+
+
+@contextmanager
+def loop_device(image: Path) -> Iterator[Path]:
+    """A block device on a file; skips where that is impossible."""
+    if os.getuid() != 0:
+        pytest.skip("needs root for a loop device")
+    made = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip("cannot make a loop device here")
+    device = Path(made.stdout.strip())
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", str(device)], check=True)

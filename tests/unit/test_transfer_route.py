@@ -1,0 +1,43 @@
+"""Which way a copy takes."""
+
+import pytest
+
+from vmferry.transfer.ranges import Range, gaps
+from vmferry.transfer.route import End, Kind, Opening, openings
+
+FILE_QCOW2, FILE_RAW = End(Kind.FILE, "qcow2"), End(Kind.FILE, "raw")
+
+
+@pytest.mark.parametrize("format_", ["raw", "qcow2", "vhdx"])
+def test_the_same_format_from_file_to_file_goes_byte_for_byte(format_: str) -> None:
+    assert openings(End(Kind.FILE, format_), End(Kind.FILE, format_)) == (Opening.FILE, Opening.FILE)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "ways"),
+    [
+        (FILE_QCOW2, FILE_RAW, (Opening.EXPORT, Opening.FILE)),
+        (FILE_RAW, FILE_QCOW2, (Opening.FILE, Opening.EXPORT)),
+        (FILE_QCOW2, End(Kind.DEVICE, "qcow2"), (Opening.EXPORT, Opening.EXPORT)),
+        (FILE_RAW, End(Kind.DEVICE, "raw"), (Opening.FILE, Opening.DEVICE)),
+        (End(Kind.NBD, "raw"), FILE_RAW, (Opening.NBD, Opening.FILE)),
+        (End(Kind.NBD, "qcow2"), FILE_RAW, (Opening.EXPORT, Opening.FILE)),
+        (FILE_RAW, End(Kind.ISCSI, "raw"), (Opening.FILE, Opening.EXPORT)),
+        (End(Kind.NFS, "raw"), End(Kind.NFS, "raw"), (Opening.EXPORT, Opening.EXPORT)),
+    ],
+)
+def test_all_else_goes_by_content(source: End, destination: End, ways: tuple[Opening, Opening]) -> None:
+    assert openings(source, destination) == ways
+
+
+@pytest.mark.parametrize(
+    ("ranges", "left"),
+    [
+        ([], [Range(10, 20)]),
+        ([Range(10, 20)], []),
+        ([Range(10, 12), Range(12, 14)], [Range(14, 20)]),
+        ([Range(12, 14), Range(16, 18)], [Range(10, 12), Range(14, 16), Range(18, 20)]),
+    ],
+)
+def test_gaps_are_what_the_ranges_leave(ranges: list[Range], left: list[Range]) -> None:
+    assert list(gaps(ranges, Range(10, 20))) == left
