@@ -23,6 +23,12 @@ def test_an_acknowledgement_cut_off_counts_only_once_it_is_whole(tmp_path: Path)
     assert heard.read().acks[1:] == [Ack("vda", 7, 101, 3000, 16)]
 
 
+def test_what_the_agents_hook_was_called_for_is_heard_in_its_order(tmp_path: Path) -> None:
+    heard = console(tmp_path, "noted 7 100\nfreezing 200\nthawed 300\nnoted 8 400\nfreezing 5")
+    assert heard.hooks == ["freezing", "thawed"]
+    assert heard.noted == 8
+
+
 def test_a_line_broken_by_a_restart_is_no_acknowledgement(tmp_path: Path) -> None:
     assert console(tmp_path, "ack vda 7 10SeaBIOS\n\nup 5 1\nack vdb x\n").acks == []
 

@@ -62,6 +62,15 @@ def test_the_domain_is_plain_and_takes_any_name() -> None:
     assert " mem=" not in (tree.findtext("os/cmdline") or "")
 
 
+def test_a_disk_with_a_file_system_is_mounted_and_never_stamped() -> None:
+    disks = (DiskSpec("vda"), DiskSpec("vdb", format="raw", file_system=True))
+    place = Place("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
+    tree = etree.fromstring(domain_xml(GuestSpec("a", disks=disks, agent=True), place, BOOT))
+    told = (tree.findtext("os/cmdline") or "").split()
+    assert {"lab.write=vda:224:32", "lab.fs=vdb", "lab.agent"} <= set(told)
+    assert tree.find("devices/channel/target[@name='org.qemu.guest_agent.0']") is not None
+
+
 def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
     for name, needs in {"virtio-blk": "virtio", "virtio": "virtio_ring", "virtio_ring": "", "other": ""}.items():
         (tmp_path / f"{name}.ko").write_bytes(b"x\0depends=" + needs.encode() + b"\0y")

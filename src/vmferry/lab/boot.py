@@ -5,17 +5,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from vmferry.lab.agent import agent_files
 from vmferry.lab.kernel import Kernel, find_kernel
 from vmferry.lab.programs import program, run
 
+GUEST = Path(str(files("vmferry.lab").joinpath("guest")))
+AGENT_MODULES = ("virtio_console",)
 MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "button", "evdev")
 # cryptomgr.notests and mitigations=off: a second less under tcg. No `mem=`: the kernel takes it as its own.
 KERNEL_OPTIONS = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off cryptomgr.notests"
@@ -39,14 +43,17 @@ def default_cache() -> Path:
     return Path("/var/cache/vmferry-lab") if os.geteuid() == 0 else Path.home() / ".cache/vmferry-lab"
 
 
-def prepare_boot(cache: Path | None = None) -> Boot:
-    """Build what is not in the cache yet; several processes may ask at once. Raises LabNeeds, LabProgramFailed."""
+def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
+    """Build what is not in the cache yet; several processes may ask at once. Raises LabNeeds, LabProgramFailed.
+
+    `agent`: with the real guest agent in the initrd, which doubles its size.
+    """
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     with _only_one(cache):
         kernel = find_kernel(cache)
-        modules = kernel.with_dependencies(MODULES)
-        initrd = _initrd(cache, kernel, modules)
+        modules = kernel.with_dependencies(MODULES + (AGENT_MODULES if agent else ()))
+        initrd = _initrd(cache, kernel, modules, agent_files() if agent else {})
         options = f"{KERNEL_OPTIONS} lab.modules={','.join(modules)}"
         return Boot(kernel.image, initrd, options, _accelerator(cache, kernel, initrd, options))
 
@@ -58,11 +65,11 @@ def _only_one(cache: Path) -> Iterator[None]:
         yield
 
 
-def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes]) -> Path:
-    """The stamping program as /init, and the modules; named by what went into it."""
-    source = files("vmferry.lab").joinpath("guest/stamp.c").read_bytes()
-    content = hashlib.sha256(b"".join([source, kernel.version.encode(), *modules.values()])).hexdigest()[:16]
-    initrd = cache / f"initrd-{content}.cpio"
+def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes], further: Mapping[str, Path]) -> Path:
+    """The stamping program as /init, the modules, and further files by place; named by what went into it."""
+    source = [file.read_bytes() for file in sorted(GUEST.iterdir())]
+    parts = [*source, kernel.version.encode(), *modules.values(), *(file.read_bytes() for file in further.values())]
+    initrd = cache / f"initrd-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.cpio"
     if initrd.exists():
         return initrd
     with tempfile.TemporaryDirectory(dir=cache) as folder:
@@ -71,8 +78,10 @@ def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes]) -> Path:
         (root / "dev").mkdir()
         for name, module in modules.items():
             (root / "modules" / f"{name}.ko").write_bytes(module)
-        Path(folder, "stamp.c").write_bytes(source)
-        run("gcc", "-static", "-O2", "-Wall", "-pthread", "-o", root / "init", Path(folder, "stamp.c"))
+        for place, file in further.items():
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, root / place)
+        run("gcc", "-static", "-O2", "-Wall", "-Wextra", "-pthread", "-o", root / "init", *sorted(GUEST.glob("*.c")))
         _pack(root, Path(folder, "initrd"))
         Path(folder, "initrd").replace(initrd)
     return initrd

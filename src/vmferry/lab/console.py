@@ -1,4 +1,4 @@
-"""What a lab guest says on its console: acknowledged writes, and the edges of the host's clock."""
+"""What a lab guest says on its console: acknowledged writes, edges of the host's clock, calls of its agent's hook."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Edge:
 
 ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)")
 EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
+NOTE = re.compile(rb"noted (\d+) (\d+)")
 BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgements across one of these is no stall
 
 
@@ -43,6 +44,8 @@ class Console:
     runs: list[list[Edge]] = field(default_factory=lambda: [[]])  # one list of edges for each boot
     errors: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
+    hooks: list[str] = field(default_factory=list)  # what the guest agent's hook was called for: freezing, thawed
+    noted: int = 0  # the newest note that is durable on the guest's own file system
     ups: int = 0
     longest_gap_us: int = 0
     _offset: int = 0
@@ -72,6 +75,10 @@ class Console:
                 self.runs.append([])
         elif line.startswith(b"error "):
             self.errors.append(line.decode(errors="replace"))
+        elif line.startswith((b"freezing ", b"thawed ")):
+            self.hooks.append(line.split()[0].decode())
+        elif found := NOTE.fullmatch(line):
+            self.noted = int(found[1])
         elif line.startswith(b"done "):
             self.done.add(line[5:].decode())
 

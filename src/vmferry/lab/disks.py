@@ -24,6 +24,7 @@ class DiskSpec:
     backing: Path | None = None  # a golden image below it; then there is no random data of its own
     bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...
     cache: str = "none"
+    file_system: bool = False  # ext4, on the whole disk: the guest mounts it and takes notes there, stamps nothing
 
     @property
     def region(self) -> tuple[int, int]:
@@ -38,6 +39,9 @@ class DiskSpec:
 
 def make_disk(spec: DiskSpec, image: Path) -> None:
     """Make the disk's image. Raises LabPlaceUnfit when the random data would reach into the guest's region."""
+    if spec.file_system:
+        make_file_system(spec, image)
+        return
     if spec.data_mib > spec.region[0]:
         raise LabPlaceUnfit(at=image, reason=f"{spec.size_mib} MiB are too small for {spec.data_mib} MiB of data")
     if spec.backing:
@@ -55,6 +59,19 @@ def make_image(image: Path, format_: str, size_mib: int, data_mib: int) -> None:
         for _ in range(data_mib):
             file.write(os.urandom(1 << 20))
         file.truncate(size_mib << 20)
+    _become(raw, image, format_)
+
+
+def make_file_system(spec: DiskSpec, image: Path) -> None:
+    """An image that is one empty ext4 file system."""
+    raw = image.with_suffix(".filling")
+    with raw.open("xb") as file:
+        file.truncate(spec.size_mib << 20)
+    run("mkfs.ext4", "-q", "-F", raw)
+    _become(raw, image, spec.format)
+
+
+def _become(raw: Path, image: Path, format_: str) -> None:
     if format_ == "raw":
         raw.replace(image)
         return

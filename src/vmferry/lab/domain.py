@@ -33,6 +33,12 @@ class GuestSpec:
     uefi: bool = False
     tpm: bool = False
     cdrom: Path | None = None
+    agent: bool = False  # the real guest agent answers; a disk with `file_system` gives it something to freeze
+
+    @property
+    def stamped(self) -> tuple[DiskSpec, ...]:
+        """The disks that the guest stamps its writes on."""
+        return tuple(disk for disk in self.disks if not disk.file_system)
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,9 @@ def domain_xml(spec: GuestSpec, place: Place, boot: Boot) -> str:
 
 
 def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
-    regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.disks)
+    regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
+    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system) + (" lab.agent" if spec.agent else "")
     os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
@@ -100,6 +107,8 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     devices.append(E.controller(type="usb", model="none"))
     devices.append(E.serial(E.source(path=str(place.console), append="on"), E.target(port="0"), type="file"))
     devices.append(E.serial(E.source(path=str(place.commands)), E.target(port="1"), type="pipe"))
+    if spec.agent:
+        devices.append(E.channel(E.target(type="virtio", name="org.qemu.guest_agent.0"), type="unix"))
     if spec.tpm:
         devices.append(E.tpm(E.backend(type="emulator", version="2.0"), model="tpm-crb"))
     return devices

@@ -53,7 +53,7 @@ class LabGuest:
 
         Raises LabNeeds, LabPlaceUnfit, LabProgramFailed, LabLate.
         """
-        boot = prepare_boot()
+        boot = prepare_boot(agent=spec.agent)
         place = _claim_place(host, spec)
         guest = cls(host, spec, place, Console(place.console))
         try:
@@ -89,7 +89,7 @@ class LabGuest:
 
     def wait_writing(self, deadline_s: float = START_DEADLINE_S) -> None:
         """Wait until each disk has acknowledged a write since the guest last came up."""
-        wanted, before = {disk.target for disk in self.spec.disks}, len(self.acks())
+        wanted, before = {disk.target for disk in self.spec.stamped}, len(self.acks())
         wait_for(
             lambda: {ack.disk for ack in self.acks()[before:]} >= wanted,
             f"{self.spec.name} to write",
@@ -127,6 +127,12 @@ class LabGuest:
         """The longest time, in seconds of the guest's own clock, between two acknowledged writes of one disk."""
         return self.console.read().longest_gap_us / 1e6
 
+    def wait_notes(self, n_more: int = 5, deadline_s: float = 60) -> int:
+        """Wait for this many more notes on the guest's own file system; gives the newest one's number."""
+        wanted = self.console.read().noted + n_more
+        wait_for(lambda: self.console.read().noted >= wanted, "notes", deadline_s, self.place.console)
+        return self.console.noted
+
     def errors(self) -> list[str]:
         """What the guest complained of: failed writes, memory that changed by itself."""
         return self.console.read().errors
@@ -137,7 +143,7 @@ class LabGuest:
     # -- commanding
 
     def command(self, words: str, deadline_s: float = 60) -> None:
-        """Tell the guest to `stop`, `go`, `rate N`, `dirty N` or `poweroff` and wait until it says it has."""
+        """Tell the guest to `stop`, `go`, `rate N`, `poweroff` (all are in guest/main.c); wait until it says it has."""
         sequence = uuid.uuid4().hex[:8]
         for _ in range(max(1, int(deadline_s / ANSWER_S))):
             self._send(f"{sequence} {words}\n")
@@ -172,7 +178,9 @@ class LabGuest:
         console = self.console.read()
         acks = list(console.acks)
         images = images or self.images()
-        regions = {disk.target: read_region(disk.target, images[disk.target], *disk.region) for disk in self.spec.disks}
+        regions = {
+            disk.target: read_region(disk.target, images[disk.target], *disk.region) for disk in self.spec.stamped
+        }
         return replace(judge(acks, regions), longest_pause_s=console.longest_pause_s, longest_stall_s=self.stall())
 
     def images(self) -> dict[str, Path | str]:

@@ -21,6 +21,8 @@ PACKAGES = {
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",
     "gcc": "gcc libc6-dev",
+    "ldd": "libc-bin",
+    "qemu-ga": "qemu-guest-agent",
     "cpio": "cpio",
     "unshare": "util-linux",
     "nsenter": "util-linux",
