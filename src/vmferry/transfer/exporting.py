@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import nbd
 
-from vmferry.errors import ExportFailed
+from vmferry.errors import BadPlace, ExportFailed
 from vmferry.transfer.images import image_name
 from vmferry.transfer.nbd_link import NbdLink, nbd_link
 from vmferry.transfer.places import Place
@@ -23,6 +24,7 @@ LOCKED_S = 5.0
 _LOOK_S = 0.25
 _END_S = 10.0
 _LAST_WORDS_S = 1.0
+_LOST = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN}
 _NO_DIRECT = "O_DIRECT"
 _LOCKED = "Failed to get"  # QEMU's words: Failed to get "write" lock; Failed to get shared "write" lock
 
@@ -40,8 +42,10 @@ def exported(place: Place, connections: int, *, writable: bool) -> Iterator[NbdL
     """The content of an image, as QEMU sees it, past the page cache; qemu-nbd dies with this process.
 
     QEMU's image locks hold: what a VM has open for writing is refused. Call and leave it in one thread: the
-    kernel ends qemu-nbd with the thread that started it. Raises ExportFailed.
+    kernel ends qemu-nbd with the thread that started it. Raises ExportFailed, BadPlace.
     """
+    if place.encrypted:
+        raise BadPlace(place=place.shown, reason="over TLS only raw can be read and written")
     with ExitStack() as stack:
         yield _opened(_Wanted(place, connections, writable), stack)
 
@@ -84,6 +88,9 @@ class _Server:
 
     def explain(self, error: OSError) -> OSError:
         """An error of the connection, with the server's reason if it has ended."""
+        if error.errno in _LOST:
+            with suppress(subprocess.TimeoutExpired):  # its sockets are closed before it can be waited for
+                self._process.wait(_LAST_WORDS_S)
         code = self._process.poll()
         return error if code is None else OSError(error.errno, f"qemu-nbd ended with {code}: {self._last_words()}")
 

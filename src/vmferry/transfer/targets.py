@@ -60,6 +60,8 @@ class Target:
         """Raises BadPlace if nothing can be written in this format."""
         if self.way is not Opening.FILE and self.place.format not in WRITABLE:
             raise BadPlace(place=self.place.shown, reason=f"only {' and '.join(WRITABLE)} can be written")
+        if self.way is Opening.EXPORT and self.place.encrypted:
+            raise BadPlace(place=self.place.shown, reason="over TLS only raw can be written")
 
     def make(self, data_bytes: int, options: Options) -> None:
         """An empty image there, durable. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
