@@ -203,6 +203,11 @@ class DestinationChanged(VmferryError):
     exit_code = 3
 
 
+class CopyRunning(VmferryError):
+    says = "a copy to {destination} is running: wait for it, or end it first"
+    exit_code = 3
+
+
 class ExportFailed(VmferryError):
     says = "{path} cannot be opened ({reason}): check its name, its format and that nothing else has it open"
 

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vmferry.api.answered import Answered
+from vmferry.cli.copy import copy
 from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_receipt import job_receipt
@@ -48,6 +49,7 @@ job = _group("One job.")
 lab = _group("A private host to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
+app.command("copy")(copy)
 app.command("vms")(vms)
 app.add_typer(vm, name="vm")
 vm.command("show")(vm_show)
