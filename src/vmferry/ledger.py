@@ -70,6 +70,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
         rounds=int(_number(facts.get("rounds"), 0)),
         finished=now(),
         kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
+        quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
     )
 
 

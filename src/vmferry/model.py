@@ -360,6 +360,8 @@ class Receipt:
     """ISO 8601, UTC"""
     kept: tuple[Path, ...] = ()
     """Source files kept, renamed, by --keep-source."""
+    quiesced: str = ""
+    """Were the guest's file systems frozen at the freeze: yes, no, unsure (they may be still); "" without an agent."""
 
 
 @dataclass(frozen=True, slots=True)

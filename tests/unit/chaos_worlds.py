@@ -15,6 +15,7 @@ from vmferry import preflight
 from vmferry.errors import Cancelled
 from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
 from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import (
     ALLOWED,
     DiskProgress,
@@ -44,12 +45,15 @@ class Scenario:
     rounds: int = 0
     """How many times the rest is too large to be cut over."""
     keep_source: bool = False
+    quiesces: Quiesced | None = None
+    """What the guest agent does, where there is one."""
 
     def __str__(self) -> str:
         words = [self.technology.value, self.power.value]
         words += ["transient"] if not self.persistent else []
         words += [f"{self.rounds}-rounds"] if self.rounds else []
         words += ["keep"] if self.keep_source else []
+        words += [f"quiesced-{self.quiesces.value}"] if self.quiesces else []
         return "-".join(words)
 
 
@@ -109,6 +113,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.world = make_world(self.scenario.power, persistent=self.scenario.persistent)
+        machine = self.world.machine(UUID)
+        machine.agent, machine.slow_thaws = self.scenario.quiesces is not None, 2
+        machine.quiesces = self.scenario.quiesces or Quiesced.NO
         self.plan = make_plan(self.world, self.scenario)
         self._records = count()
 
@@ -226,6 +233,8 @@ def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]
     machine = world.machines.get(bench.plan.uuid)
     if machine is None:
         return found if qemu_died and not plan.persistent else [*found, "the VM is gone"]
+    if machine.halted:
+        found.append("its file systems are frozen")
     wanted = {disk.target: disk.to if moved else disk.from_ for disk in plan.disks}
     if machine.disks != wanted:
         found.append(f"it is on {machine.disks}")

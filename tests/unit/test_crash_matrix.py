@@ -15,12 +15,15 @@ from chaos_worlds import UUID, Bench, Scenario, at, broken, kill
 
 from vmferry.errors import HostUnreachable
 from vmferry.hosts.memory import Moment, World
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import JobState, Power, Technology
 from vmferry.strategies import STRATEGIES
 
 SCENARIOS = [
     Scenario(Technology.LIVE, Power.RUNNING),
     Scenario(Technology.LIVE, Power.RUNNING, persistent=False),
+    Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.YES),
+    Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.UNSURE),
     Scenario(Technology.LIVE, Power.PAUSED),
     Scenario(Technology.QUICK, Power.RUNNING),
     Scenario(Technology.QUICK, Power.RUNNING, rounds=1),
@@ -87,6 +90,26 @@ def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
     bench = new(scenario)
     assert assert_kept(bench, scenario) is JobState.DONE
     assert bench.stuck == []
+
+
+def test_a_cancel_while_the_agent_is_late_thaws_the_guest_as_well() -> None:
+    bench = new(Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.UNSURE))
+
+    def cancel(moment: Moment, _world: World) -> None:
+        bench.cancelled = bench.cancelled or moment.call == "thaw"
+
+    bench.hook = cancel
+    assert assert_kept(bench, "thaw") is JobState.UNDONE
+
+
+def test_an_agent_that_never_says_that_it_has_thawed_is_given_up_and_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vmferry.steps.freeze.THAW_S", 0.0)
+    bench = new(Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.UNSURE))
+    bench.world.machine(UUID).slow_thaws = 1000
+    assert bench.run() is JobState.DONE
+    assert bench.known["thaw_owed"] is True
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

@@ -95,6 +95,7 @@ RECEIPT = Receipt(
     verified=True,
     rounds=2,
     kept=(Path("/srv/alt/vda.qcow2.kept"),),
+    quiesced="yes",
 )
 VM = Vm(
     name=NAME,
@@ -171,6 +172,12 @@ def test_a_receipt_tells_both_pauses_and_where_the_source_is() -> None:
     assert "900 ms measured, 1.2 s forecast" in page
     assert "/srv/alt/vda.qcow2.kept" in page
     assert "abababababababab" in page
+    assert "frozen by the guest agent" in page
+
+
+def test_a_receipt_of_a_guest_that_may_be_frozen_still_says_how_to_thaw_it() -> None:
+    page = rendered(receipt_page(replace(RECEIPT, vm="web 1", quiesced="unsure")), 120)
+    assert "virsh domfsthaw 'web 1'" in page
 
 
 def test_plain_lines_tell_changes_at_once_and_figures_only_every_few_seconds(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +55,15 @@ def _phases(phases: tuple[Phase, ...]) -> RenderableType:
     return made
 
 
+def _quiesced(receipt: Receipt) -> Text:
+    if receipt.quiesced == "yes":
+        return Text("frozen by the guest agent at the freeze, thawed right after it")
+    if receipt.quiesced == "unsure":
+        cure = f"perhaps frozen still, the guest agent does not answer: virsh domfsthaw {quote(receipt.vm)}"
+        return Text(cure, style="red")
+    return Text("not frozen at the freeze: the guest agent did not answer in time")
+
+
 def _facts(receipt: Receipt) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
@@ -63,6 +74,8 @@ def _facts(receipt: Receipt) -> RenderableType:
     )
     grid.add_row("verified", "every byte of the base compared by hash" if receipt.verified else Text("no", style="red"))
     grid.add_row("rounds", str(receipt.rounds))
+    if receipt.quiesced:
+        grid.add_row("file systems", _quiesced(receipt))
     for number, path in enumerate(receipt.kept):
         grid.add_row("source kept" if number == 0 else "", Text(shown(path)))
     if not receipt.kept:

@@ -10,7 +10,9 @@ import libvirt
 
 from vmferry.errors import GuestGone, HostRefused
 from vmferry.hosts import domain_xml, files, look
+from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import Power
 from vmferry.transfer import Watch
 
@@ -36,30 +38,36 @@ class RunningDisks:
         self._link = link
         self._uuid = uuid
 
-    def freeze(self, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
+    def freeze(self, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
         """One atomic snapshot; an overlay of ours that a cut-off call left behind is made anew."""
         active = {path for target in overlays if (path := self.active(target))}
         if active == set(overlays.values()):
-            return
+            return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
         for overlay in set(overlays.values()) - active:
             files.remove(overlay)
         xml = domain_xml.snapshot_xml(self._targets(), overlays, None)
-        if quiesce_s is not None and self._quiesced(xml, quiesce_s):
-            return
-        self._call("freeze the disks", lambda d: d.snapshotCreateXML(xml, _FREEZE))
+        quiesced = Quiesced.NO if quiesce_s is None else self._quiesced(xml, quiesce_s)
+        if quiesced is not Quiesced.YES:
+            self._call("freeze the disks", lambda d: d.snapshotCreateXML(xml, _FREEZE))
+        return quiesced
 
-    def _quiesced(self, xml: str, seconds: float) -> bool:
-        """With file systems frozen by the guest agent; False when it does not answer in time."""
+    def _quiesced(self, xml: str, seconds: float) -> Quiesced:
+        """With file systems frozen by the guest agent, if it answers in time.
 
-        def act(domain: libvirt.virDomain) -> None:
-            domain.agentSetResponseTimeout(max(1, round(seconds)), 0)
-            domain.snapshotCreateXML(xml, _FREEZE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE)
-
+        libvirt 9.0 gives up on an agent that is late and does not thaw: seen to freeze the guest for good when it
+        carried out the command later. So one that does not answer is not told to freeze, and of one that then is
+        late nothing is sure.
+        """
+        agent = GuestAgent(self._link, self._uuid)
+        if not agent.answers(seconds):
+            return Quiesced.NO
+        flags = _FREEZE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
         try:
-            self._call("freeze the file systems and the disks", act)
+            with agent.waited_for(seconds):
+                self._call("freeze the file systems and the disks", lambda d: d.snapshotCreateXML(xml, flags))
         except HostRefused:
-            return False
-        return True
+            return Quiesced.UNSURE
+        return Quiesced.YES
 
     def active(self, target: str) -> Path | None:
         disk = self._element(target)

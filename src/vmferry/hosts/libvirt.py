@@ -15,7 +15,9 @@ from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
 from vmferry.hosts import domain_xml, files, images, look
 from vmferry.hosts.disks import RunningDisks
+from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
+from vmferry.hosts.protocol import Quiesced
 from vmferry.hosts.saved_state import SavedState, spent_name
 from vmferry.model import Folder, Placed, Power, Token, Vm
 from vmferry.transfer import Compared, Copied, Transfer, Watch
@@ -160,8 +162,13 @@ class LibvirtHost:
     # -- a running VM's disks
 
     @acting
-    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
-        RunningDisks(self._link, uuid).freeze(overlays, quiesce_s)
+    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
+        self.power(uuid)  # a snapshot that a killed worker asked for may be under way, and make the overlays yet
+        return RunningDisks(self._link, uuid).freeze(overlays, quiesce_s)
+
+    @acting
+    def thaw(self, uuid: str, seconds: float) -> bool:
+        return self.power(uuid) is Power.OFF or GuestAgent(self._link, uuid).thaw(seconds)
 
     @acting
     def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vmferry.hosts.memory_call import Hook, Killed, Moment
 from vmferry.hosts.memory_files import FilesHost
 from vmferry.hosts.memory_world import BLOCK, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import Placed, Power, Token
 from vmferry.transfer import Watch
 
@@ -31,17 +32,29 @@ class MemoryHost(FilesHost):
 
     # -- a running VM's disks
 
-    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
-        with self._act("freeze") as (world, _):
+    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
+        with self._act("freeze") as (world, middle):
             machine = world.machine(uuid)
             live = self._alive(machine, "freeze")
             if all(live.disks[target].path == path for target, path in overlays.items()):
-                return
+                return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
+            quiesced = Quiesced.NO if quiesce_s is None else machine.quiesces
+            machine.halted = quiesced is not Quiesced.NO
+            middle()
             for target, path in overlays.items():
                 base = live.disks[target].path
                 world.files[path] = File(format="qcow2", backing=base)
                 world.frozen[base] = world.files[base].changed
                 self._set_active(machine, target, Placed(path, "qcow2"))
+            machine.halted = quiesced is Quiesced.UNSURE
+            return quiesced
+
+    def thaw(self, uuid: str, seconds: float) -> bool:
+        with self._act("thaw") as (world, _):
+            machine = world.machine(uuid)
+            machine.slow_thaws -= 1
+            machine.halted = machine.halted and machine.slow_thaws >= 0
+            return machine.live is None or not machine.halted
 
     def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
         watch.check()

@@ -83,6 +83,7 @@ class FilesHost(Caller):
             disks,
             machine.nvram,
             snapshots=snapshots,
+            agent=machine.agent,
         )
 
     # -- files

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import RLock
 
 from vmferry.errors import NoSuchVm
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import Placed, Power
 
 BLOCK = 4 << 20
@@ -77,6 +78,13 @@ class Machine:
     live: Live | None = None
     nvram: Path | None = None
     snapshots: dict[str, dict[str, Path]] = field(default_factory=dict)
+    agent: bool = False
+    quiesces: Quiesced = Quiesced.YES
+    """What its agent does when it is told to freeze the file systems."""
+    halted: bool = False
+    """Its file systems are frozen."""
+    slow_thaws: int = 0
+    """How often its agent is told to thaw before it does."""
 
     @property
     def disks(self) -> dict[str, Placed]:
@@ -159,7 +167,7 @@ class World:
     def tick(self) -> None:
         """Each running guest writes to each of its disks."""
         for machine in self.machines.values():
-            if machine.live is not None and machine.power is Power.RUNNING:
+            if machine.live is not None and machine.power is Power.RUNNING and not machine.halted:
                 for target in machine.disks:
                     if target not in machine.readonly:
                         self._write(machine, machine.live, target)
@@ -178,6 +186,7 @@ class World:
         """What a crash of QEMU leaves: the files, and the definition if there is one."""
         machine = self.machines[uuid]
         machine.live = None
+        machine.halted = False
         if machine.definition is None:
             del self.machines[uuid]
 

@@ -8,11 +8,21 @@ All methods may raise HostUnreachable (try again when it is back) and HostRefuse
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from vmferry.model import Folder, Placed, Power, Token, Vm
 from vmferry.transfer import Compared, Copied, Transfer, Watch
+
+
+class Quiesced(StrEnum):
+    """Whether a guest's file systems were frozen while its disks were."""
+
+    YES = "yes"
+    NO = "no"
+    UNSURE = "unsure"
+    """The agent was told to and did not say that it had: it may do so yet, and has to be told to thaw."""
 
 
 class Host(Protocol):
@@ -88,11 +98,14 @@ class Host(Protocol):
 
     # -- a running VM's disks
 
-    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> None:
+    def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
         """Send writes of all these disks to new overlays, at one moment, leaving no metadata.
 
         `quiesce_s`: ask the guest agent to freeze file systems, waiting for it at most so long.
         """
+
+    def thaw(self, uuid: str, seconds: float) -> bool:
+        """Tell the guest agent to thaw all file systems; False when it does not answer within so many seconds."""
 
     def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
         """Merge what lies above `base` into it and make it the active image; VM running, paused or off.

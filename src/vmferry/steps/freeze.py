@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.forecast import DEFAULT_RATE_BYTES_S, pause_s
+from vmferry.hosts.protocol import Quiesced
 from vmferry.model import DiskMove, JobState, Placed, Technology
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import DeskWatch, copy_verified, phase, spare_source
 
 QUIESCE_S = 5.0
+THAW_S = 300.0
+"""So long a job waits for a guest agent that may have frozen its guest; a freeze writes out all that is dirty."""
 MOST_ROUNDS = 32
 """Each round makes the chain one image deeper; QEMU gets slow long before libvirt's limit of 200."""
 SMALL_BYTES = 32 << 20
@@ -43,15 +47,28 @@ class Freeze(Step):
     says = "freezing the disks"
 
     def do(self, job: Job) -> None:
-        job.host.freeze(
-            job.uuid,
-            {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks},
-            QUIESCE_S if job.plan.agent else None,
-        )
+        """With the guest's file systems frozen where its agent answers; it is told to once only, and thawed for sure.
+
+        What comes between the freeze and the thaw, a kill of libvirtd say, would leave the guest standing for good.
+        """
+        cut_off = job.facts.get("thaw_owed") is True
+        if job.plan.agent:
+            job.facts.put("thaw_owed", value=True)
+        overlays = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
+        quiesced = job.host.freeze(job.uuid, overlays, QUIESCE_S if job.plan.agent and not cut_off else None)
         job.facts.put("frozen", value=True)
+        if not job.plan.agent:
+            return
+        job.facts.put("quiesced", (Quiesced.YES if quiesced is Quiesced.YES else Quiesced.NO).value)
+        if cut_off or quiesced is Quiesced.UNSURE:
+            thaw(job)
+        else:
+            job.facts.put("thaw_owed", value=False)
 
     def undo(self, job: Job) -> None:
         """Merge the overlays back into the base; a guest that runs keeps running."""
+        if job.facts.get("thaw_owed") is True:
+            thaw(job)
         job.facts.put("frozen", value=False)
         for disk in job.frozen_disks:
             job.host.commit(job.uuid, disk.target, disk.from_, DeskWatch(job, disk.target))
@@ -63,7 +80,19 @@ class Freeze(Step):
         frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
         if frozen:
             job.facts.put("frozen", value=True)
-        return frozen
+        return frozen and job.facts.get("thaw_owed") is not True
+
+
+def thaw(job: Job) -> None:
+    """Tell the guest agent to thaw until it says that it has; give it up after THAW_S, and leave the fact."""
+    job.desk.says("waiting for the guest agent: the guest's file systems may be frozen")
+    end = time.monotonic() + THAW_S
+    while not job.host.thaw(job.uuid, QUIESCE_S):
+        if time.monotonic() > end:
+            return
+        job.desk.wait(LOOK_S)
+        spare_source(job)
+    job.facts.put("thaw_owed", value=False)
 
 
 @dataclass(frozen=True)

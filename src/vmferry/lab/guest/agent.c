@@ -19,6 +19,7 @@
 #include "guest.h"
 
 #define NOTES "/fs/notes"
+#define PORT "/dev/vport0p1"
 #define DELAY "/run/freeze-delay"
 
 static unsigned long long first_note;
@@ -89,13 +90,15 @@ void start_agent(void)
     char unused[8];
     if (!option("lab.agent", unused, sizeof unused))
         return;
-    close(open_when_there("/dev/vport0p1", O_RDWR));
+    /* Not opened by us: libvirt would take the agent for connected before it runs. */
+    for (int tries = 0; access(PORT, F_OK) && tries < 1000; tries++)
+        usleep(10000);
     agent = fork();
     if (agent == 0) {
         int nowhere = open("/dev/null", O_RDWR);
         for (int fd = 0; fd < 3; fd++)
             dup2(nowhere, fd);
-        execl("/sbin/qemu-ga", "qemu-ga", "-m", "virtio-serial", "-p", "/dev/vport0p1", "-t", "/run", "-l",
+        execl("/sbin/qemu-ga", "qemu-ga", "-m", "virtio-serial", "-p", PORT, "-t", "/run", "-l",
               "/run/agent.log", "-F/init", NULL);
         _exit(errno);
     }

@@ -47,6 +47,6 @@ void listen_for_ever(void);
 
 uint64_t next_random(uint64_t *x); /* xorshift, stamp.c */
 void start(void *(*work)(void *), void *argument); /* a thread, main.c */
-int open_when_there(const char *path, int flags);  /* a device that comes a little after its module, main.c */
+int open_when_there(const char *path, int flags);  /* a disk that comes a little after its module, main.c */
 
 #endif

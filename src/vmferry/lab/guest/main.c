@@ -44,7 +44,7 @@ int open_when_there(const char *path, int flags)
     for (int tries = 0; tries < 1000; tries++) {
         if ((fd = open(path, flags | O_CLOEXEC)) >= 0)
             return fd;
-        usleep(10000); /* SCSI disks and the agent's port come a little after their module */
+        usleep(10000); /* SCSI disks come a little after their module */
     }
     say("error open %s %d", path, errno);
     return -1;
