@@ -44,19 +44,16 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def running(*words: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(*words: str | Path, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs until the block ends."""
     with log.open("wb") as said:
-        process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        words = tuple(str(word) for word in words)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=env)
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # unshare and tgtd do not listen to less
+            process.wait()
 
 
 @contextmanager
@@ -165,3 +162,57 @@ def loop_device(image: Path) -> Iterator[Path]:
         yield device
     finally:
         subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+@contextmanager
+def iscsi_target(image: Path, folder: Path) -> Iterator[str]:
+    """A tgtd of its own with one thin LUN; gives its URL."""
+    needs("tgtd", "tgtadm")
+    port = free_port()
+    control = {**os.environ, "TGT_IPC_SOCKET": str(folder / "tgt")}
+    name, number = "iqn.2026-01.org.example:disk", str(port % 32768)  # it takes no larger one
+    words = ["tgtd", "-f", "--iscsi", f"portal=127.0.0.1:{port}", "-C", number]
+    steps = (
+        f"--op new --mode target --tid 1 -T {name}",
+        f"--op new --mode logicalunit --tid 1 --lun 1 -b {image}",
+        "--op update --mode logicalunit --tid 1 --lun 1 --params thin_provisioning=1",
+        "--op bind --mode target --tid 1 -I ALL",
+    )
+    with running(*words, log=folder / "tgtd.log", env=control):
+        until(lambda: listens(port), "tgtd's port")
+        for step in steps:
+            command = ["tgtadm", "-C", number, "--lld", "iscsi", *step.split()]
+            subprocess.run(command, check=True, env=control, capture_output=True)
+        yield f"iscsi://127.0.0.1:{port}/{name}/1"
+
+
+_GANESHA = """
+NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = 2049; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false; }}
+EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW; Squash = No_Root_Squash;
+  Protocols = 3; Transports = TCP; SecType = sys; FSAL {{ Name = VFS; }} }}
+LOG {{ Default_Log_Level = EVENT; }}
+"""
+_NFS = """
+ip link set lo up && mount -t tmpfs tmpfs /run && mkdir -p /run/ganesha /run/rpcbind
+rpcbind -i
+exec ganesha.nfsd -F -f "$1" -L "$2" -p /run/ganesha.pid
+"""
+
+
+@contextmanager
+def nfs_server(export: Path, folder: Path) -> Iterator[list[str]]:
+    """nfs-ganesha in namespaces of its own, since QEMU's driver knows only the ports of the standard.
+
+    Gives the words before a command that shall see it, at nfs://127.0.0.1 and the path of the export.
+    """
+    needs("ganesha.nfsd", "rpcbind", "nsenter", "unshare", "ip")
+    if os.getuid() != 0:
+        pytest.skip("needs root for namespaces")
+    log = folder / "ganesha.log"
+    (folder / "ganesha.conf").write_text(_GANESHA.format(export=export))
+    apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    words = [*apart, "sh", "-c", _NFS, "sh", str(folder / "ganesha.conf"), str(log)]
+    with running(*words, log=folder / "namespace.log") as process:
+        until(lambda: log.exists() and "NFS SERVER INITIALIZED" in log.read_text(), "nfs-ganesha")
+        child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+        yield ["nsenter", f"--net=/proc/{child}/ns/net"]
