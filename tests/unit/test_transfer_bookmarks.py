@@ -23,7 +23,8 @@ records = st.lists(
 
 def written(path: Path, content: list[Record]) -> bytes:
     journal = Journal.begin(path, SOURCE)
-    journal.append([Record(Kind.CLAIM, 4711), *content])
+    for record in (Record(Kind.CLAIM, 4711), *content):
+        journal.note(record)
     journal.close()
     return path.read_bytes()
 
@@ -100,7 +101,7 @@ def test_going_on_behind_a_torn_record_drops_it(tmp_path: Path) -> None:
     found = read(path)
     assert found is not None
     journal = Journal.resume(path, found)
-    journal.append([later])
+    journal.append(later)
     journal.close()
     again = read(path)
     assert again is not None

@@ -68,20 +68,27 @@ def test_zero_blocks_are_not_written(tmp_path: Path) -> None:
     assert bench.copier.digests[1] is None
 
 
-def test_bookmarks_never_tell_of_a_chunk_that_was_not_flushed(tmp_path: Path) -> None:
-    durable = list[int]()
+def test_a_chunk_is_noted_as_soon_as_it_was_written(tmp_path: Path) -> None:
+    """What a kill at each write would leave: all chunks but the one in flight."""
+    noted = list[int]()
 
     def trouble(action: str, offset: int) -> None:
-        if action == "flush":
+        if action == "write":
             found = read(tmp_path / "bookmarks")
             assert found is not None
-            durable.append(len(found.chunks))
+            noted.append(len(found.chunks))
 
-    bench = Bench(tmp_path, destination=trouble)
+    Bench(tmp_path, destination=trouble).copy(streams=1)
+    assert noted == list(range(CHUNKS))
+
+
+def test_all_is_flushed_before_a_copy_ends(tmp_path: Path) -> None:
+    last = list[str]()
+    bench = Bench(tmp_path, destination=lambda action, _: last.append(action))
     bench.copy()
+    assert last[-1] == "flush"
     found = read(bench.path)
     assert found is not None
-    assert durable[0] == 0
     assert found.chunks == bench.copier.digests
 
 

@@ -1,8 +1,10 @@
-"""The bookmarks of a transfer: which chunks are durable at the destination, with their digests.
+"""The bookmarks of a transfer: which chunks were written to the destination, with their digests.
 
-An append-only file: a header of 64 bytes, then records of 48 bytes, each with its own CRC-32. A record is
-written after what it tells of is durable, so the file may say too little and never too much. Reading stops at
-the first record that is torn or damaged: what stood behind it is copied again.
+An append-only file: a header of 64 bytes, then records of 48 bytes, each with its own CRC-32. A chunk is
+noted as soon as it was written, so a kill costs no more than what was in flight; it becomes durable, and its
+record after it, once a second. So after a power failure a record may tell of a chunk that is not there: none
+is believed before the chunk was read back. All other records are written after what they tell of is durable.
+Reading stops at the first record that is torn or damaged: what stood behind it is copied again.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -31,9 +32,9 @@ class Kind(IntEnum):
     """What a record says of its number."""
 
     CLAIM = 1  # the inode of the destination, which was created by us; or what tells it from others
-    DATA = 2  # this chunk is durable and has this digest
-    ZERO = 3  # this chunk is durable and all zero
-    WHOLE = 4  # all chunks are there; the number is 1 if by reflink, else 0
+    DATA = 2  # this chunk was written and has this digest
+    ZERO = 3  # this chunk is all zero
+    WHOLE = 4  # all chunks are there, durably; the number is 1 if by reflink, else 0
     MADE = 5  # the destination is an image, empty and durable, ready for chunks
 
 
@@ -132,9 +133,17 @@ class Journal:
         os.ftruncate(fd, found.valid_bytes)
         return cls(fd)
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Add records and make them durable."""
-        _write(self._fd, b"".join(map(_packed, records)))
+    def append(self, record: Record) -> None:
+        """Add a record and make it durable, with all before it."""
+        self.note(record)
+        self.sync()
+
+    def note(self, record: Record) -> None:
+        """Add a record, which survives this process and not a power failure."""
+        _write(self._fd, _packed(record))
+
+    def sync(self) -> None:
+        """Make all records durable."""
         os.fdatasync(self._fd)
 
     def close(self) -> None:

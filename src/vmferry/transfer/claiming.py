@@ -54,7 +54,7 @@ def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[C
         if target.is_made and _remade(target, found, original):
             fresh = True
             with writing(transfer.bookmarks):
-                journal.append([Record(Kind.MADE, 0)])
+                journal.append(Record(Kind.MADE, 0))
         opened = stack.enter_context(target.opened(connections))
         known = {} if found is None or fresh else found.chunks
         yield Claimed(opened, journal, known, resumed=not fresh or not _reads_as_zero(target, opened))
@@ -130,7 +130,7 @@ def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Ident
     if found is None or found.claim is None:
         claim = site.claim()
         with writing(transfer.bookmarks):
-            journal.append([Record(Kind.CLAIM, claim)])
+            journal.append(Record(Kind.CLAIM, claim))
     return journal
 
 

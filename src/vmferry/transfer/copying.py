@@ -17,7 +17,7 @@ from vmferry.transfer.streams import Lane
 
 Keep = Callable[[Range, memoryview, list[Range]], None]
 
-BATCH_S = 1.0  # what a crash may cost
+BATCH_S = 1.0  # what a power failure may cost
 BATCH_CHUNKS = 64
 
 
@@ -71,12 +71,12 @@ class Copier:
         self.note(chunk.index, digest)
 
     def note(self, index: int, digest: bytes | None) -> None:
-        """A chunk lies at the destination, not yet durably."""
+        """A chunk lies at the destination, perhaps not yet durably."""
         self.digests[index] = digest
         self._recorder.add(index, digest)
 
     def flush(self) -> None:
-        """Make all chunks durable and recorded."""
+        """Make all chunks and their records durable."""
         self._recorder.flush()
 
     def again(self, chunk: Chunk, lane: Lane) -> None:
@@ -131,13 +131,13 @@ def with_strays(data: Iterable[Chunk], there: Iterable[Chunk]) -> Iterator[Chunk
 
 
 class Recorder:
-    """Records chunks once they are durable, many at a time, from whichever stream finds that it is due."""
+    """Notes each chunk at once, and makes chunks and notes durable now and then, in whichever stream finds it due."""
 
     def __init__(self, destination: Destination, journal: Journal, path: Path) -> None:
         self._destination = destination
         self._journal = journal
         self._path = path
-        self._pending: list[Record] = []
+        self._noted = 0
         self._since = time.monotonic()
         self._lock = Lock()
         self._flushing = Lock()
@@ -145,8 +145,10 @@ class Recorder:
     def add(self, index: int, digest: bytes | None) -> None:
         """Note a chunk that was written. Raises as flush does."""
         with self._lock:
-            self._pending.append(chunk_record(index, digest))
-            due = len(self._pending) >= BATCH_CHUNKS or time.monotonic() - self._since >= BATCH_S
+            with writing(self._path):
+                self._journal.note(chunk_record(index, digest))
+            self._noted += 1
+            due = self._noted >= BATCH_CHUNKS or time.monotonic() - self._since >= BATCH_S
         if due and self._flushing.acquire(blocking=False):
             try:
                 self._flush()
@@ -154,18 +156,18 @@ class Recorder:
                 self._flushing.release()
 
     def flush(self) -> None:
-        """Make all that was noted durable, then record it. Raises DestinationFull, DestinationUnwritable."""
+        """Make all that was noted durable. Raises DestinationFull, DestinationUnwritable."""
         with self._flushing:
             self._flush()
 
     def _flush(self) -> None:
         with self._lock:
-            batch, self._pending = self._pending, []
+            noted, self._noted = self._noted, 0
             self._since = time.monotonic()
-        if batch:
+        if noted:
             self._destination.flush()
             with writing(self._path):
-                self._journal.append(batch)
+                self._journal.sync()
 
 
 def chunk_record(index: int, digest: bytes | None) -> Record:

@@ -199,7 +199,7 @@ def _finish(transfer: Asked, of: Original, mine: Claimed, copier: Copier, work: 
     mine.opened.settle(of.attributes)
     of.confirm()
     with writing(transfer.bookmarks):
-        mine.journal.append([Record(Kind.WHOLE, int(reflink))])
+        mine.journal.append(Record(Kind.WHOLE, int(reflink)))
 
 
 def _finished(transfer: Asked) -> Bookmarks:
