@@ -70,6 +70,7 @@ class Disk:
     shareable: bool = False
     transient: bool = False
     encrypted: bool = False
+    secret_missing: str | None = None
     block_job: str | None = None
     """The kind of block job that runs on it, if one does."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.lab.console import Ack
+from vmferry.lab.disks import DiskSpec
 from vmferry.lab.verdict import BLOCK, HEAD, MAGIC, Region, judge, read_region
 
 FIRST, BLOCKS = 256, 64
@@ -78,6 +79,6 @@ def test_a_disk_or_place_that_was_not_read_counts_as_lost() -> None:
 
 def test_a_region_is_read_from_an_image(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
-    image.write_bytes(bytes(1 << 20) + stamp(7, 256) + bytes((3 << 20) - BLOCK))
-    found = read_region("vda", image, 1, 2)
-    assert (len(found.content), found.number_at(256), found.number_at(257)) == (2 << 20, 7, 0)
+    image.write_bytes(bytes(2 << 20) + stamp(7, 512) + bytes((2 << 20) - BLOCK))
+    found = read_region(DiskSpec("vda", format="raw", size_mib=4, region_mib=2), image)
+    assert (len(found.content), found.number_at(512), found.number_at(513)) == (2 << 20, 7, 0)

@@ -26,6 +26,7 @@ VM = Vm("vm", "uuid", Power.RUNNING, persistent=True, memory_bytes=1 << 30, disk
         replace(DISK, device="lun"),
         replace(DISK, transient=True),
         replace(DISK, block_job="copy"),
+        replace(DISK, encrypted=True, secret_missing="fd2e1a0c-0000-4000-8000-000000000001"),
         replace(DISK, chain=(replace(IMAGE, virtual_bytes=0),)),
         replace(DISK, chain=(replace(IMAGE, data_file="/san1/a.data"),)),
         replace(DISK, chain=(replace(IMAGE, backing="nbd://other/x", backing_format="raw"),)),
@@ -82,6 +83,20 @@ def test_a_technology_asked_for_by_name_says_why_not() -> None:
     chosen, blockers = choose("offline", ruled_out(VM, [DISK], ()))
     assert chosen is Technology.OFFLINE
     assert "running" in blockers[0].what
+
+
+def test_a_technology_asked_for_where_none_is_possible_names_a_cure_that_helps() -> None:
+    encrypted = replace(DISK, encrypted=True)
+    for via in ("live", "quick"):
+        _, blockers = choose(via, ruled_out(VM, [encrypted], ()))
+        assert ["shut the VM down" in b.cure for b in blockers] == [True]
+    assert choose("auto", ruled_out(replace(VM, power=Power.OFF), [encrypted], ())) == (Technology.OFFLINE, [])
+
+
+def test_a_secret_that_libvirt_lacks_is_named_in_the_finding_and_in_its_cure() -> None:
+    (found,) = of_disks(VM, [replace(DISK, encrypted=True, secret_missing="fd2e1a0c")])
+    assert "fd2e1a0c" in found.what
+    assert "virsh secret-set-value fd2e1a0c" in found.cure
 
 
 @pytest.mark.parametrize(

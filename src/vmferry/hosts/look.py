@@ -37,7 +37,7 @@ def read_vm(domain: libvirt.virDomain) -> Vm:
         power=now,
         persistent=bool(domain.isPersistent()),
         memory_bytes=domain.maxMemory() * 1024,
-        disks=tuple(_disk(e, domain if now is not Power.OFF else None) for e in domain_xml.disks(root)),
+        disks=tuple(_disk(e, domain, running=now is not Power.OFF) for e in domain_xml.disks(root)),
         nvram=_nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
@@ -64,7 +64,7 @@ def _touched(domain: libvirt.virDomain) -> int:
     return min(rss, most) or most
 
 
-def _disk(element: Element, running: libvirt.virDomain | None) -> Disk:
+def _disk(element: Element, domain: libvirt.virDomain, *, running: bool) -> Disk:
     path = domain_xml.source_path(element)
     kind = element.get("type", "file")
     target = domain_xml.target_of(element)
@@ -77,8 +77,25 @@ def _disk(element: Element, running: libvirt.virDomain | None) -> Disk:
         shareable=element.find("shareable") is not None,
         transient=element.find("transient") is not None,
         encrypted=next(element.iter("encryption"), None) is not None,
-        block_job=_block_job(element, running, target),
+        secret_missing=_secret_missing(element, domain.connect()),
+        block_job=_block_job(element, domain if running else None, target),
     )
+
+
+def _secret_missing(element: Element, conn: libvirt.virConnect) -> str | None:
+    """The UUID, or the usage, of a secret that the disk's encryption names and libvirt does not have."""
+    for secret in element.iterfind(".//encryption/secret"):
+        uuid, usage = secret.get("uuid"), secret.get("usage")
+        try:
+            if uuid:
+                conn.secretLookupByUUIDString(uuid)
+            elif usage:
+                conn.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, usage)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SECRET:
+                raise
+            return uuid or usage
+    return None
 
 
 def _chain(path: Path | None, format_: str, kind: str) -> tuple[Image, ...]:

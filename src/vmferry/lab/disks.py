@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.errors import LabPlaceUnfit
 from vmferry.lab.programs import run
+from vmferry.lab.secrets import KEY, QEMU_IMG_KEY
+
+ENCRYPT = (*QEMU_IMG_KEY, "-o", f"encrypt.format=luks,encrypt.key-secret={KEY},encrypt.iter-time=10")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class DiskSpec:
     backing: Path | None = None  # a golden image below it; then there is no random data of its own
     bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...
     cache: str = "none"
+    encrypted: bool = False  # qcow2 with LUKS; its secret is in the lab's libvirtd (lab/secrets.py)
     file_system: bool = False  # ext4, on the whole disk: the guest mounts it and takes notes there, stamps nothing
 
     @property
@@ -47,19 +52,19 @@ def make_disk(spec: DiskSpec, image: Path) -> None:
     if spec.backing:
         run("qemu-img", "create", "-q", "-f", spec.format, "-b", spec.backing, "-F", _format_of(spec.backing), image)
     else:
-        make_image(image, spec.format, spec.size_mib, spec.data_mib)
+        make_image(image, spec.format, spec.size_mib, spec.data_mib, ENCRYPT if spec.encrypted else ())
     if spec.internal_snapshot:
         run("qemu-img", "snapshot", "-c", spec.internal_snapshot, image)
 
 
-def make_image(image: Path, format_: str, size_mib: int, data_mib: int) -> None:
-    """An image of which the first `data_mib` MiB are random and the rest is not allocated."""
+def make_image(image: Path, format_: str, size_mib: int, data_mib: int, how: Sequence[str] = ()) -> None:
+    """An image of which the first `data_mib` MiB are random, the rest not allocated; `how` is for qemu-img."""
     raw = image.with_suffix(".filling")
     with raw.open("xb") as file:
         for _ in range(data_mib):
             file.write(os.urandom(1 << 20))
         file.truncate(size_mib << 20)
-    _become(raw, image, format_)
+    _become(raw, image, format_, how)
 
 
 def make_file_system(spec: DiskSpec, image: Path) -> None:
@@ -71,11 +76,11 @@ def make_file_system(spec: DiskSpec, image: Path) -> None:
     _become(raw, image, spec.format)
 
 
-def _become(raw: Path, image: Path, format_: str) -> None:
+def _become(raw: Path, image: Path, format_: str, how: Sequence[str] = ()) -> None:
     if format_ == "raw":
         raw.replace(image)
         return
-    run("qemu-img", "convert", "-f", "raw", "-O", format_, raw, image)
+    run("qemu-img", "convert", "-f", "raw", "-O", format_, *how, raw, image)
     raw.unlink()
 
 

@@ -11,6 +11,7 @@ from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has n
 
 from vmferry.lab.boot import Boot
 from vmferry.lab.disks import DiskSpec
+from vmferry.lab.secrets import secret_of
 
 OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -99,7 +100,7 @@ def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
 
 def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     devices: etree._Element = E.devices(E.emulator("/usr/bin/qemu-system-x86_64"))
-    devices.extend(_disk(disk, place.images[disk.target]) for disk in spec.disks)
+    devices.extend(_disk(disk, place) for disk in spec.disks)
     if spec.cdrom:
         devices.append(_cdrom(spec.cdrom))
     if any(disk.bus == "scsi" for disk in spec.disks):
@@ -114,14 +115,17 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     return devices
 
 
-def _disk(spec: DiskSpec, image: Path) -> etree._Element:
+def _disk(spec: DiskSpec, place: Place) -> etree._Element:
     disk: etree._Element = E.disk(
         E.driver(name="qemu", type=spec.format, cache=spec.cache),
-        E.source(file=str(image)),
+        E.source(file=str(place.images[spec.target])),
         E.target(dev=spec.target, bus=spec.bus),
         type="file",
         device="disk",
     )
+    if spec.encrypted:
+        secret = E.secret(type="passphrase", uuid=secret_of(place.uuid, spec.target))
+        disk.append(E.encryption(secret, format="luks"))
     return disk
 
 

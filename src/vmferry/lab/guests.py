@@ -21,6 +21,7 @@ from vmferry.lab.console import Ack, Console
 from vmferry.lab.disks import DiskSpec, make_disk
 from vmferry.lab.domain import GuestSpec, Place, domain_xml
 from vmferry.lab.programs import wait_for
+from vmferry.lab.secrets import define_secret, forget_secret, secret_of
 from vmferry.lab.verdict import Verdict, judge, read_region
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class LabGuest:
     def _start(self, xml: str) -> None:
         connection = self.host.connect()
         try:
+            for secret in self._secrets():
+                define_secret(connection, secret)
             if self.spec.persistent:
                 connection.defineXML(xml).create()
             else:
@@ -86,6 +89,9 @@ class LabGuest:
         finally:
             connection.close()
         self.wait_writing()
+
+    def _secrets(self) -> list[str]:
+        return [secret_of(self.place.uuid, disk.target) for disk in self.spec.disks if disk.encrypted]
 
     def wait_writing(self, deadline_s: float = START_DEADLINE_S) -> None:
         """Wait until each disk has acknowledged a write since the guest last came up."""
@@ -178,9 +184,7 @@ class LabGuest:
         console = self.console.read()
         acks = list(console.acks)
         images = images or self.images()
-        regions = {
-            disk.target: read_region(disk.target, images[disk.target], *disk.region) for disk in self.spec.stamped
-        }
+        regions = {disk.target: read_region(disk, images[disk.target]) for disk in self.spec.stamped}
         return replace(judge(acks, regions), longest_pause_s=console.longest_pause_s, longest_stall_s=self.stall())
 
     def images(self) -> dict[str, Path | str]:
@@ -204,6 +208,8 @@ class LabGuest:
             try:
                 if domain := _domain(connection, self.place.uuid):
                     _remove_domain(domain)
+                for secret in self._secrets():
+                    forget_secret(connection, secret)
             finally:
                 connection.close()
         self.host.kill_qemu(self.name)

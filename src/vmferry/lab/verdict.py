@@ -5,6 +5,7 @@ Reads the images, never writes them; the guest is off or paused, or the images a
 
 from __future__ import annotations
 
+import json
 import struct
 import tempfile
 import zlib
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.lab.console import Ack
+from vmferry.lab.disks import DiskSpec
 from vmferry.lab.programs import run
+from vmferry.lab.secrets import KEY, QEMU_IMG_KEY
 
 BLOCK = 4096
 MAGIC = b"VMFSTAMP"
@@ -75,11 +78,20 @@ def judge(acks: Iterable[Ack], regions: Mapping[str, Region]) -> Verdict:
     return Verdict(acknowledged, len(lost), len(torn), examples=tuple((lost + torn)[:5]))
 
 
-def read_region(disk: str, image: Path | str, start_mib: int, length_mib: int) -> Region:
-    """Read a region through qemu-img, whatever the format and backing chain; a running QEMU's lock is ignored."""
+def read_region(disk: DiskSpec, image: Path | str) -> Region:
+    """Read the guest's part of a disk through qemu-img, whatever the format and backing chain, locks ignored."""
+    start_mib, length_mib = disk.region
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "region")
         # qemu-img counts from the beginning of the input, unlike dd.
         where = (f"bs={1 << 20}", f"skip={start_mib}", f"count={start_mib + length_mib}")
-        run("qemu-img", "dd", "-U", "-O", "raw", *where, f"if={image}", f"of={copy}")
-        return Region(disk, start_mib * (1 << 20) // BLOCK, copy.read_bytes())
+        key = QEMU_IMG_KEY if disk.encrypted else ()
+        name = _with_key(image) if disk.encrypted else image
+        run("qemu-img", "dd", "-U", *key, "-O", "raw", *where, f"if={name}", f"of={copy}")
+        return Region(disk.target, start_mib * (1 << 20) // BLOCK, copy.read_bytes())
+
+
+def _with_key(image: Path | str) -> str:
+    """An encrypted qcow2 as qemu-img names one that it can decrypt."""
+    options = {"driver": "qcow2", "encrypt": {"key-secret": KEY}, "file": {"driver": "file", "filename": str(image)}}
+    return f"json:{json.dumps(options)}"

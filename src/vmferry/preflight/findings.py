@@ -71,6 +71,12 @@ def _of_disk(vm: Vm, disk: Disk) -> list[Finding]:
         found.append(blocker(f"disk {disk.target} is a device passed through to the guest", leave_out))
     if disk.transient:
         found.append(blocker(f"disk {disk.target} is transient: its writes are lost at the VM's end", leave_out))
+    if disk.secret_missing:
+        what = (
+            f"libvirt has no secret {disk.secret_missing}, which decrypts disk {disk.target}: the VM cannot be started"
+        )
+        cure = "define it with `virsh secret-define`, its passphrase with `virsh secret-set-value "
+        found.append(blocker(what, f"{cure}{disk.secret_missing}`"))
     if disk.block_job:
         cure = f"wait for it, or end it with `virsh blockjob '{vm.name}' {disk.target} --abort`"
         found.append(blocker(f"a {disk.block_job} runs on disk {disk.target}", cure))

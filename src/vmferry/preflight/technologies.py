@@ -30,7 +30,8 @@ def choose(via: str, ruled: Collection[Ruled]) -> tuple[Technology, list[Finding
             for why in reasons
         ]
     asked = Technology(via)
-    cure = "use --via auto to take what is possible"
+    nothing = all(technology in whys for technology in Technology)
+    cure = "shut the VM down, then use --via auto" if nothing else "use --via auto to take what is possible"
     return asked, [
         Finding(Severity.BLOCKER, f"{asked.console_name} is not possible: {why}", cure) for why in whys.get(asked, ())
     ]
