@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from vmferry.hosts.protocol import Host
-from vmferry.model import Plan, Technology
+from vmferry.model import Plan, Technology, Url, Where
 
 HOST_SLOTS = 10
 STORAGE_SLOTS = 10
@@ -14,8 +15,15 @@ STORAGE_SLOTS = 10
 
 def slots_of(plan: Plan, host: Host) -> tuple[str, ...]:
     """Its host and every storage that it reads or writes, sorted."""
-    folders = {path.parent for image in plan.images for path in (image.source, image.destination)}
-    return tuple(sorted({f"host {plan.connect}"} | {f"storage {host.folder(f).filesystem}" for f in folders}))
+    ends = [(i.source, i.from_volume) for i in plan.images] + [(i.destination, i.to_volume) for i in plan.images]
+    storages = {_storage(where, host, volume=volume) for where, volume in ends}
+    return tuple(sorted({f"host {plan.connect}"} | storages))
+
+
+def _storage(where: Where, host: Host, *, volume: bool) -> str:
+    if volume or isinstance(where, Url):
+        return f"storage {where}"
+    return f"storage {host.folder(where.parent).filesystem}"
 
 
 def jobs_at_once(slot: str) -> int:
@@ -27,7 +35,8 @@ def room_of(plan: Plan, host: Host) -> Mapping[str, int]:
     """Bytes by file system: its images, and the saved state beside the first disk."""
     room: Counter[str] = Counter()
     for image in plan.images:
-        room[host.folder(image.destination.parent).filesystem] += image.data_bytes
+        if isinstance(image.destination, Path) and not image.to_volume:
+            room[host.folder(image.destination.parent).filesystem] += image.data_bytes
     if plan.technology is Technology.QUICK:
-        room[host.folder(plan.disks[0].active.destination.parent).filesystem] += plan.memory_bytes
+        room[host.folder(plan.disks[0].overlay_copies.parent).filesystem] += plan.memory_bytes
     return room

@@ -80,9 +80,9 @@ def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
     overlays = f"copied:{job.overlay(disk, 0)}".removesuffix("0")
     return DiskReceipt(
         target=disk.target,
-        from_=disk.active.source,
-        to=disk.active.destination,
-        format=disk.active.format,
+        from_=str(disk.active.source),
+        to=str(disk.active.destination),
+        format=disk.to.format,
         virtual_bytes=disk.active.virtual_bytes,
         copied_bytes=sum(
             int(_number(value, 0)) for name, value in facts.items() if name in sources or name.startswith(overlays)

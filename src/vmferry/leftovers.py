@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmferry.hosts.protocol import Hosts
-from vmferry.model import ACTIVE, FINAL, Token
+from vmferry.model import ACTIVE, FINAL, Plan, Token
 from vmferry.store import Store
 
 TAG = re.compile(r"vmferry-([a-z0-9]{8})")
@@ -37,9 +37,16 @@ class Leftovers:
         places = set(folders)
         for row in self._store.rows():
             if row.connect == connect:
-                for image in row.plan.images:
-                    places |= {image.source.parent, image.destination.parent}
+                places |= _folders(row.plan)
         return self._hosts.open(connect).leftovers(sorted(places))
+
+
+def _folders(plan: Plan) -> set[Path]:
+    """Where a job of this plan makes files."""
+    files = [image.source for image in plan.images if not image.from_volume]
+    files += [image.destination for image in plan.images if not image.to_volume]
+    folders = {path.parent for path in files if isinstance(path, Path)}
+    return folders | {path.parent for disk in plan.disks for path in (disk.overlays, disk.overlay_copies)}
 
 
 def _job_in(path: Path) -> str:

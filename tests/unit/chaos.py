@@ -109,7 +109,7 @@ def answer(jobs: Jobs, question: tuple[Any, ...], chance: random.Random) -> Any:
 
 
 def _request(jobs: Jobs, vm: str, chance: random.Random) -> MoveRequest:
-    at = jobs._hosts.open("memory").vm(vm).disks[0].active.path.parent
+    at = Path(str(jobs._hosts.open("memory").vm(vm).disks[0].active.path)).parent
     to = FOLDERS[1 - FOLDERS.index(at)] if at in FOLDERS else FOLDERS[0]
     via = chance.choice(["auto", "quick"]) if not vm.endswith(("6", "13")) else "auto"
     return MoveRequest(vm, "memory", path=to, via=via, max_pause_s=60.0)

@@ -14,7 +14,7 @@ from typing import Literal
 from vmferry import preflight
 from vmferry.errors import Cancelled
 from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
-from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.memory_world import File, add_machine
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import (
     ALLOWED,
@@ -33,7 +33,8 @@ from vmferry.strategies import STRATEGIES
 from vmferry.transfer import Throttle
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
-SOURCE, DESTINATION = Path("/fast/vms"), Path("/slow/vms")
+SOURCE, DESTINATION, OVERLAYS = Path("/fast/vms"), Path("/slow/vms"), Path("/other/overlays")
+LUNS = {"from": Path("/dev/lun0"), "to": Path("/dev/lun1")}
 MOST_CUTS = 3
 
 
@@ -47,6 +48,8 @@ class Scenario:
     keep_source: bool = False
     quiesces: Quiesced | None = None
     """What the guest agent does, where there is one."""
+    volumes: frozenset[str] = frozenset()
+    """Where the first disk is a device: at the source, at the destination."""
 
     def __str__(self) -> str:
         words = [self.technology.value, self.power.value]
@@ -54,6 +57,7 @@ class Scenario:
         words += [f"{self.rounds}-rounds"] if self.rounds else []
         words += ["keep"] if self.keep_source else []
         words += [f"quiesced-{self.quiesces.value}"] if self.quiesces else []
+        words += [f"{end}-a-volume" for end in sorted(self.volumes)]
         return "-".join(words)
 
 
@@ -66,11 +70,15 @@ def quick_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def make_world(power: Power = Power.RUNNING, *, persistent: bool = True) -> World:
-    """A VM with a raw disk and a qcow2 one on a base."""
-    world = World()
+def make_world(
+    power: Power = Power.RUNNING, *, persistent: bool = True, volumes: frozenset[str] = frozenset()
+) -> World:
+    """A VM with a raw disk and a qcow2 one on a base; and devices of other contents, if asked for."""
+    world = World(volumes={LUNS[end] for end in volumes})
+    for path in world.volumes:
+        world.files[path] = File({1: -1, 2: -2})
     disks = {
-        "vda": ((SOURCE / "guest-a.img", "raw"),),
+        "vda": ((LUNS["from"] if "from" in volumes else SOURCE / "guest-a.img", "raw"),),
         "vdb": ((SOURCE / "guest-b.qcow2", "qcow2"), (SOURCE / "guest-b-base.qcow2", "qcow2")),
     }
     add_machine(world, "guest", UUID, disks, power, persistent=persistent)
@@ -82,6 +90,8 @@ def make_plan(world: World, scenario: Scenario) -> Plan:
         "guest",
         "memory",
         path=DESTINATION,
+        disks={"vda": LUNS["to"]} if "to" in scenario.volumes else {},
+        overlays=OVERLAYS if len(scenario.volumes) == 2 else None,
         via=scenario.technology.value,
         keep_source=scenario.keep_source,
     )
@@ -112,7 +122,7 @@ class Bench:
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        self.world = make_world(self.scenario.power, persistent=self.scenario.persistent)
+        self.world = make_world(self.scenario.power, persistent=self.scenario.persistent, volumes=self.scenario.volumes)
         machine = self.world.machine(UUID)
         machine.agent, machine.slow_thaws = self.scenario.quiesces is not None, 2
         machine.quiesces = self.scenario.quiesces or Quiesced.NO
@@ -223,12 +233,12 @@ def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]
     world, plan = bench.world, bench.plan
     world.check()
     found = list(world.violations)
-    found += [f"{path} is left over" for path in world.files if "vmferry-" in path.name]
+    found += [f"{path} is left over" for path in world.files if "vmferry-" in str(path)]
     found += [f"the bookmarks {path} are left over" for path in world.bookmarks]
     moved = end is JobState.DONE
     for image in plan.images:
         gone, there = (image.source, image.destination) if moved else (image.destination, image.source)
-        found += [f"{gone} is still there"] if gone in world.files else []
+        found += [f"{gone} is still there"] if gone in world.files and gone not in world.volumes else []
         found += [f"{there} is not there"] if there not in world.files else []
     machine = world.machines.get(bench.plan.uuid)
     if machine is None:

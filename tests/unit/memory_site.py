@@ -92,7 +92,7 @@ class Site:
 
     def lies_on(self) -> set[str]:
         """The storages that the VM runs on."""
-        return {image.path.parts[1] for image in self.world().machine(UUID).disks.values()}
+        return {str(image.path).split("/")[1] for image in self.world().machine(UUID).disks.values()}
 
     # -- the worker
 

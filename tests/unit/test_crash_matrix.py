@@ -30,6 +30,9 @@ SCENARIOS = [
     Scenario(Technology.QUICK, Power.RUNNING, persistent=False),
     Scenario(Technology.QUICK, Power.PAUSED),
     Scenario(Technology.OFFLINE, Power.OFF),
+    Scenario(Technology.LIVE, Power.RUNNING, volumes=frozenset({"to"})),
+    Scenario(Technology.QUICK, Power.RUNNING, rounds=1, volumes=frozenset({"from", "to"})),
+    Scenario(Technology.OFFLINE, Power.OFF, volumes=frozenset({"from"})),
 ]
 KEEPING = [
     Scenario(Technology.LIVE, Power.RUNNING, keep_source=True),

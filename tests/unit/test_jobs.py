@@ -28,7 +28,7 @@ from vmferry.hosts.memory import Hook, InMemory, MemoryHost, MemoryHosts, Moment
 from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import Host
 from vmferry.jobs import Jobs
-from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Technology, Token
+from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Technology, Token, Where
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 
@@ -115,6 +115,17 @@ def ended(jobs: Jobs, id: str) -> JobView:
     return jobs.get(id)
 
 
+def test_disks_of_one_name_go_to_folders_of_their_own(tmp_path: Path) -> None:
+    """Each copy needs bookmarks of its own: they were named after the file alone."""
+    world = World()
+    disks = {target: ((Path(f"/fast/{target}/disk.img"), "raw"),) for target in ("vda", "vdb")}
+    add_machine(world, "vm0", UUID, disks)
+    to: dict[str, Where] = {target: Path(f"/slow/{target}") for target in disks}
+    with worker(tmp_path, world) as jobs:
+        view = ended(jobs, jobs.submit(request(path=None, disks=to)).id)
+        assert (view.state, view.sentence) == (JobState.DONE, "")
+
+
 @pytest.mark.parametrize("via", ["live", "quick"])
 def test_a_submitted_job_runs_to_its_end_and_leaves_a_receipt(tmp_path: Path, via: str) -> None:
     world = world_of(1)
@@ -124,7 +135,7 @@ def test_a_submitted_job_runs_to_its_end_and_leaves_a_receipt(tmp_path: Path, vi
         assert (view.state, view.sentence) == (JobState.DONE, "")
         receipt = jobs.receipt(view.id[:4])
         assert receipt.verified
-        assert receipt.disks[0].to == DESTINATION / "vm0.img"
+        assert receipt.disks[0].to == str(DESTINATION / "vm0.img")
         assert receipt.disks[0].root_hash.startswith("root of")
         assert receipt.disks[0].copied_bytes > 0
         assert jobs.in_flight() == 0

@@ -95,7 +95,7 @@ def test_a_saved_state_is_not_loaded_on_other_disks() -> None:
     world = make_world()
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
-    host.make_overlay(SOURCE / "other", SOURCE / "guest-b-base.qcow2", "qcow2")
+    host.make_overlay(SOURCE / "other", Placed(SOURCE / "guest-b-base.qcow2", "qcow2"))
     host.restore(UUID, MEMORY, {"vda": Placed(SOURCE / "other", "qcow2")}, {})
     assert any("not as it was saved" in violation for violation in world.violations)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.model import Disk, FileMove, Finding, Image, Power, Severity, Technology, Vm
+from vmferry.model import Disk, DiskMove, FileMove, Finding, Image, Power, Severity, Technology, Vm
 from vmferry.preflight.findings import of_disks, of_pause, stays
-from vmferry.preflight.moves import disk_move, file_moves
+from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.preflight.technologies import choose, ruled_out
 
 IMAGE = Image(Path("/san1/a.qcow2"), "qcow2", 1 << 30, 1 << 20)
@@ -22,7 +22,6 @@ VM = Vm("vm", "uuid", Power.RUNNING, persistent=True, memory_bytes=1 << 30, disk
     [
         replace(DISK, source="vhostuser"),
         replace(DISK, source="network", chain=()),
-        replace(DISK, source="block"),
         replace(DISK, device="lun"),
         replace(DISK, transient=True),
         replace(DISK, block_job="copy"),
@@ -113,17 +112,21 @@ def test_what_path_alone_does_not_move_says_why(disk: Disk, why: str | None) -> 
     assert (stays(disk) is None) if why is None else (why in str(stays(disk)))
 
 
+def move_of(disk: Disk, **given: object) -> DiskMove:
+    return disk_move(VM, Wanted(disk, **({"to": Path("/san2")} | given)), ())  # type: ignore[arg-type]
+
+
 def test_a_chain_names_its_new_places_and_a_relative_name_that_stays_true_is_left() -> None:
     base = Image(Path("/san1/base.qcow2"), "qcow2", 1 << 30, 1 << 20)
-    absolute = disk_move(Disk("vda", (replace(IMAGE, backing="/san1/base.qcow2"), base)), Path("/san2"), ())
-    relative = disk_move(Disk("vda", (replace(IMAGE, backing="base.qcow2"), base)), Path("/san2"), ())
+    absolute = move_of(Disk("vda", (replace(IMAGE, backing="/san1/base.qcow2"), base)))
+    relative = move_of(Disk("vda", (replace(IMAGE, backing="base.qcow2"), base)))
     assert [i.backing for i in absolute.images] == ["/san2/base.qcow2", None]
     assert [i.backing for i in relative.images] == [None, None]
     assert [i.destination for i in absolute.images] == [Path("/san2/a.qcow2"), Path("/san2/base.qcow2")]
 
 
 def test_nvram_moves_only_from_a_folder_that_is_left() -> None:
-    moves = (disk_move(DISK, Path("/san2"), ()),)
+    moves = (move_of(DISK),)
     inside = replace(VM, nvram=Path("/san1/vars.fd"))
     outside = replace(VM, nvram=Path("/var/lib/libvirt/qemu/nvram/vars.fd"))
     assert file_moves(inside, moves, Path("/san2")) == (FileMove(Path("/san1/vars.fd"), Path("/san2/vars.fd")),)

@@ -154,7 +154,7 @@ def test_a_phase_of_the_same_name_replaces_the_first(store: Store) -> None:
 def test_a_receipt_comes_with_the_state(store: Store) -> None:
     store.add(job("abcd2345"))
     store.start_waiting(lambda _slot: 1)
-    disk = DiskReceipt("vda", Path("/a"), Path("/b"), "raw", 1, 1, "hash")
+    disk = DiskReceipt("vda", "/a", "/b", "raw", 1, 1, "hash")
     receipt = Receipt("abcd2345", "guest", "live", (disk,), (Phase("merge", 2.0),), 0.1, 0.2, True, 1, now())
     store.advance(Token("abcd2345", 1), JobState.DONE, receipt=receipt)
     assert store.receipt("abcd2345") == receipt

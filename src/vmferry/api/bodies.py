@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vmferry.model import MoveRequest
+from vmferry.model import MoveRequest, Url
 
 
 def _absolute(path: Path) -> Path:
@@ -18,6 +18,16 @@ def _absolute(path: Path) -> Path:
 
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 Absolute = Annotated[Path, AfterValidator(_absolute)]
+
+
+class UrlBody(BaseModel):
+    """A volume over the network."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(min_length=7, max_length=2048)]
+
+
 Rate = Annotated[int, Field(ge=1, description="bytes a second")]
 Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description="seconds")]
 
@@ -30,22 +40,28 @@ class MoveBody(BaseModel):
     vm: Name
     connect: Name
     path: Absolute | None = None
-    disks: dict[Name, Absolute] = Field(default_factory=dict, max_length=256)
+    disks: dict[Name, Absolute | UrlBody] = Field(default_factory=dict, max_length=256)
     via: Literal["auto", "live", "quick", "offline"] = "auto"
     max_pause_s: Pause = 2.0
     limit_bytes_s: Rate | None = None
     keep_source: bool = False
+    overlays: Absolute | None = None
+    format: Literal["raw", "qcow2"] | None = None
+    overwrite: bool = False
 
     def request(self) -> MoveRequest:
         return MoveRequest(
             vm=self.vm,
             connect=self.connect,
             path=self.path,
-            disks=dict(self.disks),
+            disks={t: Url(to.url) if isinstance(to, UrlBody) else to for t, to in self.disks.items()},
             via=self.via,
             max_pause_s=self.max_pause_s,
             limit_bytes_s=self.limit_bytes_s,
             keep_source=self.keep_source,
+            overlays=self.overlays,
+            format=self.format,
+            overwrite=self.overwrite,
         )
 
 

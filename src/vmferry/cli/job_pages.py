@@ -12,7 +12,7 @@ from rich.text import Text
 from vmferry.cli.screen import shown, table
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
 from vmferry.cli.words import STATE, STYLE
-from vmferry.model import FINAL, JobView, Progress, StepRecord
+from vmferry.model import FINAL, ImageMove, JobView, Progress, StepRecord, Where
 
 
 def jobs_page(jobs: Sequence[JobView]) -> RenderableType:
@@ -69,8 +69,13 @@ def _figures(progress: Progress) -> Iterator[str]:
         yield f"pause forecast {seconds_text(progress.pause_forecast_s)}"
 
 
-def _folders(job: JobView) -> set[Path]:
-    return {disk.active.destination.parent for disk in job.plan.disks}
+def _folders(job: JobView) -> set[Where]:
+    return {_folder(disk.active) for disk in job.plan.disks}
+
+
+def _folder(image: ImageMove) -> Where:
+    to = image.destination
+    return to.parent if isinstance(to, Path) and not image.to_volume else to
 
 
 def _facts(job: JobView) -> RenderableType:
@@ -79,7 +84,7 @@ def _facts(job: JobView) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row("job", shown(job.id))
     grid.add_row("host", Text(shown(job.plan.connect)))
-    for folder in sorted(_folders(job)):
+    for folder in sorted(_folders(job), key=str):
         grid.add_row("to", Text(shown(folder)))
     if job.sentence:
         grid.add_row("says", Text(shown(job.sentence), style=STYLE.get(job.state, "")))

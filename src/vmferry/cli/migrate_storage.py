@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmferry.cli.options import (
     Connect,
-    DiskFolder,
-    DiskFolders,
+    Disks,
+    DiskTo,
     Folder,
+    Format,
     Json,
     Limit,
     MaxPause,
+    OverlayDir,
     State,
     Via,
     connect_uri,
 )
 from vmferry.cli.screen import print_error, show
 from vmferry.cli.session import answer, client
-from vmferry.model import JobView, MoveRequest
+from vmferry.model import JobView, MoveRequest, Where
 
 if TYPE_CHECKING:
     from vmferry.api.client import Client
 
 
 KeepSource = Annotated[bool, typer.Option("--keep-source", help="Keep the source files, renamed.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take devices and LUNs that are not empty, too.")]
 OnlyPlan = Annotated[bool, typer.Option("--plan", help="Say what would be done, and change nothing.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Print the job's id and leave it running.")]
 
@@ -39,7 +41,10 @@ def migrate_storage(
     *,
     vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
     path: Folder = None,
-    disk: DiskFolders = None,
+    disk: Disks = None,
+    overlay_dir: OverlayDir = None,
+    format_: Format = None,
+    overwrite: Overwrite = False,
     via: Via = "auto",
     max_pause: MaxPause = 2.0,
     limit: Limit = None,
@@ -52,7 +57,7 @@ def migrate_storage(
 ) -> None:
     """Move a VM's storage to another storage on its host, while the VM runs."""
     if path is None and not disk:
-        raise typer.BadParameter("say where to: --path DIR for all the VM's files, or --disk TARGET=DIR")
+        raise typer.BadParameter("say where to: --path DIR for all the VM's files, or --disk TARGET=PLACE")
     request = MoveRequest(
         vm=vm,
         connect=connect_uri(ctx, connect),
@@ -62,6 +67,9 @@ def migrate_storage(
         max_pause_s=max_pause,
         limit_bytes_s=limit.bytes_s if limit else None,
         keep_source=keep_source,
+        overlays=overlay_dir,
+        format=format_,
+        overwrite=overwrite,
     )
     worker = client(ctx, state, json=json)
     if plan:
@@ -71,13 +79,13 @@ def migrate_storage(
     raise typer.Exit(_move(worker, request, json=json))
 
 
-def _by_target(disks: Sequence[DiskFolder]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
+def _by_target(disks: Sequence[DiskTo]) -> dict[str, Where]:
+    places: dict[str, Where] = {}
     for disk in disks:
-        if disk.target in folders:
+        if disk.target in places:
             raise typer.BadParameter(f"--disk names {disk.target} twice")
-        folders[disk.target] = disk.folder
-    return folders
+        places[disk.target] = disk.to
+    return places
 
 
 def _plan(worker: Client, request: MoveRequest, *, json: bool) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from vmferry.cli.sizes import parse_rate, parse_seconds
+from vmferry.model import Url, Where
 
 T = TypeVar("T")
 
@@ -34,9 +35,10 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class DiskFolder:
+class DiskTo:
     target: str
-    folder: Path
+    to: Where
+    """A folder, a block device, or a volume over the network."""
 
 
 def _saying(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -73,13 +75,19 @@ def _folder(text: str | Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def _disk_folder(text: str | DiskFolder) -> DiskFolder:
-    if isinstance(text, DiskFolder):
+def _disk_to(text: str | DiskTo) -> DiskTo:
+    if isinstance(text, DiskTo):
         return text
-    target, equals, folder = text.partition("=")
-    if not (target and equals and folder):
-        raise ValueError(f"{text!r} is not TARGET=DIR: write it as vdb=/srv/fast")
-    return DiskFolder(target, _folder(folder))
+    target, equals, to = text.partition("=")
+    if not (target and equals and to):
+        raise ValueError(f"{text!r} is not TARGET=PLACE: write it as vdb=/srv/fast or vdb=/dev/sdx")
+    return DiskTo(target, Url(to) if "://" in to else _folder(to))
+
+
+def _format(text: str | None) -> str | None:
+    if text not in (None, "raw", "qcow2"):
+        raise ValueError(f"{text!r} is not one of raw, qcow2")
+    return text
 
 
 State = Annotated[
@@ -107,14 +115,27 @@ Folder = Annotated[
     Path | None,
     typer.Option("--path", metavar="DIR", parser=_saying(_folder), help="Where all the VM's files go."),
 ]
-DiskFolders = Annotated[
-    list[DiskFolder] | None,
+Disks = Annotated[
+    list[DiskTo] | None,
     typer.Option(
         "--disk",
-        metavar="TARGET=DIR",
-        parser=_saying(_disk_folder),
-        help="Where one disk goes instead, as vdb=/srv/fast; may be repeated.",
+        metavar="TARGET=PLACE",
+        parser=_saying(_disk_to),
+        help="Where one disk goes instead: a folder, a block device, iscsi:// or nbd://; may be repeated.",
     ),
+]
+OverlayDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--overlay-dir",
+        metavar="DIR",
+        parser=_saying(_folder),
+        help="Where the guest's writes gather meanwhile, for a disk on a device or over the network.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="raw|qcow2", parser=_saying(_format), help="Of the disks at the new place."),
 ]
 _PAUSE = typer.Option(
     "--max-pause",

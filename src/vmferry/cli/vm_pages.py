@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -12,7 +13,7 @@ from rich.text import Text
 from vmferry.cli.screen import shown, table
 from vmferry.cli.sizes import bytes_text
 from vmferry.cli.words import POWER
-from vmferry.model import Disk, Vm
+from vmferry.model import Disk, Vm, Where
 
 
 def vms_page(vms: Sequence[Vm]) -> RenderableType:
@@ -27,9 +28,13 @@ def vms_page(vms: Sequence[Vm]) -> RenderableType:
             POWER[vm.power],
             str(len(moving)),
             bytes_text(sum(image.data_bytes for disk in moving for image in disk.chain)),
-            Text("\n".join(sorted({shown(disk.active.path.parent) for disk in moving}))),
+            Text("\n".join(sorted({shown(_storage(disk.active.path)) for disk in moving}))),
         )
     return made
+
+
+def _storage(where: Where) -> Where:
+    return where.parent if isinstance(where, Path) and not where.is_relative_to("/dev") else where
 
 
 def vm_page(vm: Vm) -> RenderableType:

@@ -13,7 +13,7 @@ from vmferry.hosts import domain_xml, files, look
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Power
+from vmferry.model import Power, Where
 from vmferry.transfer import Watch
 
 T = TypeVar("T")
@@ -40,11 +40,12 @@ class RunningDisks:
 
     def freeze(self, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
         """One atomic snapshot; an overlay of ours that a cut-off call left behind is made anew."""
-        active = {path for target in overlays if (path := self.active(target))}
+        active = {self.active(target) for target in overlays}
         if active == set(overlays.values()):
             return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
-        for overlay in set(overlays.values()) - active:
-            files.remove(overlay)
+        for overlay in overlays.values():
+            if overlay not in active:
+                files.remove(overlay)
         xml = domain_xml.snapshot_xml(self._targets(), overlays, None)
         quiesced = Quiesced.NO if quiesce_s is None else self._quiesced(xml, quiesce_s)
         if quiesced is not Quiesced.YES:
@@ -69,17 +70,19 @@ class RunningDisks:
             return Quiesced.UNSURE
         return Quiesced.YES
 
-    def active(self, target: str) -> Path | None:
+    def active(self, target: str) -> Where | None:
         disk = self._element(target)
-        return None if disk is None else domain_xml.source_path(disk)
+        return None if disk is None else domain_xml.source_where(disk)
 
-    def commit(self, target: str, base: Path, watch: Watch) -> None:
+    def commit(self, target: str, base: Where, watch: Watch) -> None:
         """Merge the active image down to `base` and pivot to it, whatever part of that is done already."""
         if self.active(target) == base:
             return
         if self.job(target) is None:
+            disk = self._element(target)
+            name = (None if disk is None else domain_xml.index_of(disk, base)) or str(base)
             flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
-            self._call(f"merge {target}", lambda d: d.blockCommit(target, str(base), None, 0, flags))
+            self._call(f"merge {target}", lambda d: d.blockCommit(target, name, None, 0, flags))
         until(lambda: self._ready(target), look_s=0.01, each=watch.check)
         self.pivot(target)
 

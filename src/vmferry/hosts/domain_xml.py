@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lxml import etree
 
-from vmferry.model import Placed
+from vmferry.hosts.qemu_names import network_source, url_of
+from vmferry.model import Placed, Url, Where
 
 Element = etree._Element
 
@@ -35,14 +36,37 @@ def target_of(disk: Element) -> str:
     return "" if target is None else target.get("dev", "")
 
 
-def source_path(element: Element) -> Path | None:
-    """The local path of a disk's, mirror's or backing store's source; None when it has none."""
+def source_where(element: Element) -> Where | None:
+    """Where a disk's, mirror's or backing store's image lies; None when it has none that is known here."""
     source = element.find("source")
     if source is None:
         return None
-    attribute = _SOURCE_ATTRIBUTE.get(element.get("type", "file"), "file")
-    path = source.get(attribute)
+    kind = element.get("type", "file")
+    if kind == "network":
+        return url_of(source)
+    path = source.get(_SOURCE_ATTRIBUTE.get(kind, "file"))
     return Path(path) if path else None
+
+
+def slice_bytes_of(element: Element) -> int | None:
+    """How much of a raw volume the guest's disk is; None for all of it."""
+    part = element.find("source/slices/slice[@type='storage']")
+    return None if part is None else int(part.get("size", 0))
+
+
+def placed_of(element: Element) -> Placed | None:
+    where = source_where(element)
+    return None if where is None else Placed(where, format_of(element), slice_bytes_of(element))
+
+
+def index_of(disk: Element, base: Where) -> str | None:
+    """libvirt's name for an image below the active one, as vda[3]; None when it is not there."""
+    at: Element | None = disk.find("backingStore")
+    while at is not None:
+        if source_where(at) == base and at.get("index"):
+            return f"{target_of(disk)}[{at.get('index')}]"
+        at = at.find("backingStore")
+    return None
 
 
 def format_of(element: Element) -> str:
@@ -53,28 +77,13 @@ def format_of(element: Element) -> str:
     return "raw" if format_ is None else format_.get("type", "raw")
 
 
-def chain_of(disk: Element) -> list[Path]:
-    """The paths of the disk's chain as the XML tells it, active image first."""
-    chain = []
-    at: Element | None = disk
-    while at is not None:
-        path = source_path(at)
-        if path is not None:
-            chain.append(path)
-        at = at.find("backingStore")
-    return chain
-
-
 def place(disk: Element, placed: Placed) -> None:
     """Make a disk element use this image; its chain is read from the image's header by libvirt."""
-    disk.set("type", "file")
     source = disk.find("source")
     if source is None:
         source = etree.SubElement(disk, "source")
-    for attribute in ("file", "dev", "dir", "index", "startupPolicy"):
-        if attribute in source.attrib and attribute != "startupPolicy":
-            del source.attrib[attribute]
-    source.set("file", str(placed.path))
+    _aim(source, placed)
+    disk.set("type", _kind(placed.path))
     driver = disk.find("driver")
     if driver is None:
         driver = etree.SubElement(disk, "driver", name="qemu")
@@ -84,12 +93,37 @@ def place(disk: Element, placed: Placed) -> None:
             disk.remove(element)
 
 
+def _kind(where: Where) -> str:
+    if isinstance(where, Url):
+        return "network"
+    return "block" if where.is_block_device() else "file"
+
+
+def _aim(source: Element, placed: Placed) -> None:
+    """Make a source element name this image; encryption and the like stay."""
+    for attribute in ("file", "dev", "dir", "index", "protocol", "name", "query", "tls"):
+        if attribute in source.attrib:
+            del source.attrib[attribute]
+    for name in ("host", "slices", "initiator"):
+        for element in source.findall(name):
+            source.remove(element)
+    if isinstance(placed.path, Url):
+        aimed = network_source(placed.path)
+        source.attrib.update(aimed.attrib)
+        source.extend(list(aimed))
+    else:
+        source.set(_SOURCE_ATTRIBUTE[_kind(placed.path)], str(placed.path))
+    if placed.slice_bytes is not None:
+        slices = etree.SubElement(source, "slices")
+        etree.SubElement(slices, "slice", type="storage", offset="0", size=str(placed.slice_bytes))
+
+
 def replace_places(root: Element, images: Mapping[str, Placed], files: Mapping[Path, Path]) -> bool:
     """Rewrite disks by target and other files by path. Returns whether anything changed."""
     before = etree.tostring(root)
     for disk in disks(root):
         placed = images.get(target_of(disk))
-        if placed is not None and (source_path(disk), format_of(disk)) != placed:
+        if placed is not None and placed_of(disk) != placed:
             place(disk, placed)
     nvram = root.find("./os/nvram")
     if nvram is not None:

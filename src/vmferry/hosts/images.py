@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from vmferry.errors import DestinationFull, ImageToolFailed
-from vmferry.model import Image
+from vmferry.hosts.qemu_names import qemu_name, where_named
+from vmferry.model import Image, Placed, Url
 
 Info = TypedDict(
     "Info",
@@ -22,14 +23,25 @@ Info = TypedDict(
         "full-backing-filename": str,
         "encrypted": bool,
         "format-specific": dict[str, dict[str, str]],
+        "snapshots": list[dict[str, str]],
     },
     total=False,
 )
 
 
-def qemu_img(*arguments: str) -> str:
+LOOK_S = 30
+"""A server that does not answer must not keep a list of VMs."""
+
+
+def qemu_img(*arguments: str, patience_s: float | None = None) -> str:
     """Run qemu-img. Raises ImageToolFailed with its last line, DestinationFull where that is the reason."""
-    ended = subprocess.run(("qemu-img", *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    try:
+        ended = subprocess.run(
+            ("qemu-img", *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience_s
+        )
+    except subprocess.TimeoutExpired as late:
+        reason = f"no answer within {patience_s:g} s"
+        raise ImageToolFailed(tool=f"qemu-img {arguments[0]}", path=arguments[-1], reason=reason) from late
     if ended.returncode == 0:
         return ended.stdout
     reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -38,32 +50,46 @@ def qemu_img(*arguments: str) -> str:
     raise ImageToolFailed(tool=f"qemu-img {arguments[0]}", path=arguments[-1], reason=reason)
 
 
-def chain(path: Path, format_: str) -> list[tuple[Image, Info]]:
+def chain(placed: Placed) -> list[Image]:
     """The image and all below it, as the headers tell; the top one's format is given, never probed."""
-    out = qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", format_, str(path))
-    return [(_image(info), info) for info in json.loads(out)]
+    words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
+    return [_image(info) for info in json.loads(qemu_img(*words, patience_s=LOOK_S))]
+
+
+def size(name: str, patience_s: float) -> int:
+    """Bytes of a raw volume."""
+    told: Info = json.loads(qemu_img("info", "-U", "--output=json", "-f", "raw", name, patience_s=patience_s))
+    return told["virtual-size"]
 
 
 def _image(info: Info) -> Image:
+    try:
+        where, slice_bytes = where_named(info["filename"])
+    except (ValueError, KeyError):
+        where, slice_bytes = Url(info["filename"]), None
+    volume = isinstance(where, Url) or where.is_block_device()
     return Image(
-        path=Path(info["filename"]).absolute(),
+        path=where,
         format=info["format"],
         virtual_bytes=info["virtual-size"],
-        data_bytes=info.get("actual-size", 0),
+        data_bytes=info["virtual-size"] if volume else info.get("actual-size", 0),
         backing=info.get("backing-filename"),
         backing_format=info.get("backing-filename-format"),
         data_file=info.get("format-specific", {}).get("data", {}).get("data-file"),
+        volume=volume,
+        slice_bytes=slice_bytes,
+        internal_snapshots=len(info.get("snapshots", [])),
     )
 
 
-def make_overlay(path: Path, backing: Path, backing_format: str) -> None:
-    qemu_img("create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing), str(path))
+def make_overlay(path: Path, backing: Placed) -> None:
+    qemu_img("create", "-q", "-f", "qcow2", "-F", backing.format, "-b", qemu_name(backing), str(path))
 
 
-def rebase(path: Path, backing: str, backing_format: str) -> None:
-    qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing, str(path))
+def rebase(path: Path, backing: Placed) -> None:
+    qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", backing.format, "-b", qemu_name(backing), str(path))
 
 
-def commit(top: Path, base: Path) -> None:
+def commit(top: Path, base: Placed) -> None:
     """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d)."""
-    qemu_img("commit", "-q", "-f", "qcow2", "-t", "none", "-b", str(base), str(top))
+    qemu_img("commit", "-q", "-f", "qcow2", "-t", "none", "-b", qemu_name(base), str(top))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -13,14 +14,14 @@ import libvirt
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, images, look
+from vmferry.hosts import domain_xml, files, images, look, volumes
 from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
-from vmferry.hosts.protocol import Quiesced
+from vmferry.hosts.protocol import DiskTransfer, Quiesced
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Folder, Placed, Power, Token, Vm
-from vmferry.transfer import Compared, Copied, Transfer, Watch
+from vmferry.model import Folder, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.transfer import Compared, Copied, Watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,13 +81,16 @@ class LibvirtHost:
         until(lambda: not self._call(uuid, "look at its job", _has_job))
         return self._call(uuid, "look at its state", look.power)
 
-    def active_image(self, uuid: str, target: str) -> Path:
+    def active_image(self, uuid: str, target: str) -> Where:
         disk = self._disk(uuid, target)
-        path = None if disk is None else domain_xml.source_path(disk)
-        return path if path is not None else Path("/")
+        where = None if disk is None else domain_xml.source_where(disk)
+        return where if where is not None else Path("/")
 
     def folder(self, path: Path) -> Folder:
         return files.folder(path)
+
+    def volume(self, where: Where) -> Volume | None:
+        return volumes.look(where)
 
     def allocated(self, path: Path) -> int:
         return files.allocated(path)
@@ -94,12 +98,10 @@ class LibvirtHost:
     def exists(self, path: Path) -> bool:
         return path.exists() or path.is_symlink()
 
-    def users(self, path: Path) -> tuple[str, ...]:
-        real = path.resolve()
+    def users(self, path: Where) -> tuple[str, ...]:
+        real = _real(path)
         return tuple(
-            vm.uuid
-            for vm in self.vms()
-            if any(image.path.resolve() == real for disk in vm.disks for image in disk.chain)
+            vm.uuid for vm in self.vms() if any(_real(image.path) == real for disk in vm.disks for image in disk.chain)
         )
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
@@ -108,21 +110,21 @@ class LibvirtHost:
     # -- files
 
     @acting
-    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
-        with files.held(transfer.source):
+    def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
+        with _held(transfer):
             return transfers.copy(transfer, watch)
 
     @acting
-    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
-        with files.held(transfer.source):
+    def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
+        with _held(transfer):
             return transfers.compare(transfer, watch)
 
     @acting
-    def drop(self, transfer: Transfer) -> None:
+    def drop(self, transfer: DiskTransfer) -> None:
         transfers.drop(transfer)
 
     @acting
-    def forget(self, transfer: Transfer) -> None:
+    def forget(self, transfer: DiskTransfer) -> None:
         transfers.forget(transfer)
 
     @acting
@@ -130,13 +132,13 @@ class LibvirtHost:
         files.small_copy(source, destination)
 
     @acting
-    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+    def make_overlay(self, path: Path, backing: Placed) -> None:
         files.remove(path)
-        images.make_overlay(path, backing, backing_format)
+        images.make_overlay(path, backing)
 
     @acting
-    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
-        images.rebase(path, backing, backing_format)
+    def rebase(self, path: Path, backing: Placed) -> None:
+        images.rebase(path, backing)
 
     @acting
     def promote(self, part: Path, final: Path) -> None:
@@ -152,11 +154,11 @@ class LibvirtHost:
         files.promote(path, to)
 
     @acting
-    def fold(self, top: Path, base: Path) -> None:
+    def fold(self, top: Path, base: Placed) -> None:
         if top.exists():
             images.commit(top, base)
 
-    def unchanged_since(self, transfer: Transfer) -> bool:
+    def unchanged_since(self, transfer: DiskTransfer) -> bool:
         return transfers.unchanged(transfer)
 
     # -- a running VM's disks
@@ -176,8 +178,8 @@ class LibvirtHost:
             RunningDisks(self._link, uuid).commit(target, base.path, watch)
         else:
             active = self.active_image(uuid, target)
-            if active != base.path:
-                images.commit(active, base.path)
+            if active != base.path and isinstance(active, Path):
+                images.commit(active, base)
         self.point(uuid, {target: base}, {})
 
     @acting
@@ -219,8 +221,8 @@ class LibvirtHost:
         if not memory.exists() or self.power(uuid) is not Power.OFF:
             return False
         root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
-        paths = [p for d in domain_xml.disks(root) if (p := domain_xml.source_path(d)) and d.find("readonly") is None]
-        newest = max((p.stat().st_mtime for p in paths if p.exists()), default=0.0)
+        written = [domain_xml.source_where(d) for d in domain_xml.disks(root) if d.find("readonly") is None]
+        newest = max((p.stat().st_mtime for p in written if isinstance(p, Path) and p.is_file()), default=0.0)
         state = SavedState(self._link, uuid, memory)
         if state.complete(newest):
             return True
@@ -309,6 +311,15 @@ class LibvirtHost:
 
     def _call(self, uuid: str, action: str, act: Callable[[libvirt.virDomain], R]) -> R:
         return self._link.call(action, lambda conn: act(self._lookup(conn, uuid)))
+
+
+def _real(where: Where) -> Where:
+    return where if isinstance(where, Url) else where.resolve()
+
+
+def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:
+    """Keep writers off a file that is read byte for byte; a place is guarded by the transfer itself."""
+    return files.held(transfer.source) if isinstance(transfer.source, Path) else contextlib.nullcontext()
 
 
 def _has_job(domain: libvirt.virDomain) -> bool:

@@ -9,7 +9,7 @@ import libvirt
 from vmferry.errors import ImageToolFailed
 from vmferry.hosts import domain_xml, images
 from vmferry.hosts.domain_xml import Element
-from vmferry.model import Disk, Image, Power, Vm
+from vmferry.model import Disk, Image, Placed, Power, Url, Vm
 
 _POWER = {
     libvirt.VIR_DOMAIN_RUNNING: Power.RUNNING,
@@ -65,12 +65,12 @@ def _touched(domain: libvirt.virDomain) -> int:
 
 
 def _disk(element: Element, domain: libvirt.virDomain, *, running: bool) -> Disk:
-    path = domain_xml.source_path(element)
+    placed = domain_xml.placed_of(element)
     kind = element.get("type", "file")
     target = domain_xml.target_of(element)
     return Disk(
         target=target,
-        chain=_chain(path, domain_xml.format_of(element), kind),
+        chain=_chain(placed),
         device=element.get("device", "disk"),
         source="none" if element.find("source") is None else kind,
         readonly=element.find("readonly") is not None,
@@ -98,14 +98,16 @@ def _secret_missing(element: Element, conn: libvirt.virConnect) -> str | None:
     return None
 
 
-def _chain(path: Path | None, format_: str, kind: str) -> tuple[Image, ...]:
-    if path is None:
+def _chain(placed: Placed | None) -> tuple[Image, ...]:
+    if placed is None:
         return ()
-    unknown = Image(path, format_, 0, 0)
-    if kind not in ("file", "block") or not path.exists():
+    where = placed.path
+    volume = isinstance(where, Url) or where.is_block_device()
+    unknown = Image(where, placed.format, 0, 0, volume=volume, slice_bytes=placed.slice_bytes)
+    if isinstance(where, Path) and not (volume or where.is_file()):
         return (unknown,)
     try:
-        return tuple(image for image, _ in images.chain(path, format_))
+        return tuple(images.chain(placed))
     except ImageToolFailed:
         return (unknown,)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, SourceChanged
 from vmferry.hosts.memory_call import Caller
 from vmferry.hosts.memory_world import BLOCK, BLOCKS, Bookmark, File, Machine, World
-from vmferry.model import Disk, Folder, Image, Power, Vm
-from vmferry.transfer import Compared, Copied, Transfer, Watch
+from vmferry.hosts.protocol import DiskTransfer
+from vmferry.model import Disk, Folder, Image, Placed, Power, Vm, Volume, Where
+from vmferry.transfer import Compared, Copied, Place, Watch
 
 FREE = 1 << 40
 MEMORY = 1 << 20
@@ -32,7 +33,7 @@ class FilesHost(Caller):
         with self._look("power") as world:
             return world.machine(uuid).power
 
-    def active_image(self, uuid: str, target: str) -> Path:
+    def active_image(self, uuid: str, target: str) -> Where:
         with self._look("active_image") as world:
             return world.machine(uuid).disks[target].path
 
@@ -42,6 +43,10 @@ class FilesHost(Caller):
             free = 0 if name in world.full else FREE
             return Folder(path, exists=True, writable=True, free_bytes=free, filesystem=name)
 
+    def volume(self, where: Where) -> Volume | None:
+        with self._look("volume") as world:
+            return Volume(where, BLOCKS * BLOCK) if where in world.volumes else None
+
     def allocated(self, path: Path) -> int:
         with self._look("allocated") as world:
             return len(world.files[path].blocks) * BLOCK if path in world.files else 0
@@ -50,7 +55,7 @@ class FilesHost(Caller):
         with self._look("exists") as world:
             return path in world.files
 
-    def users(self, path: Path) -> tuple[str, ...]:
+    def users(self, path: Where) -> tuple[str, ...]:
         with self._look("users") as world:
             return tuple(
                 m.uuid
@@ -60,7 +65,8 @@ class FilesHost(Caller):
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         with self._look("leftovers") as world:
-            return sorted(p for p in world.files if p.parent in folders and "vmferry-" in p.name)
+            files = [p for p in world.files if isinstance(p, Path)]
+            return sorted(p for p in files if p.parent in folders and "vmferry-" in p.name)
 
     def _vm(self, world: World, machine: Machine) -> Vm:
         disks = tuple(
@@ -88,46 +94,56 @@ class FilesHost(Caller):
 
     # -- files
 
-    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
+    def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
         watch.check()
         reused = self._begin_copy(transfer)
         data = sum(self._copy_part(transfer, part, watch) for part in (0, 1))
         with self._act("copy end") as (world, _):
             mark = world.bookmarks[transfer.bookmarks]
-            source = world.files.get(transfer.source)
+            source = world.files.get(_end(transfer.source))
             if source is None or source.changed != mark.source_changed:
                 raise SourceChanged(path=transfer.source)
             mark.whole = True
         return Copied("direct", BLOCKS * BLOCK, data, data - reused, reused, f"root of {transfer.source}", 0.01)
 
-    def _begin_copy(self, transfer: Transfer) -> int:
+    def _begin_copy(self, transfer: DiskTransfer) -> int:
         """Claim the destination, or go on with ours. Returns the bytes that are there already."""
         with self._act("copy") as (world, middle):
-            source = world.files.get(transfer.source)
+            source, destination = world.files.get(_end(transfer.source)), _end(transfer.destination)
             if source is None:
                 raise self._refuse("copy", f"{transfer.source} is not there")
             mark = world.bookmarks.get(transfer.bookmarks)
-            there = world.files.get(transfer.destination)
+            there = world.files.get(destination)
+            if destination in world.volumes and there is not None and mark is None:
+                return self._claim_volume(world, transfer, there, source)
             if there is not None and (mark is None or mark.file is not there):
-                raise DestinationExists(path=transfer.destination)
-            if transfer.destination.parts[1] in world.full:
-                raise DestinationFull(path=transfer.destination)
+                raise DestinationExists(path=destination)
+            if destination.parts[1] in world.full:
+                raise DestinationFull(path=destination)
             if there is not None and mark is not None:
                 if mark.source_changed != source.changed:
                     raise SourceChanged(path=transfer.source)
                 return len(there.blocks) * BLOCK
-            fresh = File(format=source.format, backing=source.backing)
-            mark = Bookmark(transfer.destination, fresh, source.changed)
+            fresh = File(format=_format(transfer.destination) or source.format, backing=source.backing)
+            mark = Bookmark(destination, fresh, source.changed)
             world.bookmarks[transfer.bookmarks] = mark
             middle()
-            world.files[transfer.destination] = fresh
+            world.files[destination] = fresh
             return 0
 
-    def _copy_part(self, transfer: Transfer, part: int, watch: Watch) -> int:
+    def _claim_volume(self, world: World, transfer: DiskTransfer, there: File, source: File) -> int:
+        """What lies on it is overwritten, with zeros where the source has none."""
+        there.blocks.clear()
+        there.format = _format(transfer.destination) or source.format
+        there.changed += 1
+        world.bookmarks[transfer.bookmarks] = Bookmark(_end(transfer.destination), there, source.changed)
+        return 0
+
+    def _copy_part(self, transfer: DiskTransfer, part: int, watch: Watch) -> int:
         """Every second block."""
         watch.check()
         with self._act("copy part") as (world, middle):
-            source, copy = world.files[transfer.source], world.files[transfer.destination]
+            source, copy = world.files[_end(transfer.source)], world.files[_end(transfer.destination)]
             blocks = [block for block in source.blocks if block % 2 == part]
             for block in blocks[:1]:
                 copy.write(block, source.blocks[block])
@@ -138,10 +154,10 @@ class FilesHost(Caller):
         watch.moved(copied * (part + 1), copied * 2, 1e6)
         return copied
 
-    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
+    def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         watch.check()
         with self._act("compare") as (world, middle):
-            source, copy = world.files[transfer.source], world.files.get(transfer.destination)
+            source, copy = world.files[_end(transfer.source)], world.files.get(_end(transfer.destination))
             mark = world.bookmarks.get(transfer.bookmarks)
             if copy is None or mark is None or mark.file is not copy or not mark.whole:
                 raise self._refuse("compare", f"{transfer.destination} is not a finished copy of ours")
@@ -152,16 +168,16 @@ class FilesHost(Caller):
                 raise CopyDiffers(path=transfer.destination, chunks=1, tries=1)
             return Compared(len(copy.blocks) * BLOCK, 0, f"root of {transfer.source}", 0.01)
 
-    def drop(self, transfer: Transfer) -> None:
+    def drop(self, transfer: DiskTransfer) -> None:
         with self._act("drop") as (world, middle):
             mark = world.bookmarks.get(transfer.bookmarks)
-            there = world.files.get(transfer.destination)
-            if mark is not None and there is mark.file:
-                self._remove(world, transfer.destination)
+            destination = _end(transfer.destination)
+            if mark is not None and world.files.get(destination) is mark.file and destination not in world.volumes:
+                self._remove(world, destination)
             middle()
             world.bookmarks.pop(transfer.bookmarks, None)
 
-    def forget(self, transfer: Transfer) -> None:
+    def forget(self, transfer: DiskTransfer) -> None:
         with self._act("forget") as (world, _):
             world.bookmarks.pop(transfer.bookmarks, None)
 
@@ -169,17 +185,17 @@ class FilesHost(Caller):
         with self._act("small_copy") as (world, _):
             world.files[destination] = File(dict(world.files[source].blocks))
 
-    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+    def make_overlay(self, path: Path, backing: Placed) -> None:
         with self._act("make_overlay") as (world, _):
             if world.in_use(path):
                 world.violations.append(f"{path} is made again while it is in use")
-            world.files[path] = File(format="qcow2", backing=backing)
+            world.files[path] = File(format="qcow2", backing=backing.path)
 
-    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
+    def rebase(self, path: Path, backing: Placed) -> None:
         with self._act("rebase") as (world, _):
             if world.in_use(path):
                 world.violations.append(f"{path} is rebased while it is in use")
-            world.files[path].backing = Path(backing)
+            world.files[path].backing = backing.path
 
     def promote(self, part: Path, final: Path) -> None:
         with self._act("promote") as (world, middle):
@@ -210,6 +226,8 @@ class FilesHost(Caller):
             self._remove(world, path)
 
     def _remove(self, world: World, path: Path) -> None:
+        if path in world.volumes:
+            world.violations.append(f"the volume {path} is removed")
         if user := world.in_use(path):
             world.violations.append(f"{path} is taken away while {user} uses it")
         world.files.pop(path, None)
@@ -218,15 +236,15 @@ class FilesHost(Caller):
             if machine.live is not None and machine.live.loaded == path:
                 machine.live.loaded = None  # a state that is gone is as good as spent
 
-    def fold(self, top: Path, base: Path) -> None:
+    def fold(self, top: Path, base: Placed) -> None:
         with self._act("fold") as (world, middle):
             if top in world.files:
-                if user := world.in_use(base):
-                    world.violations.append(f"{base} is folded while {user} uses it")
-                world.frozen.pop(base, None)
-                self._merge(world, top, base, middle)
+                if user := world.in_use(base.path):
+                    world.violations.append(f"{base.path} is folded while {user} uses it")
+                world.frozen.pop(base.path, None)
+                self._merge(world, top, base.path, middle)
 
-    def _merge(self, world: World, top: Path, base: Path, middle: Callable[[], None]) -> None:
+    def _merge(self, world: World, top: Where, base: Where, middle: Callable[[], None]) -> None:
         """Write what lies above the base into it; cut off half way, reads through the top stay right."""
         above = world.chain(top)
         blocks: dict[int, int] = {}
@@ -237,14 +255,30 @@ class FilesHost(Caller):
                 middle()
             world.files[base].write(block, stamp)
 
-    def unchanged_since(self, transfer: Transfer) -> bool:
+    def unchanged_since(self, transfer: DiskTransfer) -> bool:
         with self._look("unchanged_since") as world:
             mark = world.bookmarks.get(transfer.bookmarks)
-            source = world.files.get(transfer.source)
+            source = world.files.get(_end(transfer.source))
             return mark is not None and source is not None and source.changed == mark.source_changed
 
 
-def _image(world: World, path: Path) -> Image:
+def _end(end: Path | Place) -> Path:
+    return end if isinstance(end, Path) else Path(end.at)
+
+
+def _format(end: Path | Place) -> str | None:
+    return end.format if isinstance(end, Place) else None
+
+
+def _image(world: World, path: Where) -> Image:
     file = world.files[path]
     backing = str(file.backing) if file.backing is not None else None
-    return Image(path, file.format, BLOCKS * BLOCK, len(file.blocks) * BLOCK, backing, "qcow2" if backing else None)
+    return Image(
+        path,
+        file.format,
+        BLOCKS * BLOCK,
+        len(file.blocks) * BLOCK,
+        backing,
+        "qcow2" if backing else None,
+        volume=path in world.volumes,
+    )

@@ -18,7 +18,7 @@ from threading import RLock
 
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Placed, Power
+from vmferry.model import Placed, Power, Where
 
 BLOCK = 4 << 20
 BLOCKS = 6
@@ -31,7 +31,7 @@ class File:
 
     blocks: dict[int, int] = field(default_factory=dict)
     format: str = "raw"
-    backing: Path | None = None
+    backing: Where | None = None
     changed: int = 0
     state: SavedState | None = None
 
@@ -47,7 +47,7 @@ class SavedState:
     uuid: str
     power: Power
     content: dict[str, dict[int, int]]
-    writers: dict[Path, int]
+    writers: dict[Where, int]
     """The active images, and how often each had changed."""
     spent: bool = False
 
@@ -109,13 +109,15 @@ class World:
     """Everything there is."""
 
     machines: dict[str, Machine] = field(default_factory=dict)
-    files: dict[Path, File] = field(default_factory=dict)
+    files: dict[Where, File] = field(default_factory=dict)
     bookmarks: dict[Path, Bookmark] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
     """(VM, disk) to block to the stamp that its guest was promised"""
-    frozen: dict[Path, int] = field(default_factory=dict)
+    frozen: dict[Where, int] = field(default_factory=dict)
     """Bases that nothing may change, with how often each had changed when it was frozen."""
+    volumes: set[Where] = field(default_factory=set)
+    """Files that stand for devices: they are there from the beginning, and stay."""
     full: set[str] = field(default_factory=set)
     """File systems without space."""
     effects: Counter[str] = field(default_factory=Counter)
@@ -125,10 +127,10 @@ class World:
 
     # -- files
 
-    def chain(self, path: Path) -> list[Path]:
+    def chain(self, path: Where) -> list[Where]:
         """The image and what lies below it. A missing file ends it, and is a violation."""
         found = []
-        at: Path | None = path
+        at: Where | None = path
         while at is not None:
             file = self.files.get(at)
             if file is None:
@@ -141,14 +143,14 @@ class World:
             at = file.backing
         return found
 
-    def content(self, path: Path) -> dict[int, int]:
+    def content(self, path: Where) -> dict[int, int]:
         """What a guest reads."""
         read: dict[int, int] = {}
         for image in reversed(self.chain(path)):
             read.update(self.files[image].blocks)
         return read
 
-    def in_use(self, path: Path) -> str | None:
+    def in_use(self, path: Where) -> str | None:
         """The VM that would miss the file."""
         for machine in self.machines.values():
             tops = [*machine.disks.values(), *(machine.definition or {}).values()]
@@ -176,7 +178,7 @@ class World:
         self.stamps += 1
         block = (self.stamps * 7) % BLOCKS
         active = live.disks[target].path
-        for path in [active] + [m.destination for t, m in live.mirrors.items() if t == target]:
+        for path in [active, *(m.destination for t, m in live.mirrors.items() if t == target)]:
             if path in self.frozen:
                 self.violations.append(f"{machine.name} writes to the frozen {path}")
             self.files[path].write(block, self.stamps)
@@ -201,7 +203,7 @@ class World:
             if path in self.files and self.files[path].changed != changed:
                 self.violations.append(f"the frozen {path} was changed")
 
-    def _check_disk(self, machine: Machine, target: str, active: Path) -> None:
+    def _check_disk(self, machine: Machine, target: str, active: Where) -> None:
         promised = self.acknowledged[machine.uuid, target]
         content = self.content(active)
         if promised.items() <= content.items():

@@ -12,8 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Folder, Placed, Power, Token, Vm
-from vmferry.transfer import Compared, Copied, Transfer, Watch
+from vmferry.model import Folder, Placed, Power, Token, Vm, Volume, Where
+from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
+
+DiskTransfer = Transfer[Path | Place, Path | Place]
+"""Of files byte for byte, of anything else by what a guest sees of it."""
 
 
 class Quiesced(StrEnum):
@@ -39,17 +42,20 @@ class Host(Protocol):
     def power(self, uuid: str) -> Power:
         """Its power now, after any libvirt operation in flight on it has ended."""
 
-    def active_image(self, uuid: str, target: str) -> Path:
+    def active_image(self, uuid: str, target: str) -> Where:
         """What the disk runs on now; when the VM is off, what it would start from."""
 
     def folder(self, path: Path) -> Folder: ...
+
+    def volume(self, where: Where) -> Volume | None:
+        """The device, LUN or export there; None for a path that is no block device."""
 
     def allocated(self, path: Path) -> int:
         """Bytes that a file takes on its storage; 0 when it is not there."""
 
     def exists(self, path: Path) -> bool: ...
 
-    def users(self, path: Path) -> tuple[str, ...]:
+    def users(self, path: Where) -> tuple[str, ...]:
         """UUIDs of the VMs in whose disks' chains the image lies."""
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
@@ -57,25 +63,25 @@ class Host(Protocol):
 
     # -- files
 
-    def copy(self, transfer: Transfer, watch: Watch) -> Copied:
+    def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
         """Copy a file that does not change; resumes from its bookmarks. Raises what transfer.copy raises."""
 
-    def compare(self, transfer: Transfer, watch: Watch) -> Compared:
+    def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         """Compare every byte of a copy by hash with its source."""
 
-    def drop(self, transfer: Transfer) -> None:
+    def drop(self, transfer: DiskTransfer) -> None:
         """Remove an unfinished copy and its bookmarks."""
 
-    def forget(self, transfer: Transfer) -> None:
+    def forget(self, transfer: DiskTransfer) -> None:
         """Remove a finished copy's bookmarks."""
 
     def small_copy(self, source: Path, destination: Path) -> None:
         """Copy a small file (NVRAM) whole and durably, mode and owner with it, replacing only our own."""
 
-    def make_overlay(self, path: Path, backing: Path, backing_format: str) -> None:
+    def make_overlay(self, path: Path, backing: Placed) -> None:
         """Create an empty qcow2 overlay, replacing our own of that name."""
 
-    def rebase(self, path: Path, backing: str, backing_format: str) -> None:
+    def rebase(self, path: Path, backing: Placed) -> None:
         """Write another backing file into the header; data stays (qemu-img rebase -u)."""
 
     def promote(self, part: Path, final: Path) -> None:
@@ -90,10 +96,10 @@ class Host(Protocol):
     def rename(self, path: Path, to: Path) -> None:
         """Rename a file that nobody uses; done already is fine. Raises DestinationExists."""
 
-    def fold(self, top: Path, base: Path) -> None:
+    def fold(self, top: Path, base: Placed) -> None:
         """Merge overlays that no VM uses into their base; `top` gone already is fine. Removes no files."""
 
-    def unchanged_since(self, transfer: Transfer) -> bool:
+    def unchanged_since(self, transfer: DiskTransfer) -> bool:
         """Is the source still, by size and time of change, what was copied?"""
 
     # -- a running VM's disks

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ class Ended:
 class Ferry:
     """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
 
-    def __init__(self, state: Path, uri: str) -> None:
+    def __init__(self, state: Path, uri: str, inside: Sequence[str] = ()) -> None:
+        """`inside`: words before the command that take it, and its worker, to another network, say."""
         self.state_folder = state
+        self.command = (*inside, *COMMAND)
         self.environment = os.environ | {
             "VMFERRY_STATE": str(state),
             "LIBVIRT_DEFAULT_URI": uri,
@@ -48,7 +51,7 @@ class Ferry:
     def run(self, *words: str | Path, deadline_s: float = DEADLINE_S) -> Ended:
         """Run a command to its end."""
         ended = subprocess.run(
-            (*COMMAND, *map(str, words)),
+            (*self.command, *map(str, words)),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -60,7 +63,7 @@ class Ferry:
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         return subprocess.Popen(
-            (*COMMAND, *map(str, words)),
+            (*self.command, *map(str, words)),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -70,7 +73,7 @@ class Ferry:
 
     def show(self, *words: str | Path) -> int:
         """Run a command on this terminal."""
-        return subprocess.run((*COMMAND, *map(str, words)), env=self.environment).returncode
+        return subprocess.run((*self.command, *map(str, words)), env=self.environment).returncode
 
     def detached(self, *words: str | Path) -> str:
         """Submit a job and leave it running. Returns its id."""

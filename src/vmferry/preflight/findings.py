@@ -8,7 +8,20 @@ from math import ceil
 from pathlib import Path
 
 from vmferry.hosts.protocol import Host
-from vmferry.model import Disk, DiskMove, FileMove, Finding, Image, ImageMove, Power, Severity, Technology, Vm
+from vmferry.model import (
+    Disk,
+    DiskMove,
+    FileMove,
+    Finding,
+    Image,
+    ImageMove,
+    Power,
+    Severity,
+    Technology,
+    Url,
+    Vm,
+    Where,
+)
 
 GROWTH_PART = 0.05
 """Room for the overlays, as a part of the data to copy: the guest writes while it is copied."""
@@ -65,8 +78,8 @@ def _of_disk(vm: Vm, disk: Disk) -> list[Finding]:
     found = []
     if disk.source == "none" or not disk.chain:
         found.append(blocker(f"disk {disk.target} has no image in a local file", leave_out))
-    elif disk.source != "file":
-        found.append(blocker(f"disk {disk.target} is a {disk.source} disk, not a file", leave_out))
+    elif disk.source not in ("file", "block", "network"):
+        found.append(blocker(f"disk {disk.target} is a {disk.source} disk, not a file or a volume", leave_out))
     if disk.device == "lun":
         found.append(blocker(f"disk {disk.target} is a device passed through to the guest", leave_out))
     if disk.transient:
@@ -87,7 +100,7 @@ def _of_disk(vm: Vm, disk: Disk) -> list[Finding]:
 
 def _of_image(disk: Disk, image: Image, leave_out: str) -> list[Finding]:
     found = []
-    if disk.source == "file" and image.virtual_bytes == 0:
+    if image.virtual_bytes == 0:
         found.append(blocker(f"{image.path} cannot be read as {image.format}", "repair it, or leave the disk out"))
     if image.backing and not image.backing_format:
         cure = f"with the VM off: qemu-img rebase -u -F FORMAT -b '{image.backing}' '{image.path}'"
@@ -102,12 +115,13 @@ def _of_image(disk: Disk, image: Image, leave_out: str) -> list[Finding]:
 
 def of_images(host: Host, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
     """What stands in the way at the destination, and who else uses an image."""
-    images = _distinct(moves)
+    images = [image for image in _distinct(moves) if not image.to_volume]
     found = [f for image in images for f in _of_place(host, image.source, image.destination)]
     found += [f for file in files for f in _of_place(host, file.source, file.destination)]
-    found += _of_folders(host, {image.destination.parent for image in images}, "the destination")
+    found += _of_folders(host, {folder for image in images if (folder := _folder(image))}, "the destination")
     if vm.power is not Power.OFF:
-        found += _of_folders(host, {move.active.source.parent for move in moves if move.frozen}, "the source")
+        places = {path for move in moves if move.frozen for path in (move.overlays, move.overlay_copies)}
+        found += _of_folders(host, {path.parent for path in places} - {Path("/")}, "the folder of overlays")
     found += _same_names(images)
     found += [f for move in moves for f in _of_users(host, vm, move)]
     return found
@@ -117,9 +131,21 @@ def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
     return list({image.source: image for move in moves for image in move.images}.values())
 
 
-def _of_place(host: Host, source: Path, destination: Path) -> list[Finding]:
+def _folder(image: ImageMove) -> Path | None:
+    return image.destination.parent if isinstance(image.destination, Path) and not image.to_volume else None
+
+
+def _of_place(host: Host, source: Where, destination: Where) -> list[Finding]:
+    if isinstance(destination, Url):
+        return []
+    if isinstance(source, Url):
+        return _of_new(host, destination)
     if destination == source or destination.resolve() == source.resolve():
         return [blocker(f"{source} lies there already", "choose another folder, or leave that disk out")]
+    return _of_new(host, destination)
+
+
+def _of_new(host: Host, destination: Path) -> list[Finding]:
     if host.exists(destination):
         return [blocker(f"{destination} exists and is never overwritten", "move it away or choose another folder")]
     return []
@@ -167,14 +193,15 @@ def of_space(
     """Is there room for the copies, the saved state, the overlays on both sides, and other jobs' plans?"""
     needed: Counter[Path] = Counter()
     for image in _distinct(moves):
-        needed[image.destination.parent] += round(image.data_bytes * (1 + METADATA_PART))
+        if folder := _folder(image):
+            needed[folder] += round(image.data_bytes * (1 + METADATA_PART))
     if technology is not Technology.OFFLINE:
         for move in (m for m in moves if m.frozen):
             growth = GROWTH_FLOOR_BYTES + round(sum(i.data_bytes for i in move.images) * GROWTH_PART)
-            needed[move.active.source.parent] += growth
-            needed[move.active.destination.parent] += growth
+            needed[move.overlays.parent] += growth
+            needed[move.overlay_copies.parent] += growth
     if technology is Technology.QUICK and moves:
-        needed[next(iter(moves)).active.destination.parent] += vm.memory_bytes
+        needed[next(iter(moves)).overlay_copies.parent] += vm.memory_bytes
     return _short(host, needed, reserved)
 
 

@@ -4,41 +4,101 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-from vmferry.model import Disk, DiskMove, FileMove, Image, ImageMove, Vm
+from vmferry.model import Disk, DiskMove, FileMove, Image, ImageMove, Vm, Volume, Where
 
 
-def disk_move(disk: Disk, folder: Path, shared: Collection[Path]) -> DiskMove:
-    """The whole chain goes to the folder under its own names, each image naming its backing file anew."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One disk that is to move, and where to: a folder, or a volume."""
+
+    disk: Disk
+    to: Where
+    volume: Volume | None = None
+    format: str | None = None
+    overlays: Path | None = None
+    """The folder of the overlays where an end has none of its own."""
+
+    @property
+    def folder(self) -> Path | None:
+        return self.to if self.volume is None and isinstance(self.to, Path) else None
+
+
+def disk_move(vm: Vm, wanted: Wanted, shared: Collection[Where]) -> DiskMove:
+    """The whole chain goes to the folder under its own names, each image naming its backing file anew.
+
+    A single image goes to a volume.
+    """
+    disk = wanted.disk
     below = (*disk.chain[1:], None)
+    images = tuple(
+        _image_move(vm, wanted, image, backing, shared=image.path in shared)
+        for image, backing in zip(disk.chain, below, strict=True)
+    )
     return DiskMove(
         target=disk.target,
-        images=tuple(
-            _image_move(image, backing, folder, shared=image.path in shared)
-            for image, backing in zip(disk.chain, below, strict=True)
-        ),
+        images=images,
+        overlays=_overlays(vm, wanted),
+        overlay_copies=_overlay_copies(vm, wanted, images[0].destination),
         frozen=not disk.readonly and disk.device == "disk",
     )
 
 
-def _image_move(image: Image, backing: Image | None, folder: Path, *, shared: bool) -> ImageMove:
-    destination = folder / image.path.name
+def _overlays(vm: Vm, wanted: Wanted) -> Path:
+    """Beside the image; for one on a volume in the folder that was named, or that it goes to."""
+    path = wanted.disk.active.path
+    if isinstance(path, Path) and not wanted.disk.active.volume:
+        return path
+    return (wanted.overlays or wanted.folder or Path("/")) / f"{_stem(vm, wanted.disk)}.source"
+
+
+def _overlay_copies(vm: Vm, wanted: Wanted, destination: Where) -> Path:
+    """Beside the destination; for a volume in the folder that was named, or that the image comes from."""
+    if wanted.folder is not None and isinstance(destination, Path):
+        return destination
+    path = wanted.disk.active.path
+    left = path.parent if isinstance(path, Path) and not wanted.disk.active.volume else Path("/")
+    return (wanted.overlays or left) / _stem(vm, wanted.disk)
+
+
+def _stem(vm: Vm, disk: Disk) -> str:
+    return f"{vm.uuid}-{disk.target}"
+
+
+def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None, *, shared: bool) -> ImageMove:
+    folder, volume = wanted.folder, wanted.volume
+    to_format = None if wanted.format in (None, image.format) else wanted.format
+    larger = volume is not None and volume.size_bytes > image.virtual_bytes and (to_format or image.format) == "raw"
     return ImageMove(
         source=image.path,
-        destination=destination,
+        destination=wanted.to if folder is None else folder / _name(vm, wanted, image, to_format),
         format=image.format,
         virtual_bytes=image.virtual_bytes,
         data_bytes=image.data_bytes,
-        backing=_backing(image, backing, folder),
+        backing=None if folder is None else _backing(image, backing, folder),
         backing_format=None if backing is None else backing.format,
         shared=shared,
+        to_format=to_format,
+        from_volume=image.volume,
+        to_volume=volume is not None,
+        from_slice_bytes=image.slice_bytes,
+        to_slice_bytes=image.virtual_bytes if larger else None,
     )
+
+
+def _name(vm: Vm, wanted: Wanted, image: Image, to_format: str | None) -> str:
+    """Its own; one that comes from a volume, or changes its format, is named after VM, disk and format."""
+    if isinstance(image.path, Path) and not image.volume and to_format is None:
+        return image.path.name
+    name = vm.name.replace("/", "_")
+    return f"{name}-{wanted.disk.target}.{to_format or image.format}"
 
 
 def _backing(image: Image, backing: Image | None, folder: Path) -> str | None:
     """What the header must say there; None when what it says stays true (a relative name)."""
-    if backing is None or image.backing is None:
+    if backing is None or image.backing is None or not isinstance(backing.path, Path):
         return None
     destination = folder / backing.path.name
     if Path(image.backing).is_absolute():
@@ -51,8 +111,8 @@ def file_moves(vm: Vm, moves: Collection[DiskMove], path: Path | None) -> tuple[
     """The NVRAM, when it lies in a folder that a disk leaves."""
     if vm.nvram is None or not moves:
         return ()
-    left = {move.active.source.parent for move in moves}
+    left = {move.overlays.parent for move in moves if not move.active.from_volume}
     if not any(vm.nvram.is_relative_to(folder) for folder in left):
         return ()
-    folder = path or next(iter(moves)).active.destination.parent
+    folder = path or next(iter(moves)).overlay_copies.parent
     return (FileMove(vm.nvram, folder / vm.nvram.name),)

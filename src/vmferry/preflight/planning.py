@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.errors import NoSuchDisk, UsageError
@@ -21,19 +20,11 @@ from vmferry.model import (
     Severity,
     Technology,
     Vm,
+    Where,
 )
-from vmferry.preflight import findings, technologies
-from vmferry.preflight.moves import disk_move, file_moves
+from vmferry.preflight import findings, technologies, volumes
+from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.strategies import STRATEGIES
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One disk that is to move, and whether the request named it."""
-
-    disk: Disk
-    folder: Path
-    named: bool
 
 
 def plan(request: MoveRequest, host: Host, reserved: Mapping[str, int]) -> Plan:
@@ -44,10 +35,11 @@ def plan(request: MoveRequest, host: Host, reserved: Mapping[str, int]) -> Plan:
     """
     _check_request(request)
     vm = host.vm(request.vm)
-    wanted, notes = _wanted(request, vm)
+    wanted, notes = _wanted(request, vm, host)
     moves = tuple(_move(w, host, vm) for w in wanted if w.disk.chain)
     files = file_moves(vm, moves, request.path)
     found = [*notes, *findings.of_disks(vm, [w.disk for w in wanted])]
+    found += volumes.of_volumes(host, vm, wanted, overwrite=request.overwrite)
     found += findings.of_images(host, vm, moves, files)
     ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
     chosen, blockers = technologies.choose(request.via, ruled)
@@ -78,12 +70,14 @@ def _check_request(request: MoveRequest) -> None:
         raise UsageError(reason=f"--via {request.via} is not known: use auto, live, quick or offline")
     if request.max_pause_s <= 0:
         raise UsageError(reason="--max-pause must be more than nothing, 2s for one")
-    for folder in filter(None, (request.path, *request.disks.values())):
-        if not folder.is_absolute():
+    if request.format not in (None, "raw", "qcow2"):
+        raise UsageError(reason=f"--format {request.format} is not known: use raw or qcow2")
+    for folder in filter(None, (request.path, request.overlays, *request.disks.values())):
+        if isinstance(folder, Path) and not folder.is_absolute():
             raise UsageError(reason=f"{folder} is not an absolute path")
 
 
-def _wanted(request: MoveRequest, vm: Vm) -> tuple[list[Wanted], list[Finding]]:
+def _wanted(request: MoveRequest, vm: Vm, host: Host) -> tuple[list[Wanted], list[Finding]]:
     """The disks to move, and a note for each that stays because of what it is."""
     present = {disk.target: disk for disk in vm.disks}
     for target in request.disks:
@@ -92,11 +86,11 @@ def _wanted(request: MoveRequest, vm: Vm) -> tuple[list[Wanted], list[Finding]]:
     wanted, notes = [], []
     for disk in vm.disks:
         if disk.target in request.disks:
-            wanted.append(Wanted(disk, request.disks[disk.target], named=True))
+            wanted.append(_to(request, disk, request.disks[disk.target], host))
         elif request.path is not None:
             why = findings.stays(disk)
             if why is None:
-                wanted.append(Wanted(disk, request.path, named=False))
+                wanted.append(_to(request, disk, request.path, host))
             elif disk.chain:
                 notes.append(findings.stays_note(disk, why, request.path))
     if not wanted:
@@ -104,9 +98,14 @@ def _wanted(request: MoveRequest, vm: Vm) -> tuple[list[Wanted], list[Finding]]:
     return wanted, notes
 
 
+def _to(request: MoveRequest, disk: Disk, to: Where, host: Host) -> Wanted:
+    volume = host.volume(to)
+    return Wanted(disk, volume.where if volume else to, volume, request.format, request.overlays)
+
+
 def _move(wanted: Wanted, host: Host, vm: Vm) -> DiskMove:
     shared = {image.path for image in wanted.disk.chain if any(user != vm.uuid for user in host.users(image.path))}
-    return disk_move(wanted.disk, wanted.folder, shared)
+    return disk_move(vm, wanted, shared)
 
 
 def _plan(

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.hosts.protocol import Host
-from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Phase, Plan
-from vmferry.transfer import Throttle, Transfer
+from blake3 import blake3
+
+from vmferry.hosts.protocol import DiskTransfer, Host
+from vmferry.hosts.qemu_names import qemu_name
+from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Phase, Plan, Url, Where
+from vmferry.transfer import Place, Throttle, Transfer
 
 Fact = str | int | float | bool | None | list[str]
 
@@ -81,29 +84,42 @@ class Job:
         return f"vmferry-{self.id}"
 
     def part(self, image: ImageMove) -> Path:
-        """The destination's temporary name while it is copied."""
-        return image.destination.with_name(f"{image.destination.name}.{self.tag}.part")
+        """The temporary name of a file that is made, while it is copied."""
+        final = file_of(image.destination)
+        return final.with_name(f"{final.name}.{self.tag}.part")
 
     def file_part(self, file: FileMove) -> Path:
         return file.destination.with_name(f"{file.destination.name}.{self.tag}.part")
 
     def overlay(self, disk: DiskMove, round_: int) -> Path:
         """The overlay at the source that takes the writes of a round."""
-        source = disk.active.source
-        return source.with_name(f"{source.name}.{self.tag}.r{round_}")
+        return disk.overlays.with_name(f"{disk.overlays.name}.{self.tag}.r{round_}")
 
     def overlay_copy(self, disk: DiskMove, round_: int) -> Path:
         """The same overlay at the destination."""
-        destination = disk.active.destination
-        return destination.with_name(f"{destination.name}.{self.tag}.r{round_}")
+        return disk.overlay_copies.with_name(f"{disk.overlay_copies.name}.{self.tag}.r{round_}")
 
     @property
     def memory(self) -> Path:
-        """The saved state, beside the first disk's destination."""
-        return self.plan.disks[0].active.destination.with_name(f"{self.tag}.memory")
+        """The saved state, beside the first disk's overlays at the destination."""
+        return self.plan.disks[0].overlay_copies.with_name(f"{self.tag}.memory")
 
     def transfer(self, source: Path, destination: Path) -> Transfer:
-        return Transfer(source, destination, self.bookmarks / f"{destination.name}.bookmarks")
+        """Of a file, byte for byte."""
+        return Transfer(source, destination, self._bookmarks_of(destination))
+
+    def base_transfer(self, image: ImageMove) -> DiskTransfer:
+        """Of an image of the base: byte for byte between files, else what the guest sees of it."""
+        if image.bytewise:
+            return self.transfer(file_of(image.source), self.part(image))
+        destination = image.destination if image.to_volume else self.part(image)
+        source = Place(qemu_name(image.from_), image.format)
+        return Transfer(source, Place(str(destination), image.to.format), self._bookmarks_of(destination))
+
+    def _bookmarks_of(self, destination: Where) -> Path:
+        """Disks of one name may go to several folders."""
+        name = blake3(str(destination).encode()).hexdigest(8)
+        return self.bookmarks / f"{name}.bookmarks"
 
     # -- what the plan moves
 
@@ -119,17 +135,25 @@ class Job:
         """The round whose overlay is active at the source now; None before the freeze."""
         active = self.host.active_image(self.uuid, disk.target)
         prefix = self.overlay(disk, 0).name.removesuffix("0")
-        if active.parent != disk.active.source.parent or not active.name.startswith(prefix):
+        if not isinstance(active, Path) or active.parent != disk.overlays.parent or not active.name.startswith(prefix):
             return None
         return int(active.name.removeprefix(prefix))
 
     def paths(self) -> dict[Path, Path]:
-        """Old place to new place of everything that moves."""
+        """Old place to new place of every file that moves."""
         moved = {image.source: image.destination for image in self.plan.images}
-        return moved | {file.source: file.destination for file in self.plan.files}
+        files = {s: d for s, d in moved.items() if isinstance(s, Path) and isinstance(d, Path)}
+        return files | self.file_paths()
 
     def file_paths(self) -> dict[Path, Path]:
         return {file.source: file.destination for file in self.plan.files}
+
+
+def file_of(where: Where) -> Path:
+    """What the plan says is a file."""
+    if isinstance(where, Url):
+        raise TypeError(f"{where} is no file")
+    return where
 
 
 class Step:

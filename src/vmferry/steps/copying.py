@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmferry.errors import DestinationExists
-from vmferry.model import ImageMove
-from vmferry.steps.base import Job, Step
+from vmferry.model import ImageMove, Placed, Where
+from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.progress import DeskWatch, phase
 
 
@@ -19,7 +19,7 @@ class CopyBase(Step):
         seconds = 0.0
         with phase(job, "copy base") as moved:
             for image, watch in _each_image(job):
-                copied = job.host.copy(job.transfer(image.source, job.part(image)), watch)
+                copied = job.host.copy(job.base_transfer(image), watch)
                 job.facts.put(f"copied:{image.source}", copied.copied_bytes + copied.reused_bytes)
                 job.facts.put(f"hash:{image.source}", copied.root_hash)
                 moved.append(copied.copied_bytes)
@@ -30,7 +30,7 @@ class CopyBase(Step):
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:
-            job.host.drop(job.transfer(image.source, job.part(image)))
+            job.host.drop(job.base_transfer(image))
 
 
 class CompareBase(Step):
@@ -42,7 +42,7 @@ class CompareBase(Step):
         recopied = 0
         with phase(job, "compare base") as read:
             for image, watch in _each_image(job):
-                compared = job.host.compare(job.transfer(image.source, job.part(image)), watch)
+                compared = job.host.compare(job.base_transfer(image), watch)
                 job.facts.put(f"hash:{image.source}", compared.root_hash)
                 read.append(compared.bytes)
                 recopied += compared.recopied_chunks
@@ -56,17 +56,17 @@ class Promote(Step):
     says = "naming the copies"
 
     def do(self, job: Job) -> None:
-        for image in job.plan.images:
+        for image in _named(job):
             part = job.part(image)
             if not job.host.exists(part):
                 continue  # promoted before we were cut off
             if image.backing is not None:
-                job.host.rebase(part, image.backing, image.backing_format or "raw")
-            job.host.promote(part, image.destination)
+                job.host.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
+            job.host.promote(part, file_of(image.destination))
 
     def undo(self, job: Job) -> None:
-        for image in job.plan.images:
-            take_back(job, image.destination, job.part(image))
+        for image in _named(job):
+            take_back(job, file_of(image.destination), job.part(image))
 
 
 class CopyFiles(Step):
@@ -91,6 +91,11 @@ class CopyFiles(Step):
             job.host.remove(part)
 
 
+def _named(job: Job) -> list[ImageMove]:
+    """What is copied under a temporary name; a volume has its own from the beginning."""
+    return [image for image in job.plan.images if not image.to_volume]
+
+
 def take_back(job: Job, final: Path, part: Path) -> None:
     """Undo a promotion. While both names exist and differ, the real one was never ours: leave it."""
     if not job.host.exists(final):
@@ -103,7 +108,7 @@ def take_back(job: Job, final: Path, part: Path) -> None:
 
 def _each_image(job: Job) -> list[tuple[ImageMove, DeskWatch]]:
     """Every image once, bases first, with a watch that counts within its disk."""
-    seen: set[Path] = set()
+    seen: set[Where] = set()
     each = []
     for disk in job.plan.disks:
         images = [image for image in reversed(disk.images) if image.source not in seen]

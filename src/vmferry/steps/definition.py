@@ -29,7 +29,7 @@ class PointOffline(Step):
         if job.host.power(job.uuid) is not Power.OFF:
             raise VmChanged(vm=job.plan.vm, change="it was started while it was copied")
         for image in job.plan.images:
-            if not job.host.unchanged_since(job.transfer(image.source, job.part(image))):
+            if not job.host.unchanged_since(job.base_transfer(image)):
                 raise SourceChanged(path=image.source)
         job.host.point(job.uuid, {d.target: d.to for d in job.plan.disks}, job.file_paths())
 

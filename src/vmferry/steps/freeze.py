@@ -224,8 +224,7 @@ def copy_overlay(job: Job, disk: DiskMove, round_: int, *, hurry: bool = False) 
         job.host.promote(part, final)  # cut off between its two halves, both names are there
         return 0
     moved = copy_verified(job, job.overlay(disk, round_), part, disk.target, hurry=hurry)
-    backing, format_ = below(job, disk, round_)
-    job.host.rebase(part, str(backing), format_)
+    job.host.rebase(part, below(job, disk, round_))
     job.host.promote(part, final)
     return moved
 

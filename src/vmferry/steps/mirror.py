@@ -98,7 +98,7 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
     disks = list(disks)
     for disk in disks:
         if not job.host.mirroring(job.uuid, disk.target):
-            job.host.make_overlay(job.overlay_copy(disk, rounds(job)), *below(job, disk, rounds(job)))
+            job.host.make_overlay(job.overlay_copy(disk, rounds(job)), below(job, disk, rounds(job)))
     limit = _limit(job, disks)
     looks = 0
     while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports

@@ -49,8 +49,9 @@ def spare_source(job: Job) -> None:
     if job.facts.get("frozen") is not True:
         return
     for disk in job.frozen_disks:
-        folder = job.host.folder(disk.active.source.parent)
-        grown = job.host.allocated(job.host.active_image(job.uuid, disk.target))
+        folder = job.host.folder(disk.overlays.parent)
+        active = job.host.active_image(job.uuid, disk.target)
+        grown = job.host.allocated(active) if isinstance(active, Path) else 0
         if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:
             raise SourceFilling(path=folder.path, free=folder.free_bytes >> 20)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmferry.errors import DestinationExists, VmChanged
-from vmferry.steps.base import Job, Step
+from vmferry.steps.base import Job, Step, file_of
 
 
 class Reserve(Step):
@@ -23,8 +23,9 @@ class Reserve(Step):
             disk = present.get(move.target)
             if disk is None or disk.active.path != move.active.source:
                 raise VmChanged(vm=vm.name, change=f"disk {move.target} is no longer {move.active.source}")
-        for destination in job.paths().values():
-            if job.host.exists(destination):
+        made = [image.destination for image in job.plan.images if not image.to_volume]
+        for destination in [*made, *(file.destination for file in job.plan.files)]:
+            if job.host.exists(file_of(destination)):
                 raise DestinationExists(path=destination)
 
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import NotSeenRunning
-from vmferry.model import ImageMove
-from vmferry.steps.base import Job, Step
+from vmferry.model import ImageMove, Placed, Where
+from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import forget_overlay_copy, rounds
 
 
@@ -28,18 +28,18 @@ class Retire(Step):
     def _keep(self, job: Job) -> None:
         """A way back as of the cut-over: fold the overlays in, then give the images dated names."""
         for disk in job.frozen_disks:
-            job.host.fold(job.overlay(disk, rounds(job)), disk.active.source)
+            job.host.fold(job.overlay(disk, rounds(job)), disk.from_)
             for round_ in range(rounds(job), -1, -1):
                 job.host.remove(job.overlay(disk, round_))
-        names = {image.source: self._kept(job, image.source) for image in _owned(job)}
+        names = {source: self._kept(job, source) for source in map(_file, _owned(job))}
         for image in _owned(job):
             below = _backing_of(job, image)
-            backing = None if below is None else names.get(below)
-            kept = names[image.source]
-            if job.host.exists(image.source):
-                job.host.rename(image.source, kept)
+            backing = names.get(below) if isinstance(below, Path) else None
+            kept = names[_file(image)]
+            if job.host.exists(_file(image)):
+                job.host.rename(_file(image), kept)
             if backing is not None:
-                job.host.rebase(kept, str(backing), image.backing_format or "raw")
+                job.host.rebase(kept, Placed(backing, image.backing_format or "raw"))
         job.facts.put("kept", [str(path) for path in names.values()])
 
     def _kept(self, job: Job, source: Path) -> Path:
@@ -55,24 +55,28 @@ class Retire(Step):
                 job.host.remove(job.overlay(disk, round_))
         if not job.plan.keep_source:
             for image in reversed(_owned(job)):
-                job.host.remove(image.source)
+                job.host.remove(_file(image))
             for file in job.plan.files:
                 job.host.remove(file.source)
 
     def _forget(self, job: Job) -> None:
         for image in job.plan.images:
-            job.host.forget(job.transfer(image.source, job.part(image)))
+            job.host.forget(job.base_transfer(image))
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
                 forget_overlay_copy(job, disk, round_)
 
 
 def _owned(job: Job) -> list[ImageMove]:
-    """Images that nobody else uses, bases first."""
-    return [image for image in job.plan.images if not image.shared]
+    """Files that nobody else uses, bases first; a volume stays as it is, for whoever owns it to wipe."""
+    return [image for image in job.plan.images if not image.shared and not image.from_volume]
 
 
-def _backing_of(job: Job, image: ImageMove) -> Path | None:
+def _file(image: ImageMove) -> Path:
+    return file_of(image.source)
+
+
+def _backing_of(job: Job, image: ImageMove) -> Where | None:
     for disk in job.plan.disks:
         sources = [i.source for i in disk.images]
         if image.source in sources[:-1]:

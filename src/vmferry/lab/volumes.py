@@ -1,0 +1,102 @@
+"""A lab's volumes: block devices, iSCSI LUNs and NBD exports, each on a sparse file below the lab's folder.
+
+Target and servers live in the lab's own network and mount namespaces, so they end with the lab. What connects
+to a LUN has to be inside as well: `inside` are the words that take a command there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vmferry.errors import LabProgramFailed
+from vmferry.lab.host import LabHost
+from vmferry.lab.programs import program, run, spawn, wait_for
+from vmferry.lab.record import read_record
+
+PORT = 3260
+TARGET = "iqn.2026-11.invalid.vmferry:lab"
+MIB = 1 << 20
+
+
+class LabVolumes:
+    """Makes volumes until the with block ends."""
+
+    def __init__(self, host: LabHost) -> None:
+        self._at = host.at / "volumes"
+        self._at.mkdir(exist_ok=True)
+        record = read_record(host.at)
+        assert record is not None
+        self.inside = (program("nsenter"), "-t", str(record.keeper_pid), "-m", "-n")
+        self.backing: dict[str, Path] = {}
+        """Volume, as a person names it, to the file that holds it."""
+        self._luns = count(1)
+        self._loops: list[int] = []
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._target_runs = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for loop in self._loops:
+            os.close(loop)  # the last to have it open frees it
+        for server in self._servers:
+            server.kill()
+            server.wait()
+
+    def device(self, name: str, size_mib: int) -> str:
+        """A loop device; free again when the block and every QEMU that has it open have ended."""
+        file = self._file(name, size_mib)
+        device = run("losetup", "--find", "--show", file).strip()
+        self._loops.append(os.open(device, os.O_RDONLY | os.O_CLOEXEC))
+        run("losetup", "--detach", device)
+        return self._known(device, file)
+
+    def lun(self, name: str, size_mib: int) -> str:
+        """An iSCSI LUN, by its URL."""
+        if not self._target_runs:
+            self._start_target()
+        number, file = next(self._luns), self._file(name, size_mib)
+        unit = ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", str(number), "-b", str(file))
+        self._tgtadm(*unit)
+        return self._known(f"iscsi://127.0.0.1/{TARGET}/{number}", file)
+
+    def export(self, name: str, size_mib: int) -> str:
+        """An NBD export on a unix socket, by its URL; its server is nbdkit."""
+        file, socket = self._file(name, size_mib), self._at / f"{name}.sock"
+        words = (*self.inside, program("nbdkit"), "--foreground", "--unix", str(socket), "file", str(file))
+        self._servers.append(spawn(words, self._at / "nbdkit.log"))
+        wait_for(socket.exists, f"the NBD server of {name}", log=self._at / "nbdkit.log")
+        return self._known(f"nbd+unix:///?socket={socket}", file)
+
+    def _start_target(self) -> None:
+        self._servers.append(spawn((*self.inside, program("tgtd"), "--foreground"), self._at / "tgtd.log"))
+        self._target_runs = True
+
+        def made() -> bool:
+            with suppress(LabProgramFailed):
+                self._tgtadm("--op", "new", "--mode", "target", "--tid", "1", "--targetname", TARGET)
+                return True
+            return False
+
+        wait_for(made, "the iSCSI target", log=self._at / "tgtd.log")
+        self._tgtadm("--op", "bind", "--mode", "target", "--tid", "1", "--initiator-address", "ALL")
+
+    def _tgtadm(self, *words: str) -> None:
+        run(*self.inside, program("tgtadm"), "--lld", "iscsi", *words)
+
+    def _file(self, name: str, size_mib: int) -> Path:
+        file = self._at / f"{name}.img"
+        with file.open("xb") as made:
+            made.truncate(size_mib * MIB)
+        return file
+
+    def _known(self, volume: str, file: Path) -> str:
+        self.backing[volume] = file
+        return volume

@@ -1,0 +1,150 @@
+"""What happens and what is left: states, progress, receipts, journals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vmferry.model.plans import Plan
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    """Submitted; waits for its slots."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Waits for a person, with the VM untouched: the guest writes faster than the rounds can follow."""
+    UNDOING = "undoing"
+    DONE = "done"
+    UNDONE = "undone"
+    FAILED = "failed"
+    """Ended before it began; nothing was touched."""
+    STUCK = "stuck"
+    """Needs an operator; `job.sentence` says what to do."""
+
+
+ACTIVE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.UNDOING, JobState.STUCK})
+FINAL = frozenset({JobState.DONE, JobState.UNDONE, JobState.FAILED})
+
+ALLOWED: frozenset[tuple[JobState, JobState]] = frozenset(
+    {
+        (JobState.QUEUED, JobState.RUNNING),
+        (JobState.QUEUED, JobState.FAILED),  # cancelled, or no longer possible, before its turn came
+        (JobState.RUNNING, JobState.PAUSED),
+        (JobState.PAUSED, JobState.RUNNING),
+        (JobState.RUNNING, JobState.UNDOING),
+        (JobState.PAUSED, JobState.UNDOING),
+        (JobState.RUNNING, JobState.DONE),
+        (JobState.UNDOING, JobState.UNDONE),
+        (JobState.RUNNING, JobState.STUCK),  # only after the point of no return
+        (JobState.UNDOING, JobState.STUCK),
+        (JobState.STUCK, JobState.RUNNING),  # `job retry`
+        (JobState.STUCK, JobState.UNDOING),
+    }
+)
+"""All changes of a job's state that exist; every other one is a bug and is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Who acts: a host refuses a job's epoch lower than the highest it has seen."""
+
+    job: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProgress:
+    target: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a watching person sees; bytes written, not bytes asked for."""
+
+    now: str = ""
+    next: str = ""
+    step: int = 0
+    steps: int = 0
+    disks: tuple[DiskProgress, ...] = ()
+    rate_bytes_s: float = 0.0
+    seconds_left: float | None = None
+    pause_forecast_s: float | None = None
+
+
+# -- what is left
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReceipt:
+    target: str
+    from_: str
+    to: str
+    format: str
+    virtual_bytes: int
+    copied_bytes: int
+    root_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    name: str
+    seconds: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    job: str
+    vm: str
+    technology: str
+    disks: tuple[DiskReceipt, ...]
+    phases: tuple[Phase, ...]
+    pause_forecast_s: float
+    pause_s: float
+    verified: bool
+    rounds: int
+    finished: str = ""
+    """ISO 8601, UTC"""
+    kept: tuple[Path, ...] = ()
+    """Source files kept, renamed, by --keep-source."""
+    quiesced: str = ""
+    """Were the guest's file systems frozen at the freeze: yes, no, unsure (they may be still); "" without an agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of a job's journal."""
+
+    act: str
+    """do or undo"""
+    number: int
+    step: str
+    says: str
+    begun: str
+    ended: str | None = None
+    ok: bool | None = None
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as the API shows it."""
+
+    id: str
+    state: JobState
+    plan: Plan
+    created: str
+    sentence: str = ""
+    """Why it is undone, stuck or waiting; empty when all is well."""
+    kind: str = ""
+    """The class of the error that ended it: Cancelled, DestinationFull, ..."""
+    limit_bytes_s: int | None = None
+    max_pause_s: float = 2.0
+    cancel_asked: bool = False
+    ended: str | None = None
+    progress: Progress = Progress()
+    journal: tuple[StepRecord, ...] = ()

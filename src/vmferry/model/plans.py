@@ -1,0 +1,166 @@
+"""What is wanted and what is planned: requests, moves, findings, plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from vmferry.model.vms import Placed, Power, Technology, Where
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRequest:
+    """What a person asked for: `vmferry migrate-storage`."""
+
+    vm: str
+    connect: str
+    path: Path | None = None
+    disks: dict[str, Where] = field(default_factory=dict)
+    """Disk target to folder or volume; overrides `path` for that disk."""
+    via: str = "auto"
+    max_pause_s: float = 2.0
+    limit_bytes_s: int | None = None
+    keep_source: bool = False
+    overlays: Path | None = None
+    """Folder of the overlays of disks that lie on volumes, while they move."""
+    format: str | None = None
+    """Of the images at the destination; None: as they are."""
+    overwrite: bool = False
+    """Volumes may hold something."""
+
+
+# -- what is planned
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMove:
+    """One image on its way; `shared` ones are used by another VM too and stay at the source."""
+
+    source: Where
+    destination: Where
+    format: str
+    virtual_bytes: int
+    data_bytes: int
+    backing: str | None = None
+    """Backing file to be written into the destination's header; None: leave it as it is."""
+    backing_format: str | None = None
+    shared: bool = False
+    to_format: str | None = None
+    """Another format at the destination."""
+    from_volume: bool = False
+    to_volume: bool = False
+    from_slice_bytes: int | None = None
+    to_slice_bytes: int | None = None
+    """The volume is larger: the guest's disk is only so much of it."""
+
+    @property
+    def bytewise(self) -> bool:
+        """Copied as a file, byte for byte: snapshots inside it, bitmaps and layout survive."""
+        return not (self.from_volume or self.to_volume or self.to_format)
+
+    @property
+    def from_(self) -> Placed:
+        return Placed(self.source, self.format, self.from_slice_bytes)
+
+    @property
+    def to(self) -> Placed:
+        return Placed(self.destination, self.to_format or self.format, self.to_slice_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskMove:
+    """One disk on its way, its active image first in `images`."""
+
+    target: str
+    images: tuple[ImageMove, ...]
+    overlays: Path
+    """What the names of its overlays begin with: the image's own, or one in a folder for an image on a volume."""
+    overlay_copies: Path
+    """The same at the destination."""
+    frozen: bool = True
+    """Takes writes, so it needs overlays; a read-only disk does not."""
+
+    @property
+    def active(self) -> ImageMove:
+        return self.images[0]
+
+    @property
+    def from_(self) -> Placed:
+        return self.active.from_
+
+    @property
+    def to(self) -> Placed:
+        return self.active.to
+
+
+@dataclass(frozen=True, slots=True)
+class FileMove:
+    """A small file of the VM beside its disks: the NVRAM."""
+
+    source: Path
+    destination: Path
+
+
+class Severity(StrEnum):
+    BLOCKER = "blocker"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that preflight found, with what would cure it."""
+
+    severity: Severity
+    what: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """Why a technology is not possible for this job."""
+
+    technology: Technology
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A migration, frozen when it is submitted: what moves where, by which steps."""
+
+    vm: str
+    uuid: str
+    connect: str
+    technology: Technology
+    steps: tuple[str, ...]
+    disks: tuple[DiskMove, ...]
+    files: tuple[FileMove, ...]
+    power: Power
+    persistent: bool
+    memory_bytes: int
+    keep_source: bool
+    max_pause_s: float
+    touched_bytes: int = 0
+    precopy: bool = True
+    agent: bool = False
+    findings: tuple[Finding, ...] = ()
+    ruled_out: tuple[Ruled, ...] = ()
+    pause_forecast_s: float = 0.0
+    seconds_forecast: float = 0.0
+
+    @property
+    def images(self) -> tuple[ImageMove, ...]:
+        """Every image to move, once, bases before what lies on them."""
+        seen: dict[Where, ImageMove] = {}
+        for disk in self.disks:
+            for image in reversed(disk.images):
+                seen.setdefault(image.source, image)
+        return tuple(seen.values())
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(image.data_bytes for image in self.images)
+
+    @property
+    def blockers(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity is Severity.BLOCKER)

@@ -1,0 +1,154 @@
+"""What is: VMs, their disks and images, and the storages as a host sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Power(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+
+
+class Technology(StrEnum):
+    """The ways of moving storage on one host, highest first."""
+
+    LIVE = "live"
+    QUICK = "quick"
+    OFFLINE = "offline"
+
+    @property
+    def console_name(self) -> str:
+        return _TITLES[self]
+
+
+_TITLES = {
+    Technology.LIVE: "Live storage migration",
+    Technology.QUICK: "Quick Storage Migration",
+    Technology.OFFLINE: "Offline storage migration",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A volume that QEMU reaches over the network: nbd://, nbd+unix://, iscsi://, as qemu-img takes it."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Where = Path | Url
+"""Where an image lies: a file, a block device, or over the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a disk's chain."""
+
+    path: Where
+    format: str
+    virtual_bytes: int
+    data_bytes: int
+    """Bytes allocated on the storage, as st_blocks tells; of a volume all that the guest sees."""
+    backing: str | None = None
+    """The backing file as the image's header has it: absolute, relative or None."""
+    backing_format: str | None = None
+    """Its format as the header has it; None when the header does not say."""
+    data_file: str | None = None
+    """A qcow2's external data file."""
+    volume: bool = False
+    """It lies on a device, LUN or export that exists by itself: not ours to make, rename or remove."""
+    slice_bytes: int | None = None
+    """The volume is larger: the guest's disk is only so much of it."""
+    internal_snapshots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One virtual disk of a VM, its active image first in `chain`."""
+
+    target: str
+    chain: tuple[Image, ...]
+    device: str = "disk"
+    """disk, cdrom, floppy or lun"""
+    source: str = "file"
+    """file, block, network, volume, vhostuser, ... as libvirt's disk type; "none" for an empty drive"""
+    readonly: bool = False
+    shareable: bool = False
+    transient: bool = False
+    encrypted: bool = False
+    secret_missing: str | None = None
+    """The UUID or usage of a secret that libvirt does not have."""
+    block_job: str | None = None
+    """The kind of block job that runs on it, if one does."""
+
+    @property
+    def active(self) -> Image:
+        return self.chain[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    name: str
+    uuid: str
+    power: Power
+    persistent: bool
+    memory_bytes: int
+    disks: tuple[Disk, ...]
+    nvram: Path | None = None
+    tpm: Path | None = None
+    """The folder of an emulated TPM's state."""
+    snapshots: tuple[str, ...] = ()
+    agent: bool = False
+    """The guest agent answers."""
+    touched_bytes: int = 0
+    """Memory that QEMU holds for it now: what a saved state has to carry."""
+    precopy: bool = True
+    """Its memory may be written while it runs; not under TCG (docs/decisions/0009)."""
+    no_save: str | None = None
+    """Why its memory cannot be saved (a passed-through device, for one); None when it can."""
+
+    def disk(self, target: str) -> Disk:
+        return next(d for d in self.disks if d.target == target)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of a storage, as a host sees it now."""
+
+    path: Path
+    exists: bool
+    writable: bool
+    free_bytes: int
+    filesystem: str
+    """Names the file system: equal for two folders on the same one."""
+    reflink: bool = False
+    direct: bool = True
+    """O_DIRECT works there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A block device, LUN or export, as a host sees it now."""
+
+    where: Where
+    size_bytes: int = 0
+    holds: str | None = None
+    """What was found on it: a file system, a partition table, an image, or other data."""
+    trouble: str | None = None
+    """Why it cannot be used: it does not answer, or something else has it open."""
+
+
+class Placed(NamedTuple):
+    """An image as a definition names it. Its format is never probed: a guest may write a header into a raw disk."""
+
+    path: Where
+    format: str
+    slice_bytes: int | None = None
+    """Only so many bytes of a raw volume that is larger: a guest's disk must not grow by being moved."""

@@ -1,0 +1,88 @@
+"""What stands in the way of a move to, or from, a volume: a device, LUN or export that exists by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vmferry.hosts.protocol import Host
+from vmferry.model import Finding, Image, Power, Severity, Vm, Volume
+from vmferry.preflight.findings import blocker
+from vmferry.preflight.moves import Wanted
+
+QCOW2_PART = 0.002
+"""A qcow2's own tables, as a part of what it holds: 8 bytes of L2 and 2 of refcounts for each cluster of 64 KiB,
+and as much again for what is rounded up."""
+QCOW2_FLOOR_BYTES = 1 << 20
+
+
+def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], *, overwrite: bool) -> list[Finding]:
+    found = [f for w in wanted if w.volume for f in _of_volume(host, vm, w, w.volume, overwrite=overwrite)]
+    found += _twice(wanted)
+    found += [f for w in wanted for f in _of_overlays(vm, w)]
+    found += [f for w in wanted for f in _of_content(vm, w)]
+    return found + [_stays(w) for w in wanted if w.disk.chain and w.disk.active.volume]
+
+
+def _of_volume(host: Host, vm: Vm, wanted: Wanted, volume: Volume, *, overwrite: bool) -> Iterator[Finding]:
+    if volume.trouble:
+        yield blocker(f"{volume.where} cannot be used: {volume.trouble}", "mend that, or choose another volume")
+        return
+    for uuid in host.users(volume.where):
+        yield blocker(f"{volume.where} is a disk of {host.vm(uuid).name}", "choose another volume")
+    if volume.holds and not overwrite:
+        cure = "look at it; if nobody needs it, say --overwrite"
+        yield blocker(f"{volume.where} is not empty: {volume.holds}", cure)
+    if not wanted.disk.chain:
+        return
+    needed = needed_bytes(wanted.disk.active, wanted.format)
+    if volume.size_bytes < needed:
+        what = f"{volume.where} has {volume.size_bytes} bytes, disk {wanted.disk.target} needs {needed}"
+        yield blocker(what, "enlarge the volume, or choose another")
+
+
+def needed_bytes(image: Image, to_format: str | None) -> int:
+    """The least size of a volume for an image."""
+    if (to_format or image.format) == "raw":
+        return image.virtual_bytes
+    return image.virtual_bytes + QCOW2_FLOOR_BYTES + round(image.virtual_bytes * QCOW2_PART)
+
+
+def _twice(wanted: Sequence[Wanted]) -> Iterator[Finding]:
+    volumes = [w.to for w in wanted if w.volume]
+    for where in {where for where in volumes if volumes.count(where) > 1}:
+        yield blocker(f"{where} would hold two disks", "give each disk a volume of its own with --disk")
+
+
+def _of_overlays(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
+    if wanted.overlays is not None or not wanted.disk.chain or vm.power is Power.OFF:
+        return
+    if wanted.volume is not None and wanted.disk.active.volume:
+        what = f"disk {wanted.disk.target} goes from volume to volume, and its overlay needs a folder meanwhile"
+        yield blocker(what, "name a folder with --overlay-dir DIR")
+
+
+def _of_content(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
+    """What is lost when a disk is copied by what the guest sees of it."""
+    disk = wanted.disk
+    by_content = wanted.volume is not None or any(
+        image.volume or wanted.format not in (None, image.format) for image in disk.chain
+    )
+    if not disk.chain or not by_content:
+        return
+    into_folder = "move it to a folder in its own format"
+    if len(disk.chain) > 1:
+        what = f"disk {disk.target} is a chain of {len(disk.chain)} images, which can only move as files"
+        yield blocker(what, f"{into_folder}, or make it one image: virsh blockpull '{vm.name}' {disk.target}")
+    if disk.active.internal_snapshots:
+        what = f"{disk.active.path} has {disk.active.internal_snapshots} internal snapshots, which only a file keeps"
+        yield blocker(what, f"{into_folder}, or remove them")
+    if disk.encrypted:
+        yield blocker(f"disk {disk.target} is encrypted, and can only move as a file", into_folder)
+    if wanted.format and disk.active.format == "qcow2" == wanted.format and not disk.active.internal_snapshots:
+        what = f"disk {disk.target} is copied by content: bitmaps in {disk.active.path} stay behind"
+        yield Finding(Severity.NOTE, what, into_folder)
+
+
+def _stays(wanted: Wanted) -> Finding:
+    what = f"{wanted.disk.active.path} keeps what it holds: vmferry removes no volume"
+    return Finding(Severity.NOTE, what, "wipe it when the receipt is there")
