@@ -16,14 +16,23 @@ STORAGE_SLOTS = 10
 def slots_of(plan: Plan, host: Host) -> tuple[str, ...]:
     """Its host and every storage that it reads or writes, sorted."""
     ends = [(i.source, i.from_volume) for i in plan.images] + [(i.destination, i.to_volume) for i in plan.images]
-    storages = {_storage(where, host, volume=volume) for where, volume in ends}
-    return tuple(sorted({f"host {plan.connect}"} | storages))
+    storages = {_of_image(where, host, volume=volume) for where, volume in ends}
+    return tuple(sorted({host_slot(plan.connect)} | storages))
 
 
-def _storage(where: Where, host: Host, *, volume: bool) -> str:
-    if volume or isinstance(where, Url):
+def host_slot(connect: str) -> str:
+    return f"host {connect}"
+
+
+def storage_slot(where: Where, host: Host) -> str:
+    """Of a folder or a volume, as it is mounted now."""
+    if isinstance(where, Url) or not host.folder(where).exists:
         return f"storage {where}"
-    return f"storage {host.folder(where.parent).filesystem}"
+    return f"storage {host.folder(where).filesystem}"
+
+
+def _of_image(where: Where, host: Host, *, volume: bool) -> str:
+    return f"storage {where}" if volume or isinstance(where, Url) else storage_slot(where.parent, host)
 
 
 def jobs_at_once(slot: str) -> int:

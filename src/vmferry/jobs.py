@@ -26,6 +26,7 @@ from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, Wr
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.ledger import JobLedger
 from vmferry.leftovers import Leftovers
+from vmferry.limits import Limits
 from vmferry.lock import WorkerLock
 from vmferry.model import (
     ACTIVE,
@@ -90,6 +91,7 @@ class Jobs:
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         self._store = Store(f"sqlite:///{self.state / 'vmferry.db'}")
+        self.limits = Limits(self._store, self._hosts)
         self._epochs = self._store.take_over()
         self._at_start = [row.id for row in self._store.rows(ACTIVE)]
         self._engine.start()
@@ -304,7 +306,10 @@ class Jobs:
         with self._changed:
             row = self._store.row(row.id)  # again, under the lock: no order may come between row and orders
             orders = Orders(
-                Throttle(row.limit_bytes_s), row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked
+                Throttle(row.limit_bytes_s, above=self.limits.of(row)),
+                row.max_pause_s,
+                cancel=row.cancel_asked,
+                retry=row.retry_asked,
             )
             self._orders[row.id] = orders
             board = Board(row.plan, lambda: self._bump(row.id))

@@ -246,3 +246,21 @@ def test_cancel_at_a_step_undoes_the_job_or_comes_too_late(
 
 def reached(ferry: Ferry, job: str, step: str) -> bool:
     return step in ferry.steps(job)
+
+
+def test_a_limit_of_a_storage_holds_a_running_job_back_until_it_is_lifted(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(GuestSpec("held back", disks=TWO_DISKS, rate=50))
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    assert ferry.run("limit", "storage", folder, "1MiB").code == 0
+    job = ferry.detached(guest.name, "--path", folder)
+    until_step(ferry, job, "CopyBase")
+    assert ferry.kill_worker()
+    assert "1.0 MiB/s" in ferry.run("limits").out  # another worker, the same limit
+    guest.wait_acks(50)
+    assert ferry.step(job) == "CopyBase"
+    assert ferry.run("limit", "storage", folder, "none").code == 0
+    assert until_ended(ferry, job) == "done"
+    still_good(guest, domain)

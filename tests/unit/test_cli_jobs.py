@@ -210,3 +210,11 @@ def test_a_reader_that_leaves_early_is_no_failure_of_the_job(site: Site) -> None
     assert watcher.wait(60) not in (0, 1, 2, 3, 4, 5)
     [job] = site.json("jobs")
     site.run("job", "watch", job["id"])
+
+
+def test_limits_of_host_and_storage_are_set_and_listed(site: Site) -> None:
+    assert "no limits" in site.run("limits").stdout
+    assert "host memory: 10 MiB/s" in site.run("--connect", "memory", "limit", "host", "10MiB").stdout
+    assert "storage /san2: 5.0 MiB/s" in site.run("--connect", "memory", "limit", "storage", "/san2", "5MiB").stdout
+    assert [limit["limit_bytes_s"] for limit in site.json("limits")] == [10 << 20, 5 << 20]
+    assert "no limit" in site.run("--connect", "memory", "limit", "storage", "/san2", "none").stdout

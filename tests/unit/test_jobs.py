@@ -28,7 +28,7 @@ from vmferry.hosts.memory import Hook, InMemory, MemoryHost, MemoryHosts, Moment
 from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import Host
 from vmferry.jobs import Jobs
-from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Technology, Token, Where
+from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Scope, SharedLimit, Technology, Token, Where
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 
@@ -358,3 +358,25 @@ def test_nothing_of_the_engine_is_pickled(tmp_path: Path) -> None:
     outputs = sqlite3.connect(tmp_path / "engine.db").execute("SELECT output FROM operation_outputs").fetchall()
     assert outputs
     assert all(isinstance(json.loads(text), dict) for (text,) in outputs)
+
+
+def test_a_limit_of_a_host_or_storage_counts_for_jobs_that_run_and_outlives_the_worker(tmp_path: Path) -> None:
+    gate = Gate()
+    shared = SharedLimit(Scope.HOST, "memory", "", 5_000_000)
+    with worker(tmp_path, world_of(2), gate) as jobs:
+        view = jobs.submit(request())
+        until(gate.reached.is_set)
+        throttle = jobs._orders[view.id].throttle
+        assert throttle.tightest_bytes_s is None
+        jobs.limits.set(shared)
+        assert throttle.tightest_bytes_s == 5_000_000
+        jobs.limits.set(SharedLimit(Scope.STORAGE, "memory", str(DESTINATION), 1_000_000))
+        assert throttle.tightest_bytes_s == 1_000_000
+        jobs.limits.set(SharedLimit(Scope.STORAGE, "memory", str(DESTINATION), None))
+        assert throttle.tightest_bytes_s == 5_000_000
+        with pytest.raises(UsageError, match="1 or more"):
+            jobs.limits.set(replace(shared, limit_bytes_s=0))
+        with pytest.raises(UsageError, match="names its folder"):
+            jobs.limits.set(replace(shared, scope=Scope.STORAGE))
+    with worker(tmp_path, world_of(2)) as jobs:
+        assert shared in jobs.limits.all()

@@ -167,3 +167,27 @@ def test_pieces_are_no_larger_than_a_burst_and_no_smaller_than_a_block(limit: in
 def test_a_limit_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="pause"):
         Throttle(0)
+
+
+def test_what_passes_has_to_pass_the_throttles_above_too() -> None:
+    clock = FakeClock()
+    host = Throttle(10 * MIB, clock)
+    jobs = [Throttle(None, clock, [host]), Throttle(100 * MIB, clock, [host])]
+    for _ in range(50):
+        for job in jobs:
+            job.take(MIB, go_on)
+    assert 9.0 <= clock.time <= 10.5
+    assert [job.tightest_bytes_s for job in jobs] == [10 * MIB, 10 * MIB]
+
+
+def test_a_limit_above_counts_at_once() -> None:
+    clock = FakeClock()
+    storage = Throttle(None, clock)
+    job = Throttle(None, clock, [storage])
+    job.take(100 * MIB, go_on)
+    assert clock.time == 0.0
+    storage.set_limit(MIB)
+    for _ in range(10):
+        job.take(MIB, go_on)
+    assert clock.time >= 9.0
+    assert job.piece(4 * MIB) <= MIB

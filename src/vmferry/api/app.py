@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from vmferry.api import jobs as about_jobs
+from vmferry.api import limits as about_limits
 from vmferry.api import looking, problems
 from vmferry.api.life import Door, Life
 from vmferry.api.version import VERSION
@@ -42,5 +43,6 @@ def make_app(jobs: Jobs, hosts: Hosts, life: Life, log_path: Path) -> FastAPI:
     app.add_middleware(Door, life=life)
     app.include_router(looking.router, prefix="/v1")
     app.include_router(about_jobs.router, prefix="/v1")
+    app.include_router(about_limits.router, prefix="/v1")
     problems.install(app, log_path)
     return app

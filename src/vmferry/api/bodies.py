@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vmferry.model import MoveRequest, Url
+from vmferry.model import MoveRequest, Scope, SharedLimit, Url
 
 
 def _absolute(path: Path) -> Path:
@@ -72,3 +72,17 @@ class LimitBody(BaseModel):
 
     limit_bytes_s: Rate | None = None
     max_pause_s: Pause | None = None
+
+
+class SharedLimitBody(BaseModel):
+    """A limit of a host (no place) or of a storage; a null rate means none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: Scope
+    connect: Name
+    place: Annotated[str, Field(max_length=2048)] = ""
+    limit_bytes_s: Rate | None = None
+
+    def limit(self) -> SharedLimit:
+        return SharedLimit(self.scope, self.connect, self.place, self.limit_bytes_s)

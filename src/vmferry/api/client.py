@@ -18,7 +18,7 @@ from vmferry.api.starting import start
 from vmferry.api.version import VERSION
 from vmferry.api.wire import Event, Health, Leaving, Preview, Problem, from_json, to_json
 from vmferry.errors import WorkerUnreachable
-from vmferry.model import FINAL, JobState, JobView, MoveRequest, Receipt, Vm
+from vmferry.model import FINAL, JobState, JobView, MoveRequest, Receipt, SharedLimit, Vm
 
 T = TypeVar("T")
 
@@ -111,6 +111,12 @@ class Client:
 
     def reap(self, connect: str) -> list[Path]:
         return [Path(path) for path in self._call("DELETE", "leftovers", params={"connect": connect})]
+
+    def limits(self) -> list[SharedLimit]:
+        return [from_json(SharedLimit, limit) for limit in self._call("GET", "limits")]
+
+    def set_shared_limit(self, limit: SharedLimit) -> SharedLimit:
+        return from_json(SharedLimit, self._call("PUT", "limits", json=to_json(limit)))
 
     def watch(self, job: str) -> Iterator[Event]:
         """Every change until the job is final or stuck, from worker to worker if they die."""

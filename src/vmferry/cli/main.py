@@ -21,6 +21,7 @@ from vmferry.cli.lab_down import lab_down
 from vmferry.cli.lab_status import lab_status
 from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
+from vmferry.cli.limit import limit_host, limit_storage, limits
 from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
@@ -46,6 +47,7 @@ def _group(says: str | None = None) -> typer.Typer:
 app = _group()
 vm = _group("One VM.")
 job = _group("One job.")
+limit = _group("What all jobs together may move; of one job: vmferry job limit.")
 lab = _group("A private host to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
@@ -61,6 +63,10 @@ job.command("cancel")(job_cancel)
 job.command("limit")(job_limit)
 job.command("retry")(job_retry)
 job.command("receipt")(job_receipt)
+app.command("limits")(limits)
+app.add_typer(limit, name="limit")
+limit.command("host")(limit_host)
+limit.command("storage")(limit_storage)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

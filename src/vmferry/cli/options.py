@@ -84,6 +84,11 @@ def _disk_to(text: str | DiskTo) -> DiskTo:
     return DiskTo(target, Url(to) if "://" in to else _folder(to))
 
 
+def place_text(text: str) -> str:
+    """A URL as it is, a path made absolute."""
+    return text if "://" in text else str(_folder(text))
+
+
 def _format(text: str | None) -> str | None:
     if text not in (None, "raw", "qcow2"):
         raise ValueError(f"{text!r} is not one of raw, qcow2")

@@ -14,6 +14,8 @@ from vmferry.model.jobs import (
     Phase,
     Progress,
     Receipt,
+    Scope,
+    SharedLimit,
     StepRecord,
     Token,
 )
@@ -63,7 +65,9 @@ __all__ = [
     "Progress",
     "Receipt",
     "Ruled",
+    "Scope",
     "Severity",
+    "SharedLimit",
     "StepRecord",
     "Technology",
     "Token",

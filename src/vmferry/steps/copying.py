@@ -26,7 +26,7 @@ class CopyBase(Step):
                 seconds += copied.seconds
         if seconds > 0.05 and sum(moved) > 1 << 20:
             job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
-            job.facts.put("limited", job.desk.throttle.limit_bytes_s is not None)
+            job.facts.put("limited", job.desk.throttle.tightest_bytes_s is not None)
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:

@@ -156,9 +156,9 @@ class Rounds(Step):
         Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
         """
         job.desk.state(JobState.PAUSED, self._why(job))
-        asked = (job.desk.throttle.limit_bytes_s, job.desk.max_pause_s)
+        asked = (job.desk.throttle.tightest_bytes_s, job.desk.max_pause_s)
         more = self._round(job) < MOST_ROUNDS
-        while (job.desk.throttle.limit_bytes_s, job.desk.max_pause_s) == asked:
+        while (job.desk.throttle.tightest_bytes_s, job.desk.max_pause_s) == asked:
             before = self._remaining(job)
             job.desk.wait(LOOK_S)
             spare_source(job)
@@ -192,7 +192,7 @@ class Rounds(Step):
 
 def copy_rate(job: Job) -> float:
     """Bytes a second that this job's rounds reach, under its limit."""
-    limit = job.desk.throttle.limit_bytes_s
+    limit = job.desk.throttle.tightest_bytes_s
     return min(full_rate(job), limit) if limit else full_rate(job)
 
 

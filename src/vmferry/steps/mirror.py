@@ -107,13 +107,13 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
         looks += 1
         if looks == SLOW_LOOKS:
             job.desk.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
-        if job.desk.throttle.limit_bytes_s != limit:
+        if job.desk.throttle.tightest_bytes_s != limit:
             limit = _limit(job, disks)
 
 
 def _limit(job: Job, disks: list[DiskMove]) -> int | None:
     """Start the mirrors, or give running ones their share of the job's limit. Returns the limit."""
-    limit = job.desk.throttle.limit_bytes_s
+    limit = job.desk.throttle.tightest_bytes_s
     for disk in disks:
         share = max(1, limit // len(disks)) if limit else None
         job.host.mirror(job.uuid, disk.target, job.overlay_copy(disk, rounds(job)), share)

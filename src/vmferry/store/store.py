@@ -16,11 +16,22 @@ import sqlalchemy as sa
 import structlog
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
-from vmferry.model import ACTIVE, ALLOWED, FINAL, JobState, Phase, Receipt, StepRecord, Token
+from vmferry.model import (
+    ACTIVE,
+    ALLOWED,
+    FINAL,
+    JobState,
+    Phase,
+    Receipt,
+    Scope,
+    SharedLimit,
+    StepRecord,
+    Token,
+)
 from vmferry.store import tables
 from vmferry.store.codec import dump, load
 from vmferry.store.records import NewJob, Row
-from vmferry.store.tables import facts, jobs, journal, phases, receipts
+from vmferry.store.tables import facts, jobs, journal, limits, phases, receipts
 
 log = structlog.get_logger()
 
@@ -174,6 +185,21 @@ class Store:
         with self._acting(token) as connection:
             connection.execute(
                 sa.update(journal).where(journal.c.seq == newest).values(ended=now(), ok=ok, sentence=sentence)
+            )
+
+    # -- limits that jobs share
+
+    def put_limit(self, limit: SharedLimit) -> None:
+        key = {"scope": limit.scope.value, "connect": limit.connect, "place": limit.place}
+        with self._engine.begin() as connection:
+            _replace(connection, limits, key, limit_bytes_s=limit.limit_bytes_s)
+
+    def limits(self) -> tuple[SharedLimit, ...]:
+        query = sa.select(limits).order_by(limits.c.scope, limits.c.connect, limits.c.place)
+        with self._reading() as connection:
+            return tuple(
+                SharedLimit(Scope(found["scope"]), found["connect"], found["place"], found["limit_bytes_s"])
+                for found in connection.execute(query).mappings()
             )
 
     @contextmanager

@@ -78,6 +78,15 @@ receipts = sa.Table(
     sa.Column("receipt", sa.Text, nullable=False),
 )
 
+limits = sa.Table(
+    "limits",
+    metadata,
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("connect", sa.String, primary_key=True),
+    sa.Column("place", sa.String, primary_key=True),
+    sa.Column("limit_bytes_s", sa.BigInteger),
+)
+
 READING = "vmferry_reading"
 
 

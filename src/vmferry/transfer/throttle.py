@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from threading import Condition
 from typing import Protocol
@@ -39,10 +39,14 @@ class Throttle:
     """A token bucket: first come, first served, never more than BURST_S worth of limit at once.
 
     A request larger than that goes when the bucket is full and leaves it in debt, so the rate holds anyway.
+    What passes has to pass the throttles `above` as well, which others may share: a host's, a storage's.
     """
 
-    def __init__(self, limit_bytes_s: int | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, limit_bytes_s: int | None = None, clock: Clock | None = None, above: Sequence[Throttle] = ()
+    ) -> None:
         self._clock = clock or SystemClock()
+        self._above = tuple(above)
         self._change = Condition()
         self._numbers = count()
         self._waiting: set[int] = set()
@@ -54,6 +58,12 @@ class Throttle:
     def limit_bytes_s(self) -> int | None:
         return self._limit
 
+    @property
+    def tightest_bytes_s(self) -> int | None:
+        """The lowest limit that holds here, its own or one above."""
+        limits = [self._limit, *(throttle.tightest_bytes_s for throttle in self._above)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def set_limit(self, limit_bytes_s: int | None) -> None:
         """From now on this many bytes per second, None for no limit; who waits is woken to look again."""
         with self._change:
@@ -64,18 +74,19 @@ class Throttle:
 
     def piece(self, most: int) -> int:
         """How many bytes to take at once: whole blocks, no more than a burst, so that streams alternate."""
-        limit = self._limit
+        limit = self.tightest_bytes_s
         if limit is None:
             return most
         return min(most, max(BLOCK, int(limit * BURST_S) // BLOCK * BLOCK))
 
     def take(self, wanted: int, check: Callable[[], None]) -> None:
         """Wait until wanted bytes may move; what check raises ends the wait and takes nothing."""
-        if self._limit is None:
-            return
-        number = next(self._numbers)
-        while not self._granted(number, wanted):
-            check()
+        if self._limit is not None:
+            number = next(self._numbers)
+            while not self._granted(number, wanted):
+                check()
+        for throttle in self._above:
+            throttle.take(wanted, check)
 
     def _granted(self, number: int, wanted: int) -> bool:
         """Stand in line for at most LOOK_S; out of line nobody waits behind us, so check may block."""
