@@ -43,8 +43,9 @@ class Orders:
                 setattr(self, name, order)
             self.changed.notify_all()
 
-    def set_limit(self, limit_bytes_s: int | None) -> None:
+    def set_limit(self, limit_bytes_s: int | None, rank: int) -> None:
         self.throttle.set_limit(limit_bytes_s)
+        self.throttle.rank = rank
         with self.changed:
             self.changed.notify_all()
 

@@ -35,6 +35,7 @@ from vmferry.model import (
     JobView,
     MoveRequest,
     Plan,
+    Priority,
     Progress,
     Receipt,
     Technology,
@@ -219,6 +220,15 @@ class Jobs:
         _check_limits(rate, pause_s)
         return self._tell(row.id, limit_bytes_s=rate, max_pause_s=pause_s)
 
+    def prefer(self, id: str, priority: Priority) -> JobView:
+        """Change an active job's place, in the queue and before the storages. Raises WrongState."""
+        row = self._store.row(self._store.find(id))
+        if row.state in FINAL:
+            raise WrongState(job=row.id, state=row.state.value, action="another priority", allowed="active")
+        view = self._tell(row.id, priority=priority.rank)
+        self._wake.set()
+        return view
+
     def retry(self, id: str) -> JobView:
         """A stuck job tries again; of an undone or failed one a new job is made, and returned."""
         row = self._store.row(self._store.find(id))
@@ -236,7 +246,7 @@ class Jobs:
         with self._changed:
             orders = self._orders.get(job)
         if orders is not None:
-            orders.set_limit(row.limit_bytes_s)
+            orders.set_limit(row.limit_bytes_s, row.priority)
             orders.set(max_pause_s=row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked)
         self._bump(job)
         return self._view(row)
@@ -306,7 +316,7 @@ class Jobs:
         with self._changed:
             row = self._store.row(row.id)  # again, under the lock: no order may come between row and orders
             orders = Orders(
-                Throttle(row.limit_bytes_s, above=self.limits.of(row)),
+                Throttle(row.limit_bytes_s, above=self.limits.of(row), rank=row.priority),
                 row.max_pause_s,
                 cancel=row.cancel_asked,
                 retry=row.retry_asked,

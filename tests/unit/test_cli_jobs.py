@@ -218,3 +218,12 @@ def test_limits_of_host_and_storage_are_set_and_listed(site: Site) -> None:
     assert "storage /san2: 5.0 MiB/s" in site.run("--connect", "memory", "limit", "storage", "/san2", "5MiB").stdout
     assert [limit["limit_bytes_s"] for limit in site.json("limits")] == [10 << 20, 5 << 20]
     assert "no limit" in site.run("--connect", "memory", "limit", "storage", "/san2", "none").stdout
+
+
+def test_a_jobs_priority_is_changed_while_it_runs(site: Site) -> None:
+    site.hold("copy")
+    job = site.submit("--priority", "high")
+    assert site.json("job", "show", job)["priority"] == "high"
+    assert "priority low" in site.run("job", "priority", job, "low").stdout
+    assert site.json("job", "show", job)["priority"] == "low"
+    assert "foreground" in site.run("job", "priority", job, "first", code=2).stderr

@@ -120,6 +120,16 @@ def test_slots_are_taken_all_together_or_not_at_all(store: Store) -> None:
     assert store.start_waiting(lambda _slot: 1) == ["second22"]
 
 
+def test_a_job_of_a_higher_priority_starts_before_those_that_wait(store: Store) -> None:
+    for name in ("first222", "second22", "third222"):
+        store.add(job(name))
+    store.ask("third222", priority=0)
+    store.ask("first222", priority=3)
+    assert store.start_waiting(lambda _slot: 1) == ["third222"]
+    store.advance(Token("third222", 1), JobState.DONE)
+    assert store.start_waiting(lambda _slot: 1) == ["second22"]
+
+
 def test_a_stuck_job_keeps_its_slots(store: Store) -> None:
     store.add(job("first222"))
     store.add(job("second22"))

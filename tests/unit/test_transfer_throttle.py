@@ -191,3 +191,43 @@ def test_a_limit_above_counts_at_once() -> None:
         job.take(MIB, go_on)
     assert clock.time >= 9.0
     assert job.piece(4 * MIB) <= MIB
+
+
+def test_a_higher_priority_goes_first_and_the_lower_one_trickles() -> None:
+    clock = FakeClock()
+    host = Throttle(10 * MIB, clock)
+    first, second = Throttle(None, clock, [host], rank=1), Throttle(None, clock, [host], rank=2)
+    passed: list[float] = []
+    while clock.time < 20:
+        first.take(MIB, go_on)
+        if host.gave_way(2):
+            passed.append(clock.time)
+    assert 7 <= len(passed) <= 11  # one every TRICKLE_S, and the first at once
+    clock.time += 2
+    before = clock.time
+    second.take(MIB, go_on)
+    assert clock.time == before  # nobody goes before it any more
+
+
+def test_equals_do_not_wait_for_each_other() -> None:
+    clock = FakeClock()
+    storage = Throttle(None, clock)
+    jobs = [Throttle(None, clock, [storage], rank=2) for _ in range(3)]
+    for _ in range(10):
+        for job in jobs:
+            job.take(MIB, go_on)
+    assert clock.time == 0.0
+
+
+def test_who_gives_way_can_be_cancelled() -> None:
+    clock = FakeClock()
+    storage = Throttle(None, clock)
+    first, second = Throttle(None, clock, [storage], rank=0), Throttle(None, clock, [storage], rank=3)
+    second.take(MIB, go_on)
+    first.take(MIB, go_on)
+
+    def cancel() -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        second.take(MIB, cancel)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vmferry.model import MoveRequest, Scope, SharedLimit, Url
+from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url
 
 
 def _absolute(path: Path) -> Path:
@@ -48,6 +48,7 @@ class MoveBody(BaseModel):
     overlays: Absolute | None = None
     format: Literal["raw", "qcow2"] | None = None
     overwrite: bool = False
+    priority: Priority = Priority.NORMAL
 
     def request(self) -> MoveRequest:
         return MoveRequest(
@@ -62,7 +63,16 @@ class MoveBody(BaseModel):
             overlays=self.overlays,
             format=self.format,
             overwrite=self.overwrite,
+            priority=self.priority.value,
         )
+
+
+class PriorityBody(BaseModel):
+    """Who goes first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
 
 
 class LimitBody(BaseModel):

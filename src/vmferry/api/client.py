@@ -96,6 +96,9 @@ class Client:
             body["max_pause_s"] = max_pause_s
         return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/limit", json=body))
 
+    def prefer(self, job: str, priority: str) -> JobView:
+        return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/priority", json={"priority": priority}))
+
     def retry(self, job: str) -> JobView:
         return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/retry"))
 

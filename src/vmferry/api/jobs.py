@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse
 
-from vmferry.api.bodies import LimitBody, MoveBody
+from vmferry.api.bodies import LimitBody, MoveBody, PriorityBody
 from vmferry.api.parts import Connect, TheJobs, TheLife
 from vmferry.api.wire import Event
 from vmferry.model import FINAL, JobState, JobView, Receipt
@@ -75,6 +75,12 @@ def limit(found: TheJob, body: LimitBody, jobs: TheJobs) -> JobView:
     """Change limits while it runs; what the body leaves out stays."""
     asked = body.model_dump(exclude_unset=True)
     return jobs.limit(found.id, **asked)
+
+
+@router.post("/jobs/{job}/priority")
+def prefer(found: TheJob, body: PriorityBody, jobs: TheJobs) -> JobView:
+    """Change its place, in the queue and before the storages it shares with others."""
+    return jobs.prefer(found.id, body.priority)
 
 
 @router.post("/jobs/{job}/retry")

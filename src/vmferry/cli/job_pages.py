@@ -92,6 +92,7 @@ def _facts(job: JobView) -> RenderableType:
         grid.add_row("now", Text(shown(job.progress.now)))
         grid.add_row("next", Text(shown(job.progress.next)))
         grid.add_row("progress", figures_text(job.progress))
+        grid.add_row("priority", shown(job.priority))
         grid.add_row("limits", f"{rate_text(job.limit_bytes_s)}, pause at most {seconds_text(job.max_pause_s)}")
     if job.cancel_asked and job.state not in FINAL:
         grid.add_row("asked", "to cancel and undo")

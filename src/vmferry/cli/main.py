@@ -12,6 +12,7 @@ from vmferry.api.answered import Answered
 from vmferry.cli.copy import copy
 from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
+from vmferry.cli.job_priority import job_priority
 from vmferry.cli.job_receipt import job_receipt
 from vmferry.cli.job_retry import job_retry
 from vmferry.cli.job_show import job_show
@@ -61,6 +62,7 @@ job.command("show")(job_show)
 job.command("watch")(job_watch)
 job.command("cancel")(job_cancel)
 job.command("limit")(job_limit)
+job.command("priority")(job_priority)
 job.command("retry")(job_retry)
 job.command("receipt")(job_receipt)
 app.command("limits")(limits)

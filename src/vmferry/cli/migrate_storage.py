@@ -18,6 +18,7 @@ from vmferry.cli.options import (
     Limit,
     MaxPause,
     OverlayDir,
+    PriorityLevel,
     State,
     Via,
     connect_uri,
@@ -48,6 +49,7 @@ def migrate_storage(
     via: Via = "auto",
     max_pause: MaxPause = 2.0,
     limit: Limit = None,
+    priority: PriorityLevel = "normal",
     keep_source: KeepSource = False,
     plan: OnlyPlan = False,
     detach: Detach = False,
@@ -70,6 +72,7 @@ def migrate_storage(
         overlays=overlay_dir,
         format=format_,
         overwrite=overwrite,
+        priority=priority,
     )
     worker = client(ctx, state, json=json)
     if plan:

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from vmferry.cli.sizes import parse_rate, parse_seconds
-from vmferry.model import Url, Where
+from vmferry.model import Priority, Url, Where
 
 T = TypeVar("T")
 
@@ -84,6 +84,12 @@ def _disk_to(text: str | DiskTo) -> DiskTo:
     return DiskTo(target, Url(to) if "://" in to else _folder(to))
 
 
+def _priority(text: str) -> str:
+    if text not in list(Priority):
+        raise ValueError(f"{text!r} is not one of {', '.join(Priority)}")
+    return text
+
+
 def place_text(text: str) -> str:
     """A URL as it is, a path made absolute."""
     return text if "://" in text else str(_folder(text))
@@ -136,6 +142,16 @@ OverlayDir = Annotated[
         metavar="DIR",
         parser=_saying(_folder),
         help="Where the guest's writes gather meanwhile, for a disk on a device or over the network.",
+    ),
+]
+priority_text = _saying(_priority)
+PriorityLevel = Annotated[
+    str,
+    typer.Option(
+        "--priority",
+        metavar="|".join(Priority),
+        parser=priority_text,
+        help="Jobs of a higher one go first; those below trickle meanwhile.",
     ),
 ]
 Format = Annotated[

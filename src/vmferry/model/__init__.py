@@ -26,6 +26,7 @@ from vmferry.model.plans import (
     ImageMove,
     MoveRequest,
     Plan,
+    Priority,
     Ruled,
     Severity,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Placed",
     "Plan",
     "Power",
+    "Priority",
     "Progress",
     "Receipt",
     "Ruled",

@@ -161,6 +161,7 @@ class JobView:
     kind: str = ""
     """The class of the error that ended it: Cancelled, DestinationFull, ..."""
     limit_bytes_s: int | None = None
+    priority: str = "normal"
     max_pause_s: float = 2.0
     cancel_asked: bool = False
     ended: str | None = None

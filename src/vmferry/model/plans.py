@@ -28,6 +28,7 @@ class MoveRequest:
     """Of the images at the destination; None: as they are."""
     overwrite: bool = False
     """Volumes may hold something."""
+    priority: str = "normal"
 
 
 # -- what is planned
@@ -100,6 +101,20 @@ class FileMove:
 
     source: Path
     destination: Path
+
+
+class Priority(StrEnum):
+    """Who goes first; a job of a higher one takes the place of those below it, as BITS has it."""
+
+    FOREGROUND = "foreground"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 goes first."""
+        return list(Priority).index(self)
 
 
 class Severity(StrEnum):

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from vmferry.model import JobState, JobView, MoveRequest, Plan, Progress, StepRecord
+from vmferry.model import JobState, JobView, MoveRequest, Plan, Priority, Progress, StepRecord
 from vmferry.store.codec import dump, load
 
 
@@ -41,6 +41,7 @@ class NewJob:
             "room": json.dumps(dict(self.room)),
             "created": self.created,
             "limit_bytes_s": self.request.limit_bytes_s,
+            "priority": Priority(self.request.priority).rank,
             "max_pause_s": self.request.max_pause_s,
             "epoch": 1,
         }
@@ -66,6 +67,7 @@ class Row:
     sentence: str
     kind: str
     limit_bytes_s: int | None
+    priority: int
     max_pause_s: float
     cancel_asked: bool
     retry_asked: bool
@@ -95,6 +97,7 @@ class Row:
             sentence=self.sentence,
             kind=self.kind,
             limit_bytes_s=self.limit_bytes_s,
+            priority=list(Priority)[self.priority].value,
             max_pause_s=self.max_pause_s,
             cancel_asked=self.cancel_asked,
             ended=self.ended,

@@ -116,7 +116,7 @@ class Store:
             return {job: epoch for job, epoch in found}
 
     def start_waiting(self, limit: Callable[[str], int]) -> list[str]:
-        """Start the queued jobs whose slots are all free, first come first served. Returns their ids.
+        """Start the queued jobs whose slots are all free, by priority, then first come first served. Returns their ids.
 
         A job takes all its slots or none. One that has to wait keeps its places in all its lines: no later
         job that needs one of them passes it.
@@ -278,7 +278,7 @@ def _slots_held(connection: sa.Connection) -> Counter[str]:
 
 def _waiting(connection: sa.Connection) -> list[tuple[str, list[str]]]:
     query = sa.select(jobs.c.id, jobs.c.slots).where(jobs.c.state == JobState.QUEUED.value)
-    rows = connection.execute(query.order_by(jobs.c.number).with_for_update())
+    rows = connection.execute(query.order_by(jobs.c.priority, jobs.c.number).with_for_update())
     return [(job, json.loads(slots)) for job, slots in rows]
 
 

@@ -11,6 +11,8 @@ from typing import Protocol
 from vmferry.transfer.ranges import BLOCK
 
 BURST_S = 0.25  # seconds' worth that may pass at once after an idle time
+BUSY_S = 1.0  # who has moved bytes so recently is at work
+TRICKLE_S = 2.0  # a piece passes so often whatever goes before it
 MIN_WAIT_S = 0.001  # less would spin on rounding errors
 LOOK_S = 0.25  # a waiter looks for cancel, pause and a new limit at least this often
 
@@ -39,14 +41,21 @@ class Throttle:
     """A token bucket: first come, first served, never more than BURST_S worth of limit at once.
 
     A request larger than that goes when the bucket is full and leaves it in debt, so the rate holds anyway.
-    What passes has to pass the throttles `above` as well, which others may share: a host's, a storage's.
+    What passes has to pass the throttles `above` as well, which others may share: a host's, a storage's. There
+    a lower `rank` goes before a higher one: while it is at work the others trickle. Equals take turns.
     """
 
     def __init__(
-        self, limit_bytes_s: int | None = None, clock: Clock | None = None, above: Sequence[Throttle] = ()
+        self,
+        limit_bytes_s: int | None = None,
+        clock: Clock | None = None,
+        above: Sequence[Throttle] = (),
+        rank: int = 0,
     ) -> None:
+        self.rank = rank
         self._clock = clock or SystemClock()
         self._above = tuple(above)
+        self._passed_at: dict[int, float] = {}  # rank to when its newest piece passed
         self._change = Condition()
         self._numbers = count()
         self._waiting: set[int] = set()
@@ -86,7 +95,21 @@ class Throttle:
             while not self._granted(number, wanted):
                 check()
         for throttle in self._above:
+            while not throttle.gave_way(self.rank):
+                check()
             throttle.take(wanted, check)
+
+    def gave_way(self, rank: int) -> bool:
+        """Let those go first that go before this rank, for at most LOOK_S; True when it is its turn."""
+        with self._change:
+            until = self._clock.now() + LOOK_S
+            while (now := self._clock.now()) < until:
+                before = [at for other, at in self._passed_at.items() if other < rank]
+                if all(now - at >= BUSY_S for at in before) or now - self._passed_at.get(rank, -TRICKLE_S) >= TRICKLE_S:
+                    self._passed_at[rank] = now
+                    return True
+                self._clock.wait(self._change, until - now)
+        return False
 
     def _granted(self, number: int, wanted: int) -> bool:
         """Stand in line for at most LOOK_S; out of line nobody waits behind us, so check may block."""
