@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import TWO_DISKS, destination, images, power_off, run
+from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
+from vmferry.lab.disks import make_image
 from vmferry.lab.ferry import Ended, Ferry
 from vmferry.lab.secrets import define_secret, forget_secret, secret_of
+from vmferry.transfer import CHUNK
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -91,3 +97,47 @@ def test_an_encrypted_disk_whose_secret_is_missing_is_refused_until_it_is_there(
     assert ferry.run("migrate-storage", guest.name, "--path", folder).code == 0
     domain.create()
     guest.wait_writing()
+
+
+def is_unreadable(image: Path, offset: int) -> bool:
+    """Whether the storage itself refuses the chunk at this offset."""
+    descriptor = os.open(image, os.O_RDONLY | os.O_DIRECT)
+    try:
+        os.preadv(descriptor, [mmap.mmap(-1, CHUNK)], offset)
+    except OSError as error:
+        return error.errno == errno.EIO
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@RUNNING
+def test_a_base_that_the_source_can_no_longer_read_undoes_the_job_and_the_guest_writes_on(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    """The guest's own writes lie in an overlay on a good storage; of the image below it one part is gone."""
+    golden = lab.add_storage(f"worn-{via}", "ext4", 256) / "golden.img"
+    make_image(golden, "raw", size_mib=256, data_mib=160)
+    guest = make_guest(GuestSpec(f"worn {via}", disks=(DiskSpec("vda", backing=golden), PLAIN), rate=60))
+    domain, folder = domain_of(guest), destination(lab, guest)
+    lab.wear_out(f"worn-{via}", left_mib=128)
+    guest.wait_acks(20)
+
+    ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", via)
+
+    assert ended.code == 1, said(ended)
+    job = ferry.jobs()[0]
+    assert (job["state"], job["kind"]) == ("undone", "SourceUnreadable")
+    named = re.fullmatch(r"(.+) cannot be read at byte (\d+) \(Input/output error\): repair .+", job["sentence"])
+    assert named is not None, job["sentence"]
+    assert Path(named[1]) == golden
+    assert is_unreadable(golden, int(named[2]))
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    assert list(folder.iterdir()) == []
+    source = guest.place.images["vda"].parent
+    assert sorted(source.iterdir()) == sorted(guest.place.images.values())
+    nothing_of_ours(source, folder, golden.parent)
+    guest.wait_acks(20)
+    power_off(guest, domain)
+    assert guest.verdict().clean, guest.verdict()
+    assert guest.errors() == []

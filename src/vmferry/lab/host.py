@@ -28,7 +28,7 @@ from vmferry.lab.keeper import BOUND
 from vmferry.lab.processes import in_lab, kill_all, kill_in_lab, pid_in
 from vmferry.lab.programs import program, spawn, wait_for
 from vmferry.lab.record import LabRecord, read_record, write_record
-from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec, make_storage, need_loop_mounts, remove, share
+from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec, make_storage, need_loop_mounts, remove, share, wear_out
 
 DEFAULT_PLACE = Path("/var/lib/vmferry-lab")
 LONGEST_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero
@@ -143,6 +143,10 @@ class LabHost:
         record = self.record
         write_record(self.at, record.with_(storages=(*record.storages, name)))
         return make_storage(self.at, StorageSpec(name, fs, size_mib))
+
+    def wear_out(self, name: str, left_mib: int) -> None:
+        """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO."""
+        wear_out(self.storage(name).parent, name, left_mib)
 
     def guest(self, spec: GuestSpec) -> LabGuest:
         """Make a guest and start it; it writes on each disk when this returns. Raises as LabGuest.make."""

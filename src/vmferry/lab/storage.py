@@ -60,6 +60,12 @@ def make_storage(at: Path, spec: StorageSpec) -> Path:
     return place
 
 
+def wear_out(at: Path, name: str, left_mib: int) -> None:
+    """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO; nothing is writable."""
+    run("mount", "-o", "remount,ro", at / name)
+    os.truncate(at / "images" / f"{name}.img", left_mib << 20)
+
+
 def mounts_below(at: Path) -> list[Path]:
     """What is mounted at or below `at`, deepest first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
