@@ -38,6 +38,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def answers(at: Path) -> bool:
+    """Bound is not yet listening."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(at)) == 0
+
+
 def listens(port: int) -> bool:
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
@@ -74,7 +80,7 @@ def nbd_on_socket(image: Path, folder: Path, *options: str) -> Iterator[str]:
         str(image),
     ]
     with running(*words, log=folder / f"{image.name}.log"):
-        until(at.exists, "qemu-nbd's socket")
+        until(lambda: answers(at), "qemu-nbd's socket")
         yield f"nbd+unix:///?socket={at}"
     at.unlink(missing_ok=True)
 
@@ -107,7 +113,7 @@ def nbdkit(folder: Path, *words: str) -> Iterator[str]:
     needs("nbdkit")
     at = folder / "nbdkit.sock"
     with running("nbdkit", "-f", "--exit-with-parent", "-U", str(at), *words, log=folder / "nbdkit.log"):
-        until(at.exists, "nbdkit's socket")
+        until(lambda: answers(at), "nbdkit's socket")
         yield f"nbd+unix:///?socket={at}"
     at.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.block.places import image
-from tests.block.servers import nbdkit, running, until
+from tests.block.servers import answers, nbdkit, running, until
 
 from vmferry.errors import DestinationFull, VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, drop, root_hash_of
@@ -58,7 +58,7 @@ class Target:
         words = ["nbdkit", "-f", "-U", str(at), "--filter=log", "file", str(self.behind)]
         log = self._folder / f"{self._logs}.writes"
         with running(*words, f"logfile={log}", log=self._folder / "nbdkit.log") as process:
-            until(at.exists, "nbdkit's socket")
+            until(lambda: answers(at), "nbdkit's socket")
             yield process.pid
 
     def written(self) -> int:

@@ -107,3 +107,22 @@ def test_ten_at_once_stay_under_300_mib(format_: str, tmp_path: Path) -> None:
     told = json.loads(ended.stdout)
     assert told["hashes"] == 1
     assert told["peak_kib"] < BOUND_MIB * 1024
+
+
+def test_the_memory_of_a_stream_is_given_back(tmp_path: Path) -> None:
+    """libnbd's binding keeps a reference to each buffer that it was given."""
+    source, behind = tmp_path / "disk.img", tmp_path / "behind.img"
+    write_at(source, random.Random(1).randbytes(8 * MIB), 0)
+    write_at(behind, bytes(8 * MIB), 0)
+
+    def resident_kib() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    with nbd_on_socket(behind, tmp_path) as url:
+        transfer = Transfer(source, Place(url), tmp_path / "bookmarks")
+        copy(transfer, Unwatched())
+        before = resident_kib()
+        for _ in range(10):
+            compare(transfer, Unwatched())
+        assert resident_kib() - before < 16 * 1024  # ten times 2 chunks would keep 80 MiB

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import BookmarksDamaged
@@ -40,6 +40,7 @@ def with_file(content: list[Record], harm: Callable[[bytes], bytes]) -> tuple[Pa
     return path, folder
 
 
+@settings(deadline=None)
 @given(records)
 def test_what_was_written_is_read(content: list[Record]) -> None:
     path, folder = with_file(content, lambda whole: whole)
@@ -50,6 +51,7 @@ def test_what_was_written_is_read(content: list[Record]) -> None:
     assert found.chunks == believed(content)
 
 
+@settings(deadline=None)
 @given(records, st.data())
 def test_a_file_cut_anywhere_yields_exactly_its_whole_records(content: list[Record], data: st.DataObject) -> None:
     length = data.draw(st.integers(0, HEADER + RECORD * (len(content) + 1)))
@@ -63,6 +65,7 @@ def test_a_file_cut_anywhere_yields_exactly_its_whole_records(content: list[Reco
     assert found.source == (SOURCE if length >= HEADER else None)
 
 
+@settings(deadline=None)
 @given(records, st.data())
 def test_a_flipped_bit_ends_the_records_before_it(content: list[Record], data: st.DataObject) -> None:
     bit = data.draw(st.integers(0, (HEADER + RECORD * (len(content) + 1)) * 8 - 1))
@@ -85,6 +88,7 @@ def test_a_flipped_bit_ends_the_records_before_it(content: list[Record], data: s
         assert found.chunks == believed(content[: max(0, hurt - 1)])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=500))
 def test_any_bytes_are_read_without_an_error_and_prove_nothing(noise: bytes) -> None:
     path, folder = with_file([], lambda _: noise)

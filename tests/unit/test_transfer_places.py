@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import BadPlace, UsageError
@@ -67,6 +67,7 @@ def test_a_bare_path_is_a_file_of_bytes() -> None:
     assert shown(Path("/srv/a")) == shown(Place("/srv/a")) == "/srv/a"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from([*FORMATS, "other"]))
 def test_any_text_is_a_place_or_a_usage_error(text: str, format_: str) -> None:
     try:
@@ -75,6 +76,7 @@ def test_any_text_is_a_place_or_a_usage_error(text: str, format_: str) -> None:
         assert error.exit_code == 2
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["nbd://", "nbds://", "nbd+unix://", "iscsi://", "nfs://", "NBD://"]), st.text(max_size=40))
 def test_any_url_is_a_place_or_a_usage_error(scheme: str, rest: str) -> None:
     try:

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from threading import Condition, Event, Thread, current_thread
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import Cancelled
@@ -29,6 +29,7 @@ def go_on() -> None:
     """A check that finds nothing."""
 
 
+@settings(deadline=None)
 @given(
     limit=st.integers(1000, 10**9),
     requests=st.lists(st.tuples(st.integers(1, 4 * MIB), st.floats(0, 2)), min_size=1, max_size=50),

@@ -98,23 +98,11 @@ class NbdLink:
 
     def _read(self, where: Range, into: memoryview) -> None:
         with self._borrowed() as link:
-            link.wait_for(
-                [
-                    link.handle.aio_pread(nbd.Buffer.from_buffer(into[part.start : part.end]), where.start + part.start)
-                    for part in self._requests(where.length)
-                ]
-            )
+            link.move(link.handle.aio_pread, self._requests(where, into))
 
     def _write(self, where: Range, content: memoryview) -> None:
         with self._borrowed() as link:
-            link.wait_for(
-                [
-                    link.handle.aio_pwrite(
-                        nbd.Buffer.from_buffer(content[part.start : part.end]), where.start + part.start
-                    )
-                    for part in self._requests(where.length)
-                ]
-            )
+            link.move(link.handle.aio_pwrite, self._requests(where, content))
 
     def _data(self, within: Range) -> Iterator[Range]:
         start = within.start
@@ -131,8 +119,10 @@ class NbdLink:
                 yield wanted
                 start = wanted.end
 
-    def _requests(self, length: int) -> Iterator[Range]:
-        return pieces(Range(0, length), lambda: self._request)
+    def _requests(self, where: Range, content: memoryview) -> list[tuple[memoryview, int]]:
+        """Parts of the content, no larger than the server takes them, and where each belongs."""
+        parts = pieces(Range(0, where.length), lambda: self._request)
+        return [(content[part.start : part.end], where.start + part.start) for part in parts]
 
     def _whole(self, start: int, length: int) -> Range:
         """Widened at its end to the server's blocks."""

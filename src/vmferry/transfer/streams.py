@@ -17,8 +17,8 @@ Work = TypeVar("Work")
 TICK_S = 0.25
 
 
-_further = BoundedSemaphore(16)
-"""Lanes beyond the first of each transfer, in this process: ten transfers of four took 354 MiB of buffers."""
+_further = BoundedSemaphore(48)
+"""Lanes beyond the first of each transfer, in this process: 192 MiB of buffers. Ten transfers of four lanes need 30."""
 
 
 @contextmanager
