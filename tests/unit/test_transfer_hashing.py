@@ -36,14 +36,14 @@ def sparse(places: list[int]) -> tuple[bytes, list[Range]]:
     return bytes(content), [Range(p * 4096, min((p + 1) * 4096, SIZE)) for p in pages]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, SIZE - 1), max_size=20))
 def test_a_thin_copy_and_a_thick_one_have_the_same_hash(places: list[int]) -> None:
     content, data = sparse(places)
     assert hashed(content, data) == hashed(content, [Range(0, SIZE)])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, SIZE - 1), max_size=5), st.integers(0, SIZE - 1))
 def test_one_changed_byte_changes_the_hash(places: list[int], where: int) -> None:
     content, _ = sparse(places)
