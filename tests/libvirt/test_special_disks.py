@@ -12,6 +12,8 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from lxml import etree
+from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
 from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
@@ -111,20 +113,52 @@ def is_unreadable(image: Path, offset: int) -> bool:
     return False
 
 
+def other_user(connection: libvirt.virConnect, image: Path) -> libvirt.virDomain:
+    """A VM, never started, whose disk is this image."""
+    disk = E.disk(E.driver(type="raw"), E.source(file=str(image)), E.target(dev="vda"), type="file")
+    memory = E.memory("64", unit="MiB")
+    domain = E.domain(E.name(f"user of {image.parent.name}"), memory, E.os(E.type("hvm")), E.devices(disk), type="qemu")
+    return connection.defineXML(etree.tostring(domain, encoding="unicode"))
+
+
+def test_a_base_on_a_storage_mounted_read_only_is_refused_before_it_cannot_be_removed(
+    lab: LabHost, make_guest: MakeGuest, ferry: Ferry
+) -> None:
+    """Seen: the VM had moved, and the job was stuck at its last step."""
+    storage = lab.add_storage("sealed-base", "ext4", 64)
+    golden = storage / "golden.img"
+    make_image(golden, "raw", size_mib=64, data_mib=4)
+    guest = make_guest(GuestSpec("on a sealed base", disks=(DiskSpec("vda", size_mib=64, backing=golden),), rate=20))
+    run("mount", "-o", "remount,ro", str(storage))
+
+    ended = ferry.run("migrate-storage", guest.name, "--path", destination(lab, guest))
+
+    assert ended.code == 3, said(ended)
+    assert f"the source {storage} cannot be written" in said(ended)
+    guest.wait_acks(10)
+
+
 @RUNNING
 def test_a_base_that_the_source_can_no_longer_read_undoes_the_job_and_the_guest_writes_on(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str,
+    lab: LabHost,
+    make_guest: MakeGuest,
+    domain_of: DomainOf,
+    connection: libvirt.virConnect,
+    ferry: Ferry,
 ) -> None:
-    """The guest's own writes lie in an overlay on a good storage; of the image below it one part is gone."""
+    """The guest's own writes lie in an overlay on a good storage; of the shared image below it one part is gone."""
     golden = lab.add_storage(f"worn-{via}", "ext4", 256) / "golden.img"
     make_image(golden, "raw", size_mib=256, data_mib=160)
     guest = make_guest(GuestSpec(f"worn {via}", disks=(DiskSpec("vda", backing=golden), PLAIN), rate=60))
+    other = other_user(connection, golden)
     domain, folder = domain_of(guest), destination(lab, guest)
     lab.wear_out(f"worn-{via}", left_mib=128)
     guest.wait_acks(20)
 
     ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", via)
 
+    other.undefine()
     assert ended.code == 1, said(ended)
     job = ferry.jobs()[0]
     assert (job["state"], job["kind"]) == ("undone", "SourceUnreadable")

@@ -119,9 +119,12 @@ def of_images(host: Host, vm: Vm, moves: Collection[DiskMove], files: Collection
     found = [f for image in images for f in _of_place(host, image.source, image.destination)]
     found += [f for file in files for f in _of_place(host, file.source, file.destination)]
     found += _of_folders(host, {folder for image in images if (folder := _folder(image))}, "the destination")
+    overlays: set[Path] = set()
     if vm.power is not Power.OFF:
         places = {path for move in moves if move.frozen for path in (move.overlays, move.overlay_copies)}
-        found += _of_folders(host, {path.parent for path in places} - {Path("/")}, "the folder of overlays")
+        overlays = {path.parent for path in places} - {Path("/")}
+        found += _of_folders(host, overlays, "the folder of overlays")
+    found += _of_folders(host, _left(moves, files) - overlays, "the source")
     found += _same_names(images)
     found += [f for move in moves for f in _of_users(host, vm, move)]
     return found
@@ -129,6 +132,13 @@ def of_images(host: Host, vm: Vm, moves: Collection[DiskMove], files: Collection
 
 def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
     return list({image.source: image for move in moves for image in move.images}.values())
+
+
+def _left(moves: Collection[DiskMove], files: Collection[FileMove]) -> set[Path]:
+    """The folders that images are removed from in the end; those that other VMs use stay where they are."""
+    images = [image for image in _distinct(moves) if not image.shared and not image.from_volume]
+    sources = [*(image.source for image in images), *(file.source for file in files)]
+    return {source.parent for source in sources if isinstance(source, Path)}
 
 
 def _folder(image: ImageMove) -> Path | None:
