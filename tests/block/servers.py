@@ -81,7 +81,10 @@ def nbd_on_socket(image: Path, folder: Path, *options: str) -> Iterator[str]:
     ]
     with running(*words, log=folder / f"{image.name}.log"):
         until(lambda: answers(at), "qemu-nbd's socket")
-        yield f"nbd+unix:///?socket={at}"
+        url = f"nbd+unix:///?socket={at}"
+        # It listens before it has opened the image: only a handshake tells that it has, and holds its locks.
+        until(lambda: subprocess.run(["nbdinfo", "--size", url], capture_output=True).returncode == 0, "its image")
+        yield url
     at.unlink(missing_ok=True)
 
 
