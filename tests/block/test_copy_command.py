@@ -78,6 +78,7 @@ def test_what_makes_no_sense_is_a_usage_error(disk: Path, tmp_path: Path, words:
     assert not (tmp_path / "new.img").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_after_a_kill_the_same_command_goes_on(
@@ -104,6 +105,7 @@ def bookmarked(folder: Path) -> int:
     return sum((p.stat().st_size - 64) // 48 for p in (folder / "state" / "copies").glob("*/bookmarks"))
 
 
+@pytest.mark.slow
 def test_a_second_command_for_the_same_copy_is_refused(disk: Path, tmp_path: Path) -> None:
     state = {**os.environ, "VMFERRY_STATE": str(tmp_path / "state")}
     slow = subprocess.Popen([*VMFERRY, "copy", "--limit", "1MiB", "disk.img", "new"], env=state, cwd=tmp_path)
