@@ -26,7 +26,7 @@ from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, Wr
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.ledger import JobLedger
 from vmferry.leftovers import Leftovers
-from vmferry.limits import Limits
+from vmferry.limits import Limits, check_rate
 from vmferry.lock import WorkerLock
 from vmferry.model import (
     ACTIVE,
@@ -366,8 +366,7 @@ class Jobs:
 
 
 def _check_limits(limit_bytes_s: int | None, max_pause_s: float) -> None:
-    if limit_bytes_s is not None and limit_bytes_s < 1:
-        raise UsageError(reason=f"a limit of {limit_bytes_s} bytes a second moves nothing: give 1 or more")
+    check_rate(limit_bytes_s)
     if not max_pause_s > 0:
         raise UsageError(reason=f"a pause of at most {max_pause_s:g} s is not possible: give more than 0")
 

@@ -14,6 +14,12 @@ from vmferry.store import Row, Store
 from vmferry.transfer import Throttle
 
 
+def check_rate(limit_bytes_s: int | None) -> None:
+    """Raises UsageError for a limit at which nothing would move."""
+    if limit_bytes_s is not None and limit_bytes_s < 1:
+        raise UsageError(reason=f"a limit of {limit_bytes_s} bytes a second moves nothing: give 1 or more")
+
+
 class Limits:
     """One budget for each slot that a job can hold, shared by all jobs that hold it."""
 
@@ -29,8 +35,7 @@ class Limits:
 
     def set(self, limit: SharedLimit) -> SharedLimit:
         """From now on, for every job there; durable when this returns. Raises UsageError, HostUnreachable."""
-        if limit.limit_bytes_s is not None and limit.limit_bytes_s < 1:
-            raise UsageError(reason=f"a limit of {limit.limit_bytes_s} bytes a second moves nothing: give 1 or more")
+        check_rate(limit.limit_bytes_s)
         if (limit.scope is Scope.HOST) == bool(limit.place):
             raise UsageError(reason="a limit of a storage names its folder or volume, one of a host names none")
         slot = self._slot(limit)

@@ -62,24 +62,15 @@ def running(*words: str | Path, log: Path, env: dict[str, str] | None = None) ->
             process.wait()
 
 
+QEMU_NBD = ("qemu-nbd", "-f", "raw", "--persistent", "--shared=8", "--discard=unmap")
+
+
 @contextmanager
 def nbd_on_socket(image: Path, folder: Path, *options: str) -> Iterator[str]:
     """A qemu-nbd for a raw file; gives its URL."""
     needs("qemu-nbd")
     at = folder / f"{image.name}.sock"
-    words = [
-        "qemu-nbd",
-        "-f",
-        "raw",
-        "--persistent",
-        "--shared=8",
-        "--discard=unmap",
-        "-k",
-        str(at),
-        *options,
-        str(image),
-    ]
-    with running(*words, log=folder / f"{image.name}.log"):
+    with running(*QEMU_NBD, "-k", str(at), *options, str(image), log=folder / f"{image.name}.log"):
         until(lambda: answers(at), "qemu-nbd's socket")
         url = f"nbd+unix:///?socket={at}"
         # It listens before it has opened the image: only a handshake tells that it has, and holds its locks.
@@ -93,19 +84,7 @@ def nbd_on_port(image: Path, folder: Path, *options: str, scheme: str = "nbd", u
     """The same on loopback; the port is tried without TLS, which qemu-nbd takes for a client that went away."""
     needs("qemu-nbd")
     port = free_port()
-    words = [
-        "qemu-nbd",
-        "-f",
-        "raw",
-        "--persistent",
-        "--shared=8",
-        "--discard=unmap",
-        "-b",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    with running(*words, *options, image, log=folder / f"{image.name}.log"):
+    with running(*QEMU_NBD, "-b", "127.0.0.1", "-p", str(port), *options, image, log=folder / f"{image.name}.log"):
         until(lambda: listens(port), "qemu-nbd's port")
         yield f"{scheme}://{user}127.0.0.1:{port}/"
 

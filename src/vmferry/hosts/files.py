@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry.errors import DestinationExists, SourceInUse
 from vmferry.model import Folder
+from vmferry.transfer.locks import guard_reading
 
 TAG = ".vmferry-"
 TAG_START = "vmferry-"
-
-# QEMU's image locking (block/file-posix.c): byte 200 + n is locked by whoever does not share permission n.
-_UNSHARED_WRITE = 201
-_UNSHARED_RESIZE = 203
-_HELD_WRITE = 101
-_F_OFD_SETLK = 37
-_F_OFD_GETLK = 36
 
 
 def sync_folder(path: Path) -> None:
@@ -100,24 +91,13 @@ def held(path: Path) -> Iterator[None]:
     """Keep QEMU from writing to an image, with QEMU's own locks, for as long as the file is read.
 
     A VM that is started meanwhile gets QEMU's 'Failed to get "write" lock'. Raises SourceInUse when one
-    writes already. A file system without such locks (EINVAL, ENOLCK) is left unguarded: the comparison of
-    size and time of change stays as the second line.
+    writes already. A file system without such locks is left unguarded: the comparison of size and time of
+    change stays as the second line.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
-        try:
-            for byte in (_UNSHARED_WRITE, _UNSHARED_RESIZE):
-                fcntl.fcntl(fd, _F_OFD_SETLK, _lock(fcntl.F_RDLCK, byte))
-            answer = fcntl.fcntl(fd, _F_OFD_GETLK, _lock(fcntl.F_WRLCK, _HELD_WRITE))
-            if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
-                raise SourceInUse(path=path)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
+        if not guard_reading(fd):
+            raise SourceInUse(path=path)
         yield
     finally:
         os.close(fd)
-
-
-def _lock(kind: int, byte: int) -> bytes:
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)

@@ -89,7 +89,7 @@ class Throttle:
         return min(most, max(BLOCK, int(limit * BURST_S) // BLOCK * BLOCK))
 
     def take(self, wanted: int, check: Callable[[], None]) -> None:
-        """Wait until wanted bytes may move; what check raises ends the wait and takes nothing."""
+        """Wait until wanted bytes may move; what check raises ends the wait, and takes nothing where it waited."""
         if self._limit is not None:
             number = next(self._numbers)
             while not self._granted(number, wanted):
