@@ -14,6 +14,8 @@ class VmferryError(Exception):
 
     says: ClassVar[str] = "{reason}"
     exit_code: ClassVar[int] = 1
+    passing: ClassVar[bool] = False
+    """It may pass by itself, or by what somebody does to a storage or a link: the same call may succeed later."""
 
     def __init__(self, **fields: object) -> None:
         missing = {name for _, name, _, _ in Formatter().parse(self.says) if name} - fields.keys()
@@ -152,6 +154,7 @@ class SavedStateUncertain(VmferryError):
 
 class SourceUnreadable(VmferryError):
     says = "{path} cannot be read at byte {offset} ({reason}): repair the source storage, then start the job again"
+    passing = True
 
 
 class SourceChanged(VmferryError):
@@ -165,10 +168,12 @@ class DestinationExists(VmferryError):
 
 class DestinationFull(VmferryError):
     says = "{path} has no space left: free some on that storage or choose another, then start the job again"
+    passing = True
 
 
 class DestinationUnwritable(VmferryError):
     says = "{path} cannot be written ({reason}): mend the destination storage or choose another"
+    passing = True
 
 
 class CopyDiffers(VmferryError):
@@ -210,6 +215,7 @@ class CopyRunning(VmferryError):
 
 class ExportFailed(VmferryError):
     says = "{path} cannot be opened ({reason}): check its name, its format and that nothing else has it open"
+    passing = True
 
 
 # -- the lab
