@@ -125,6 +125,11 @@ class VmChanged(VmferryError):
     says = "{vm} is not what it was when the move was planned ({change}): start the job again"
 
 
+class VolumeChanged(VmferryError):
+    says = "{path} is not what it was when the move was planned ({change}): look at it, then start the job again"
+    exit_code = 3
+
+
 class SourceFilling(VmferryError):
     says = (
         "{path} has only {free} MiB left while the guest's writes gather there: the move is undone before "

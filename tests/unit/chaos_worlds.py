@@ -94,6 +94,7 @@ def make_plan(world: World, scenario: Scenario) -> Plan:
         overlays=OVERLAYS if len(scenario.volumes) == 2 else None,
         via=scenario.technology.value,
         keep_source=scenario.keep_source,
+        overwrite=bool(scenario.volumes),
     )
     plan = preflight.plan(request, MemoryHost(InMemory(world)), {})
     assert not plan.blockers, plan.blockers

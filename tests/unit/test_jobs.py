@@ -25,10 +25,21 @@ from vmferry.errors import (
     WrongState,
 )
 from vmferry.hosts.memory import Hook, InMemory, MemoryHost, MemoryHosts, Moment, World
-from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.memory_world import File, add_machine
 from vmferry.hosts.protocol import Host
 from vmferry.jobs import Jobs
-from vmferry.model import FINAL, JobState, JobView, MoveRequest, Power, Scope, SharedLimit, Technology, Token, Where
+from vmferry.model import (
+    FINAL,
+    JobState,
+    JobView,
+    MoveRequest,
+    Power,
+    Scope,
+    SharedLimit,
+    Technology,
+    Token,
+    Where,
+)
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 
@@ -207,6 +218,48 @@ def test_more_jobs_than_slots_wait_in_their_order(tmp_path: Path) -> None:
         gate.open.set()
         jobs.recover()
         assert [jobs.get(id).state for id in ids[:-1]] == [JobState.DONE] * (HOST_SLOTS + 2)
+
+
+def _lun(world: World) -> Path:
+    lun = Path("/dev/sdx")
+    world.volumes.add(lun)
+    world.files[lun] = File()
+    return lun
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_volume_that_was_filled_while_the_job_waited_is_overwritten_only_if_that_was_asked(
+    tmp_path: Path, *, overwrite: bool
+) -> None:
+    gate, world = Gate(), world_of(HOST_SLOTS + 1)
+    lun = _lun(world)
+    with worker(tmp_path, world, gate) as jobs:
+        for number in range(HOST_SLOTS):
+            jobs.submit(request(number))
+        waits = jobs.submit(request(HOST_SLOTS, path=None, disks={"vda": lun}, overwrite=overwrite))
+        assert jobs.get(waits.id).state is JobState.QUEUED
+        world.files[lun].write(0, 7)
+        gate.open.set()
+        view = ended(jobs, waits.id)
+        jobs.recover()
+    assert view.state is (JobState.DONE if overwrite else JobState.UNDONE)
+    assert (world.files[lun].blocks == {0: 7}) is not overwrite
+    assert ("not empty" in view.sentence) is not overwrite
+
+
+def test_a_volume_that_another_vm_got_while_the_job_waited_is_left_alone(tmp_path: Path) -> None:
+    gate, world = Gate(), world_of(HOST_SLOTS + 1)
+    lun = _lun(world)
+    with worker(tmp_path, world, gate) as jobs:
+        for number in range(HOST_SLOTS):
+            jobs.submit(request(number))
+        waits = jobs.submit(request(HOST_SLOTS, path=None, disks={"vda": lun}, overwrite=True))
+        add_machine(world, "db", UUID[:-4] + "9999", {"vda": ((lun, "raw"),)})
+        gate.open.set()
+        view = ended(jobs, waits.id)
+        jobs.recover()
+    assert (view.state, view.kind) == (JobState.UNDONE, "VolumeChanged")
+    assert "a disk of db" in view.sentence
 
 
 def test_a_new_worker_goes_on_with_what_the_last_one_left(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from vmferry import preflight
 from vmferry.hosts.memory import InMemory, MemoryHost, World
 from vmferry.hosts.memory_world import File, add_machine
-from vmferry.model import Disk, Image, MoveRequest, Power, Severity, Url, Vm, Volume
+from vmferry.model import Disk, Image, MoveRequest, Power, Severity, Url, Vm, Volume, volume_bytes
 from vmferry.preflight.moves import Wanted, disk_move
-from vmferry.preflight.volumes import needed_bytes, of_volumes
+from vmferry.preflight.volumes import of_volumes
 
 GIB = 1 << 30
 FILE = Image(Path("/san1/a.img"), "raw", GIB, 1 << 20)
@@ -59,7 +59,7 @@ def test_a_volume_that_is_full_of_something_is_taken_when_that_is_said() -> None
 
 
 def test_a_volume_of_just_the_right_size_is_enough_and_a_larger_one_is_used_in_part() -> None:
-    assert needed_bytes(FILE, None) == GIB
+    assert volume_bytes(GIB, "raw") == GIB
     exact = disk_move(VM, wanted(volume=Volume(TO, GIB)), ()).to
     larger = disk_move(VM, wanted(), ()).to
     assert (exact.slice_bytes, larger.slice_bytes) == (None, GIB)

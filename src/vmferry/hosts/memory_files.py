@@ -45,7 +45,10 @@ class FilesHost(Caller):
 
     def volume(self, where: Where) -> Volume | None:
         with self._look("volume") as world:
-            return Volume(where, BLOCKS * BLOCK) if where in world.volumes else None
+            if where not in world.volumes:
+                return None
+            holds = "there is data in it" if world.files[where].blocks else None
+            return Volume(where, BLOCKS * BLOCK, holds)
 
     def allocated(self, path: Path) -> int:
         with self._look("allocated") as world:

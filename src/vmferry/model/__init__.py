@@ -41,6 +41,7 @@ from vmferry.model.vms import (
     Vm,
     Volume,
     Where,
+    volume_bytes,
 )
 
 __all__ = [
@@ -77,4 +78,5 @@ __all__ = [
     "Vm",
     "Volume",
     "Where",
+    "volume_bytes",
 ]

@@ -158,6 +158,7 @@ class Plan:
     touched_bytes: int = 0
     precopy: bool = True
     agent: bool = False
+    overwrite: bool = False
     findings: tuple[Finding, ...] = ()
     ruled_out: tuple[Ruled, ...] = ()
     pause_forecast_s: float = 0.0

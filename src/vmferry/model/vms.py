@@ -145,6 +145,19 @@ class Volume:
     """Why it cannot be used: it does not answer, or something else has it open."""
 
 
+QCOW2_PART = 0.002
+"""A qcow2's own tables, as a part of what it holds: 8 bytes of L2 and 2 of refcounts for each cluster of 64 KiB,
+and as much again for what is rounded up."""
+QCOW2_FLOOR_BYTES = 1 << 20
+
+
+def volume_bytes(virtual_bytes: int, format_: str) -> int:
+    """The least size of a volume for a disk of that size."""
+    if format_ == "raw":
+        return virtual_bytes
+    return virtual_bytes + QCOW2_FLOOR_BYTES + round(virtual_bytes * QCOW2_PART)
+
+
 class Placed(NamedTuple):
     """An image as a definition names it. Its format is never probed: a guest may write a header into a raw disk."""
 

@@ -136,6 +136,7 @@ def _plan(
         precopy=vm.precopy,
         keep_source=request.keep_source,
         max_pause_s=request.max_pause_s,
+        overwrite=request.overwrite,
         agent=vm.agent and vm.power is Power.RUNNING,
         findings=tuple(sorted(set(found), key=lambda f: (f.severity is not Severity.BLOCKER, f.what))),
         ruled_out=above,

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vmferry.hosts.protocol import Host
-from vmferry.model import Finding, Image, Power, Severity, Vm, Volume
+from vmferry.model import Finding, Power, Severity, Vm, Volume, volume_bytes
 from vmferry.preflight.findings import blocker
 from vmferry.preflight.moves import Wanted
-
-QCOW2_PART = 0.002
-"""A qcow2's own tables, as a part of what it holds: 8 bytes of L2 and 2 of refcounts for each cluster of 64 KiB,
-and as much again for what is rounded up."""
-QCOW2_FLOOR_BYTES = 1 << 20
 
 
 def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], *, overwrite: bool) -> list[Finding]:
@@ -34,17 +29,11 @@ def _of_volume(host: Host, vm: Vm, wanted: Wanted, volume: Volume, *, overwrite:
         yield blocker(f"{volume.where} is not empty: {volume.holds}", cure)
     if not wanted.disk.chain:
         return
-    needed = needed_bytes(wanted.disk.active, wanted.format)
+    image = wanted.disk.active
+    needed = volume_bytes(image.virtual_bytes, wanted.format or image.format)
     if volume.size_bytes < needed:
         what = f"{volume.where} has {volume.size_bytes} bytes, disk {wanted.disk.target} needs {needed}"
         yield blocker(what, "enlarge the volume, or choose another")
-
-
-def needed_bytes(image: Image, to_format: str | None) -> int:
-    """The least size of a volume for an image."""
-    if (to_format or image.format) == "raw":
-        return image.virtual_bytes
-    return image.virtual_bytes + QCOW2_FLOOR_BYTES + round(image.virtual_bytes * QCOW2_PART)
 
 
 def _twice(wanted: Sequence[Wanted]) -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vmferry.errors import DestinationExists, VmChanged
+from vmferry.errors import DestinationExists, VmChanged, VolumeChanged
+from vmferry.model import ImageMove, volume_bytes
 from vmferry.steps.base import Job, Step, file_of
 
 
@@ -27,6 +28,24 @@ class Reserve(Step):
         for destination in [*made, *(file.destination for file in job.plan.files)]:
             if job.host.exists(file_of(destination)):
                 raise DestinationExists(path=destination)
+        for image in job.plan.images:
+            if image.to_volume and (change := _change(job, image)):
+                raise VolumeChanged(path=image.destination, change=change)
+
+
+def _change(job: Job, image: ImageMove) -> str:
+    """Why a volume may no longer be written to: somebody may have begun to use it while the job waited."""
+    volume = job.host.volume(image.destination)
+    if volume is None:
+        return "it is gone"
+    if volume.trouble:
+        return volume.trouble
+    if users := job.host.users(image.destination):
+        return f"it is a disk of {', '.join(job.host.vm(user).name for user in users)}"
+    if volume.holds and not job.plan.overwrite:
+        return f"it is not empty: {volume.holds}"
+    needed = volume_bytes(image.virtual_bytes, image.to.format)
+    return f"it has {volume.size_bytes} bytes, {needed} are needed" if volume.size_bytes < needed else ""
 
 
 class KeepDefined(Step):
