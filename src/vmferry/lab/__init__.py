@@ -8,6 +8,7 @@
 A guest stamps every write and acknowledges it when it is durable; afterwards each acknowledged write must be found.
 """
 
+from vmferry.lab.bare import BARE_GUEST
 from vmferry.lab.console import Ack
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.domain import GuestSpec
@@ -17,4 +18,4 @@ from vmferry.lab.programs import wait_for
 from vmferry.lab.storage import StorageSpec
 from vmferry.lab.verdict import Verdict
 
-__all__ = ["Ack", "DiskSpec", "GuestSpec", "LabGuest", "LabHost", "StorageSpec", "Verdict", "wait_for"]
+__all__ = ["BARE_GUEST", "Ack", "DiskSpec", "GuestSpec", "LabGuest", "LabHost", "StorageSpec", "Verdict", "wait_for"]

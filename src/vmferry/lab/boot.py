@@ -31,7 +31,7 @@ class Boot:
     """Everything that starts a guest except its disks."""
 
     kernel: Path
-    initrd: Path
+    initrd: Path | None
     options: str
     accelerator: str  # "kvm" or "tcg"
 
@@ -48,9 +48,7 @@ def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
 
     `agent`: with the real guest agent in the initrd, which doubles its size.
     """
-    cache = cache or default_cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    with _only_one(cache):
+    with only_one(cache or default_cache()) as cache:
         kernel = find_kernel(cache)
         modules = kernel.with_dependencies(MODULES + (AGENT_MODULES if agent else ()))
         initrd = _initrd(cache, kernel, modules, agent_files() if agent else {})
@@ -59,10 +57,12 @@ def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
 
 
 @contextmanager
-def _only_one(cache: Path) -> Iterator[None]:
+def only_one(cache: Path) -> Iterator[Path]:
+    """The cache's folder, made, and nobody else building there meanwhile."""
+    cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield cache
 
 
 def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes], further: Mapping[str, Path]) -> Path:

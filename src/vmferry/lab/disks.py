@@ -26,7 +26,7 @@ class DiskSpec:
     region_mib: int = 32
     internal_snapshot: str | None = None
     backing: Path | None = None  # a golden image below it; then there is no random data of its own
-    bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...
+    bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...; "ide" with hda, hdb
     cache: str = "none"
     encrypted: bool = False  # qcow2 with LUKS; its secret is in the lab's libvirtd (lab/secrets.py)
     file_system: bool = False  # ext4, on the whole disk: the guest mounts it and takes notes there, stamps nothing

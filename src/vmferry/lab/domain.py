@@ -34,6 +34,7 @@ class GuestSpec:
     uefi: bool = False
     tpm: bool = False
     cdrom: Path | None = None
+    bare: bool = False  # without an operating system: see lab/bare.py, which makes such specs
     agent: bool = False  # the real guest agent answers; a disk with `file_system` gives it something to freeze
 
     @property
@@ -74,8 +75,7 @@ def domain_xml(spec: GuestSpec, place: Place, boot: Boot) -> str:
         E.vcpu(str(spec.vcpus)),
         _os(spec, place, boot),
         E.features(E.acpi(), E.apic()),
-        # qemu64 is the model that is up soonest under tcg, and any host can take it over.
-        E.cpu(mode="host-model") if boot.accelerator == "kvm" else E.cpu(E.model("qemu64"), mode="custom"),
+        *_cpu(spec, boot),
         E.clock(E.timer(name="rtc", tickpolicy="catchup"), offset="utc"),
         E.on_poweroff("destroy"),
         E.on_reboot("restart"),
@@ -86,6 +86,15 @@ def domain_xml(spec: GuestSpec, place: Place, boot: Boot) -> str:
     return etree.tostring(domain, encoding="unicode", pretty_print=True)
 
 
+def _cpu(spec: GuestSpec, boot: Boot) -> list[etree._Element]:
+    if spec.bare:
+        return []  # QEMU's own default: host-model asks for what a KVM that emulates it does not have
+    if boot.accelerator == "kvm":
+        return [E.cpu(mode="host-model")]
+    # qemu64 is the model that is up soonest under tcg, and any host can take it over.
+    return [E.cpu(E.model("qemu64"), mode="custom")]
+
+
 def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
@@ -94,7 +103,10 @@ def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
         os_.append(E.nvram(str(place.nvram), template=OVMF_VARS))
-    os_.extend([E.kernel(str(boot.kernel)), E.initrd(str(boot.initrd)), E.cmdline(f"{boot.options} {told}")])
+    os_.append(E.kernel(str(boot.kernel)))
+    if boot.initrd:
+        os_.append(E.initrd(str(boot.initrd)))
+    os_.append(E.cmdline(f"{boot.options} {told}"))
     return os_
 
 

@@ -16,6 +16,7 @@ import libvirt
 from lxml import etree
 
 from vmferry.errors import LabLate, LabPlaceUnfit, NoSuchDisk, NoSuchVm
+from vmferry.lab.bare import bare_boot
 from vmferry.lab.boot import prepare_boot
 from vmferry.lab.console import Ack, Console
 from vmferry.lab.disks import DiskSpec, make_disk
@@ -54,7 +55,7 @@ class LabGuest:
 
         Raises LabNeeds, LabPlaceUnfit, LabProgramFailed, LabLate.
         """
-        boot = prepare_boot(agent=spec.agent)
+        boot = bare_boot() if spec.bare else prepare_boot(agent=spec.agent)
         place = _claim_place(host, spec)
         guest = cls(host, spec, place, Console(place.console))
         try:

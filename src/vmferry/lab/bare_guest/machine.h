@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The bare guest's machine: ports, console, clocks, disks. No libc and no interrupts: everything is polled.
+ */
+#ifndef MACHINE_H
+#define MACHINE_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define BLOCK 4096
+
+/* machine.c */
+u64 mono_us(void);       /* stands still while the guest does */
+u32 clock_second(void);  /* of the host's clock, 0 to 59; 255 while it changes */
+u32 host_seconds(void);  /* since 2025, months taken for 31 days: for numbers that grow, and for edges */
+u32 divide(u64 *number, u32 by); /* leaves the quotient there, gives the remainder */
+
+void say(const char *format, ...); /* one whole line of %s, %u (u32) and %U (u64) */
+int heard(char *line, u32 size);   /* a line from the second port: has one come? */
+void power_off(void);
+
+int write_disk(u32 disk, u32 block, const void *content); /* a block of 4 KiB of hda or hdb, durable; 0 or -1 */
+
+#endif
