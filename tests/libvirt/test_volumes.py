@@ -1,4 +1,4 @@
-"""Disks move between files, block devices, iSCSI LUNs and NBD exports, every kind to every kind, under a guest.
+"""Disks move between files, block devices, LUNs, NBD exports and NFS, every kind to every kind, under a guest.
 
 A walk through all pairs of kinds: each job of it moves both disks of one guest, each along its own half.
 """
@@ -20,7 +20,7 @@ from vmferry.lab.volumes import LabVolumes
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
-KINDS = ("qcow2", "raw", "device", "iscsi", "nbd")
+KINDS = ("qcow2", "raw", "device", "iscsi", "nbd", "nfs")
 SIZE_MIB, LARGER_MIB = 96, 112
 DISKS = (
     DiskSpec("vda", format="qcow2", size_mib=SIZE_MIB, data_mib=8),
@@ -74,10 +74,10 @@ class Places:
     """Two volumes of each kind for a disk, larger than it; and a folder for each step of its walk as a file."""
 
     def __init__(self, volumes: LabVolumes, target: str, folder: Path) -> None:
-        makers = {"device": volumes.device, "iscsi": volumes.lun, "nbd": volumes.export}
         self._known = {
-            kind: [make(f"{folder.name}-{target}-{kind}{n}", LARGER_MIB) for n in (1, 2)]
-            for kind, make in makers.items()
+            kind: [volumes.make(kind, f"{folder.name}-{target}-{kind}{n}", LARGER_MIB) for n in (1, 2)]
+            for kind in KINDS
+            if kind not in ("qcow2", "raw")
         }
         self._folder = folder
         self._steps = 0
@@ -99,7 +99,7 @@ def located(domain: libvirt.virDomain, target: str, *, live: bool) -> str:
     assert disk is not None
     source = disk.find("source")
     assert source is not None
-    at = source.get("file") or source.get("dev") or f"{source.get('protocol')} {source.get('name')}"
+    at = source.get("file") or source.get("dev") or f"{source.get('protocol')} {source.get('name', '')}"
     driver = disk.find("driver")
     assert driver is not None
     return f"{disk.get('type')} {driver.get('type')} {at}"
@@ -166,7 +166,39 @@ SLOW = ("--limit", "4MiB")
 ONE_DISK = (DiskSpec("vda", format="raw", size_mib=SIZE_MIB, data_mib=8),)
 
 
-@pytest.mark.parametrize("kind", ["device", "iscsi"])
+@pytest.mark.parametrize("kind", ["device", "iscsi", "nbd", "nfs"])
+def test_a_guest_that_dies_while_it_leaves_a_volume_is_whole_there_and_starts_again(
+    kind: str,
+    lab: LabHost,
+    make_guest: MakeGuest,
+    domain_of: DomainOf,
+    volumes: LabVolumes,
+    inner_ferry: Ferry,
+) -> None:
+    """Overlays that libvirt has made over a volume are merged without QEMU, by the names in their headers."""
+    guest = make_guest(GuestSpec(f"dies on {kind}", disks=ONE_DISK, rate=50))
+    domain, folder = domain_of(guest), destination(lab, guest)
+    volume = volumes.make(kind, f"dies-{kind}", LARGER_MIB)
+    there = inner_ferry.run("migrate-storage", guest.name, "--disk", f"vda={volume}")
+    assert there.code == 0, there.out + there.err
+    before = located(domain, "vda", live=True)
+    job = inner_ferry.detached(guest.name, "--path", folder, "--via", "quick", "--limit", "8MiB")
+    wait_for(lambda: inner_ferry.step(job) == "CopyBase", "the copy to begin", 60)
+    guest.wait_acks(20)
+    lab.kill_qemu(guest.name)
+    wait_for(lambda: inner_ferry.state(job) in ("undone", "stuck"), "the job to be undone", 60)
+    assert inner_ferry.state(job) == "undone", inner_ferry.run("job", "show", job).out
+    assert located(domain, "vda", live=False) == before
+    assert list(folder.iterdir()) == []
+    domain.create()
+    guest.wait_writing()
+    kept = inner_ferry.run("migrate-storage", guest.name, "--path", folder, "--keep-source")
+    assert kept.code == 0, kept.out + kept.err
+    power_off(guest, domain)
+    assert guest.verdict().clean, guest.verdict()
+
+
+@pytest.mark.parametrize("kind", ["device", "iscsi", "nfs"])
 def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
     kind: str,
     lab: LabHost,
@@ -176,8 +208,7 @@ def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
     inner_ferry: Ferry,
 ) -> None:
     guest = make_guest(GuestSpec(f"killed {kind}", disks=ONE_DISK, rate=50))
-    make = volumes.device if kind == "device" else volumes.lun
-    volume = make(f"killed-{kind}", LARGER_MIB)
+    volume = volumes.make(kind, f"killed-{kind}", LARGER_MIB)
     job = inner_ferry.detached(guest.name, "--disk", f"vda={volume}", *SLOW)
     wait_for(lambda: inner_ferry.step(job) == "CopyBase", "the copy to begin", 60)
     for _ in range(3):
@@ -219,6 +250,7 @@ def test_a_volume_that_cannot_be_taken_is_refused_and_the_vm_is_untouched(
     domain = domain_of(guest)
     before = domain.XMLDesc(0)
     small, full = volumes.device("small", SIZE_MIB - 1), volumes.lun("full", LARGER_MIB)
+    nfs = volumes.nfs("there", 1)
     with volumes.backing[full].open("r+b") as file:
         file.write(b"somebody's")
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
@@ -229,7 +261,9 @@ def test_a_volume_that_cannot_be_taken_is_refused_and_the_vm_is_untouched(
         (full, "not empty"),
         (mounted, "has it open"),
         ("iscsi://127.0.0.1:1/iqn.2026-11.invalid.vmferry:none/1", "cannot be used"),
-        ("nfs://127.0.0.1/export/disk", "mount the export"),
+        ("nfs://127.0.0.1/export/disk", "?uid=NUMBER&gid=NUMBER"),
+        (nfs.replace("there", "missing"), "make it: qemu-img create -f raw"),
+        (nfs.replace("/volumes/", "/nothing/"), "cannot be used"),
     ):
         ended = inner_ferry.run("migrate-storage", guest.name, "--disk", f"vda={place}")
         assert (ended.code, says in " ".join((ended.out + ended.err).split())) == (3, True), (place, ended)

@@ -36,6 +36,7 @@ def wanted(image: Image = FILE, **given: object) -> Wanted:
         (wanted(volume=Volume(TO, GIB), format="qcow2"), "needs"),
         (wanted(LUN), "overlay needs a folder"),
         (wanted(replace(FILE, format="qcow2", internal_snapshots=2)), "internal snapshots"),
+        (wanted(replace(LUN, path=Url("nfs://filer/export/a")), overlays=Path("/o")), "has no user and group"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -60,9 +61,24 @@ def test_a_volume_that_is_full_of_something_is_taken_when_that_is_said() -> None
 
 def test_a_volume_of_just_the_right_size_is_enough_and_a_larger_one_is_used_in_part() -> None:
     assert volume_bytes(GIB, "raw") == GIB
+    assert Volume(TO, GIB).lacks(GIB, "qcow2") == volume_bytes(GIB, "qcow2")
+    assert Volume(TO, GIB).lacks(GIB, "raw") == Volume(TO, 0, resizes=True).lacks(GIB, "raw") == 0
     exact = disk_move(VM, wanted(volume=Volume(TO, GIB)), ()).to
     larger = disk_move(VM, wanted(), ()).to
     assert (exact.slice_bytes, larger.slice_bytes) == (None, GIB)
+
+
+def test_a_file_on_nfs_takes_the_disks_size() -> None:
+    for size in (0, 2 * GIB):
+        move = wanted(volume=Volume(TO, size, resizes=True))
+        assert of_volumes(HOST, VM, [move], overwrite=False) == []
+        assert disk_move(VM, move, ()).to.slice_bytes is None
+
+
+def test_one_file_on_nfs_is_not_two_because_two_ask_for_it() -> None:
+    asked = [Url(f"nfs://filer/export/a?uid={uid}&gid=0") for uid in (0, 1)]
+    both = [wanted(to=where, volume=Volume(where, GIB)) for where in asked]
+    assert any("two disks" in f.what for f in of_volumes(HOST, VM, both, overwrite=False))
 
 
 def test_overlays_lie_where_there_is_a_folder() -> None:

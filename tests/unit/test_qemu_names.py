@@ -9,7 +9,15 @@ import pytest
 from lxml import etree
 
 from vmferry.hosts import domain_xml
-from vmferry.hosts.qemu_names import canonical, network_source, qemu_name, url_of, where_named
+from vmferry.hosts.qemu_names import (
+    canonical,
+    identity_of,
+    network_source,
+    qemu_name,
+    url_of,
+    where_named,
+    whoever_asks,
+)
 from vmferry.model import Placed, Url, Where
 
 URLS = (
@@ -19,6 +27,8 @@ URLS = (
     "nbd+unix:///disk?socket=/run/a.sock",
     "iscsi://10.0.0.1/iqn.2026-11.org.example:san/1",
     "iscsi://san:3270/iqn.2026-11.org.example:san/12",
+    "nfs://filer/export/vm%20s/web.img?uid=64055&gid=0",
+    "nfs://filer/export/web.img",
 )
 
 
@@ -36,9 +46,12 @@ def test_the_port_of_the_protocol_is_left_out(url: str, same: str) -> None:
     assert canonical(Url(url)) == Url(same)
 
 
-@pytest.mark.parametrize("url", ["nfs://host/a", "http://host/a", "nbd+unix:///x", "iscsi://host/target", "nbd:///x"])
+@pytest.mark.parametrize(
+    "url",
+    ["nfs://host", "nfs://h/a?uid=0", "nfs://h:1/a", "http://h/a", "nbd+unix:///x", "iscsi://host/target", "nbd:///x"],
+)
 def test_another_url_is_refused_with_what_to_write(url: str) -> None:
-    with pytest.raises(ValueError, match="nbd"):
+    with pytest.raises(ValueError, match=r"nbd|nfs"):
         canonical(Url(url))
 
 
@@ -46,6 +59,18 @@ def test_another_url_is_refused_with_what_to_write(url: str) -> None:
 @pytest.mark.parametrize("slice_bytes", [None, 1 << 30])
 def test_a_name_in_an_images_header_means_the_same_place(where: Where, slice_bytes: int | None) -> None:
     assert where_named(qemu_name(Placed(where, "raw", slice_bytes))) == (where, slice_bytes)
+
+
+@pytest.mark.parametrize("driver", [{}, {"driver": "raw"}])
+def test_a_name_that_libvirt_has_wrapped_means_the_same_place(driver: dict[str, str]) -> None:
+    inner = json.loads(qemu_name(Placed(Url(URLS[4]), "raw", 1 << 20)).removeprefix("json:"))
+    assert where_named("json:" + json.dumps({"file": inner, **driver})) == (Url(URLS[4]), 1 << 20)
+
+
+def test_who_asks_does_not_make_another_file() -> None:
+    asked = Url("nfs://filer/export/web.img?uid=1&gid=2")
+    assert whoever_asks(asked) == Url("nfs://filer/export/web.img")
+    assert identity_of(asked) == (1, 2)
 
 
 def test_a_part_of_a_volume_begins_at_its_beginning() -> None:

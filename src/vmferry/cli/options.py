@@ -132,7 +132,7 @@ Disks = Annotated[
         "--disk",
         metavar="TARGET=PLACE",
         parser=_saying(_disk_to),
-        help="Where one disk goes instead: a folder, a block device, iscsi:// or nbd://; may be repeated.",
+        help="Where one disk goes instead: a folder, a block device, iscsi://, nbd:// or nfs://; may be repeated.",
     ),
 ]
 OverlayDir = Annotated[

@@ -104,7 +104,7 @@ def _aim(source: Element, placed: Placed) -> None:
     for attribute in ("file", "dev", "dir", "index", "protocol", "name", "query", "tls"):
         if attribute in source.attrib:
             del source.attrib[attribute]
-    for name in ("host", "slices", "initiator"):
+    for name in ("host", "slices", "initiator", "identity"):
         for element in source.findall(name):
             source.remove(element)
     if isinstance(placed.path, Url):

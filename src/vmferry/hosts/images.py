@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -53,7 +54,8 @@ def qemu_img(*arguments: str, patience_s: float | None = None) -> str:
 def chain(placed: Placed) -> list[Image]:
     """The image and all below it, as the headers tell; the top one's format is given, never probed."""
     words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
-    return [_image(info) for info in json.loads(qemu_img(*words, patience_s=LOOK_S))]
+    top, *below = [_image(info) for info in json.loads(qemu_img(*words, patience_s=LOOK_S))]
+    return [replace(top, path=placed.path, slice_bytes=placed.slice_bytes), *below]  # QEMU leaves out an NFS uid of 0
 
 
 def size(name: str, patience_s: float) -> int:
@@ -92,4 +94,20 @@ def rebase(path: Path, backing: Placed) -> None:
 
 def commit(top: Path, base: Placed) -> None:
     """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d)."""
-    qemu_img("commit", "-q", "-f", "qcow2", "-t", "none", "-b", qemu_name(base), str(top))
+    words = ("commit", "-q", "-t", "none", "-b")
+    if isinstance(base.path, Path) and not base.path.is_block_device():
+        qemu_img(*words, str(base.path), "-f", "qcow2", str(top))
+    else:
+        qemu_img(*words, *_volume_below(top))
+
+
+def _volume_below(top: Path) -> tuple[str, ...]:
+    """The volume at the bottom of a chain by QEMU's own name for it, and the chain opened with it writable.
+
+    libvirt's names in the overlays' headers are others than ours ("Did not find ... in the backing chain"), and
+    what is on NFS cannot be made writable later ("Cannot open a read-only mount as read-write").
+    """
+    layers: list[Info] = json.loads(qemu_img("info", "--backing-chain", "--output=json", "-f", "qcow2", str(top)))
+    file = str(top).replace(",", ",,")
+    writable = "backing." * (len(layers) - 1) + "read-only=off"
+    return layers[-1]["filename"], "--image-opts", f"driver=qcow2,file.driver=file,file.filename={file},{writable}"

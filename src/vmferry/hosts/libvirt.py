@@ -19,6 +19,7 @@ from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
 from vmferry.hosts.protocol import DiskTransfer, Quiesced
+from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
 from vmferry.model import Folder, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Watch
@@ -314,7 +315,7 @@ class LibvirtHost:
 
 
 def _real(where: Where) -> Where:
-    return where if isinstance(where, Url) else where.resolve()
+    return whoever_asks(where) if isinstance(where, Url) else where.resolve()
 
 
 def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:

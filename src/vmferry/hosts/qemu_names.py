@@ -6,36 +6,72 @@ libvirt's domain format. A URL is written in one way only here: without the port
 
 from __future__ import annotations
 
+import grp
 import json
+import pwd
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from lxml import etree
 
 from vmferry.model import Placed, Url, Where
 
-PORTS = {"nbd": 10809, "iscsi": 3260}
+PORTS = {"nbd": 10809, "iscsi": 3260, "nfs": 2049}
+
+
+class Identity(NamedTuple):
+    """Who asks an NFS server, by number: it believes whoever asks."""
+
+    uid: int
+    gid: int
+
+
+class _Parts(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+    name: str
+    socket: str | None = None
+    identity: Identity | None = None
 
 
 def canonical(url: Url) -> Url:
-    """The one way to write it. Raises ValueError for what is no nbd or iscsi URL."""
-    scheme, host, port, name, socket = _parts(url)
-    return _url(scheme, host, port, name, socket)
+    """The one way to write it. Raises ValueError for what is no nbd, iscsi or nfs URL."""
+    return _url(_parts(url))
+
+
+def identity_of(url: Url) -> Identity | None:
+    """Who asks for a file on NFS, if the URL says so."""
+    return _parts(url).identity
+
+
+def whoever_asks(url: Url) -> Url:
+    """The same place without that, to compare places; what is no URL of ours stays as it is."""
+    try:
+        return _url(_parts(url)._replace(identity=None))
+    except ValueError:
+        return url
 
 
 def qemu_name(placed: Placed) -> str:
-    """A path, a URL, or a json: name where only a part of a raw volume is meant."""
-    if placed.slice_bytes is None:
-        return str(placed.path)
-    part = {"driver": "raw", "offset": 0, "size": placed.slice_bytes, "file": _options(placed.path)}
-    return "json:" + json.dumps(part)
+    """A path, a URL, or a json: name where only a part of a raw volume is meant, and for NFS.
+
+    In the URL of a backing image libvirt 9.0 loses the first slash of an NFS export ("Mount failed with error
+    MNT3ERR_ACCES"), and json: without user and group it refuses.
+    """
+    if placed.slice_bytes is not None:
+        part = {"driver": "raw", "offset": 0, "size": placed.slice_bytes, "file": _options(placed.path)}
+        return "json:" + json.dumps(part)
+    if isinstance(placed.path, Url) and placed.path.url.startswith("nfs:"):
+        return "json:" + json.dumps({"file": _options(placed.path)})
+    return str(placed.path)
 
 
 def where_named(name: str) -> tuple[Where, int | None]:
     """What such a name means, and how much of it. Raises ValueError for what is named in another way."""
     if name.startswith("json:"):
-        told = json.loads(name.removeprefix("json:"))
+        told = _unwrapped(json.loads(name.removeprefix("json:")))
         if told.get("driver") != "raw" or told.get("offset"):
             return _where_of(told), None
         return _where_of(told["file"]), told.get("size")
@@ -46,14 +82,20 @@ def where_named(name: str) -> tuple[Where, int | None]:
 
 def network_source(url: Url) -> etree._Element:
     """The <source> of a network disk."""
-    scheme, host, port, name, socket = _parts(url)
-    source = etree.Element("source", protocol=scheme)
-    if name:
-        source.set("name", name)
-    if socket is not None:
-        etree.SubElement(source, "host", transport="unix", socket=socket)
+    parts = _parts(url)
+    source = etree.Element("source", protocol=parts.scheme)
+    if parts.scheme == "nfs":
+        source.set("name", f"/{parts.name}")
+        etree.SubElement(source, "host", name=parts.host)
+        if parts.identity:
+            etree.SubElement(source, "identity", user=f"+{parts.identity.uid}", group=f"+{parts.identity.gid}")
+        return source
+    if parts.name:
+        source.set("name", parts.name)
+    if parts.socket is not None:
+        etree.SubElement(source, "host", transport="unix", socket=parts.socket)
     else:
-        etree.SubElement(source, "host", name=host, port=str(port))
+        etree.SubElement(source, "host", name=parts.host, port=str(parts.port))
     return source
 
 
@@ -63,59 +105,106 @@ def url_of(source: etree._Element) -> Url | None:
     protocol = source.get("protocol", "")
     if host is None or protocol not in PORTS or source.find("auth") is not None or source.get("tls") == "yes":
         return None
-    name, socket = source.get("name", ""), host.get("socket")
-    return _url(protocol, host.get("name", ""), int(host.get("port", PORTS[protocol])), name, socket)
+    name = source.get("name", "")
+    if protocol == "nfs":
+        name = name.removeprefix("/")
+    port = int(host.get("port", PORTS[protocol]))
+    return _url(_Parts(protocol, host.get("name", ""), port, name, host.get("socket"), _identity_in(source)))
 
 
-def _parts(url: Url) -> tuple[str, str, int, str, str | None]:
-    """(protocol, host, port, name, socket)."""
+def _identity_in(source: etree._Element) -> Identity | None:
+    """libvirt takes names too, and numbers with a plus before them."""
+    told = source.find("identity")
+    if told is None:
+        return None
+    user, group = told.get("user", ""), told.get("group", "")
+    try:
+        uid = int(user) if user.lstrip("+").isdigit() else pwd.getpwnam(user).pw_uid
+        gid = int(group) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+    return Identity(uid, gid)
+
+
+def _parts(url: Url) -> _Parts:
     split = urlsplit(url.url)
     scheme = split.scheme.removesuffix("+unix")
     if scheme not in PORTS:
-        raise ValueError(f"{url} is neither nbd:// nor nbd+unix:// nor iscsi://")
+        raise ValueError(f"{url} is neither nbd:// nor nbd+unix:// nor iscsi:// nor nfs://")
     name = unquote(split.path.removeprefix("/"))
+    if split.scheme == "nfs":
+        return _nfs_parts(url, split, name)
     if split.scheme.endswith("+unix"):
         sockets = parse_qs(split.query).get("socket", [])
         if len(sockets) != 1:
             raise ValueError(f"{url} does not name its socket: write nbd+unix:///EXPORT?socket=PATH")
-        return scheme, "", 0, name, sockets[0]
+        return _Parts(scheme, "", 0, name, sockets[0])
     if not split.hostname or (scheme == "iscsi" and not name.rpartition("/")[2].isdigit()):
         raise ValueError(f"{url} is not complete: write nbd://HOST:PORT/EXPORT or iscsi://HOST:PORT/TARGET/LUN")
-    return scheme, split.hostname, split.port or PORTS[scheme], name, None
+    return _Parts(scheme, split.hostname, split.port or PORTS[scheme], name)
 
 
-def _url(scheme: str, host: str, port: int, name: str, socket: str | None) -> Url:
-    path = quote(name, safe="/:.,-_~")
-    if socket is not None:
-        return Url(f"{scheme}+unix:///{path}?socket={quote(socket, safe='/')}")
-    named = f"[{host}]" if ":" in host else host
-    return Url(f"{scheme}://{named}{'' if port == PORTS[scheme] else f':{port}'}/{path}")
+def _nfs_parts(url: Url, split: SplitResult, name: str) -> _Parts:
+    asked = parse_qs(split.query)
+    try:
+        identity = Identity(int(asked.pop("uid")[0]), int(asked.pop("gid")[0])) if asked else None
+    except (KeyError, ValueError):
+        identity, asked = None, {"identity": []}
+    if not split.hostname or split.port or asked or not name.rpartition("/")[2]:
+        raise ValueError(f"{url} is not what QEMU takes: write nfs://HOST/EXPORT/FILE?uid=NUMBER&gid=NUMBER")
+    return _Parts("nfs", split.hostname, PORTS["nfs"], name, None, identity)
+
+
+def _url(parts: _Parts) -> Url:
+    path = quote(parts.name, safe="/:.,-_~")
+    if parts.socket is not None:
+        return Url(f"{parts.scheme}+unix:///{path}?socket={quote(parts.socket, safe='/')}")
+    named = f"[{parts.host}]" if ":" in parts.host else parts.host
+    port = "" if parts.port == PORTS[parts.scheme] else f":{parts.port}"
+    who = f"?uid={parts.identity.uid}&gid={parts.identity.gid}" if parts.identity else ""
+    return Url(f"{parts.scheme}://{named}{port}/{path}{who}")
 
 
 def _options(where: Where) -> dict[str, object]:
     if isinstance(where, Path):
         return {"driver": "host_device", "filename": str(where)}
-    scheme, host, port, name, socket = _parts(where)
-    if scheme == "iscsi":
-        target, _, lun = name.rpartition("/")
-        return {"driver": "iscsi", "transport": "tcp", "portal": f"{host}:{port}", "target": target, "lun": int(lun)}
-    server = {"type": "inet", "host": host, "port": str(port)}
-    if socket is not None:
-        server = {"type": "unix", "path": socket}
-    return {"driver": "nbd", "server": server, "export": name}
+    parts = _parts(where)
+    if parts.scheme == "iscsi":
+        target, _, lun = parts.name.rpartition("/")
+        portal = f"{parts.host}:{parts.port}"
+        return {"driver": "iscsi", "transport": "tcp", "portal": portal, "target": target, "lun": int(lun)}
+    if parts.scheme == "nfs":
+        server = {"type": "inet", "host": parts.host}
+        who = {"user": parts.identity.uid, "group": parts.identity.gid} if parts.identity else {}
+        return {"driver": "nfs", "server": server, "path": f"/{parts.name}", **who}
+    server = {"type": "inet", "host": parts.host, "port": str(parts.port)}
+    if parts.socket is not None:
+        server = {"type": "unix", "path": parts.socket}
+    return {"driver": "nbd", "server": server, "export": parts.name}
+
+
+def _unwrapped(told: dict[str, Any]) -> dict[str, Any]:
+    """libvirt puts raw around what it names, slices too, and leaves out to say so."""
+    while told.keys() <= {"driver", "file"} and "file" in told and told.get("driver", "raw") == "raw":
+        told = told["file"]
+    return told
 
 
 def _where_of(told: dict[str, Any]) -> Where:
     """From QEMU's options, nested or flat as it writes them for old ways of naming."""
     if "filename" in told:
         return Path(told["filename"])
+    server = told.get("server") or {k.removeprefix("server."): v for k, v in told.items()}
     if told.get("driver") == "iscsi":
         host, _, port = told["portal"].rpartition(":")
-        return _url("iscsi", host or port, int(port) if host else 3260, f"{told['target']}/{told.get('lun', 0)}", None)
+        name = f"{told['target']}/{told.get('lun', 0)}"
+        return _url(_Parts("iscsi", host or port, int(port) if host else PORTS["iscsi"], name))
+    if told.get("driver") == "nfs":
+        who = Identity(told["user"], told["group"]) if "user" in told and "group" in told else None
+        return _url(_Parts("nfs", server["host"], PORTS["nfs"], told["path"].removeprefix("/"), None, who))
     if told.get("driver") == "nbd":
-        server = told.get("server") or {k.removeprefix("server."): v for k, v in told.items()}
         export = told.get("export", "")
         if server.get("path"):
-            return _url("nbd", "", 0, export, server["path"])
-        return _url("nbd", server["host"], int(server.get("port", 10809)), export, None)
+            return _url(_Parts("nbd", "", 0, export, server["path"]))
+        return _url(_Parts("nbd", server["host"], int(server.get("port", PORTS["nbd"])), export))
     raise ValueError(f"{told} names nothing that is known here")

@@ -8,12 +8,14 @@ import subprocess
 
 from vmferry.errors import ImageToolFailed
 from vmferry.hosts import images
-from vmferry.hosts.qemu_names import canonical
+from vmferry.hosts.qemu_names import canonical, identity_of
 from vmferry.model import Url, Volume, Where
+from vmferry.transfer.images import missing
 
 LOOK_BYTES = 1 << 20
 """Both ends are looked at: partition tables and file systems begin there, and GPT's copy ends there."""
 PATIENCE_S = 20
+NFS_CURE = "write nfs://HOST/EXPORT/FILE?uid=NUMBER&gid=NUMBER, of a user who may write the file"
 
 
 def look(where: Where) -> Volume | None:
@@ -38,15 +40,24 @@ def look(where: Where) -> Volume | None:
 
 
 def _over_network(where: Url) -> Volume:
-    if where.url.startswith("nfs:"):
-        return Volume(where, trouble="files on NFS are moved through a mount: mount the export and name the folder")
     try:
         where = canonical(where)
+        if where.url.startswith("nfs:") and identity_of(where) is None:
+            return Volume(where, trouble="it does not say as whom: libvirt needs a user and a group", cure=NFS_CURE)
         size = images.size(where.url, PATIENCE_S)
-    except (ValueError, ImageToolFailed) as error:
+    except ValueError as error:
         return Volume(where, trouble=str(error))
-    ends = [_is_zero(where.url, at, min(LOOK_BYTES, size)) for at in (0, max(0, size - LOOK_BYTES))]
-    return Volume(where, size, None if all(ends) else "there is data in it")
+    except ImageToolFailed as error:
+        return _unreadable(where, str(error))
+    ends = [_is_zero(where.url, at, min(LOOK_BYTES, size)) for at in (0, max(0, size - LOOK_BYTES))] if size else []
+    return Volume(where, size, None if all(ends) else "there is data in it", resizes=where.url.startswith("nfs:"))
+
+
+def _unreadable(where: Url, reason: str) -> Volume:
+    if where.url.startswith("nfs:") and missing(reason):
+        cure = f"make it: qemu-img create -f raw '{where}' 0"
+        return Volume(where, trouble="there is no such file, and on NFS vmferry makes none", cure=cure)
+    return Volume(where, trouble=reason)
 
 
 def _is_zero(url: str, offset: int, length: int) -> bool:

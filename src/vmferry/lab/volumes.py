@@ -1,7 +1,7 @@
-"""A lab's volumes: block devices, iSCSI LUNs and NBD exports, each on a sparse file below the lab's folder.
+"""A lab's volumes: block devices, iSCSI LUNs, NBD exports and NFS files, each a sparse file below the lab's folder.
 
 Target and servers live in the lab's own network and mount namespaces, so they end with the lab. What connects
-to a LUN has to be inside as well: `inside` are the words that take a command there.
+to a LUN or to NFS has to be inside as well: `inside` are the words that take a command there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from vmferry.lab.record import read_record
 PORT = 3260
 TARGET = "iqn.2026-11.invalid.vmferry:lab"
 MIB = 1 << 20
+GANESHA_CONF = """
+NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = 2049; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false; }}
+EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW; Squash = No_Root_Squash;
+  Protocols = 3; Transports = TCP; SecType = sys; FSAL {{ Name = VFS; }} }}
+"""
 
 
 class LabVolumes:
@@ -39,6 +44,7 @@ class LabVolumes:
         self._loops: list[int] = []
         self._servers: list[subprocess.Popen[bytes]] = []
         self._target_runs = False
+        self._exports: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +55,11 @@ class LabVolumes:
         for server in self._servers:
             server.kill()
             server.wait()
+
+    def make(self, kind: str, name: str, size_mib: int) -> str:
+        """A volume of a kind: device, iscsi, nbd or nfs."""
+        makers = {"device": self.device, "iscsi": self.lun, "nbd": self.export, "nfs": self.nfs}
+        return makers[kind](name, size_mib)
 
     def device(self, name: str, size_mib: int) -> str:
         """A loop device; free again when the block and every QEMU that has it open have ended."""
@@ -74,6 +85,30 @@ class LabVolumes:
         self._servers.append(spawn(words, self._at / "nbdkit.log"))
         wait_for(socket.exists, f"the NBD server of {name}", log=self._at / "nbdkit.log")
         return self._known(f"nbd+unix:///?socket={socket}", file)
+
+    def nfs(self, name: str, size_mib: int) -> str:
+        """A file on an NFS export, by its URL; its server is nfs-ganesha."""
+        if self._exports is None:
+            self._exports = self._start_nfs()
+        file = self._exports / f"{name}.img"
+        with file.open("xb") as made:
+            made.truncate(size_mib * MIB)
+        return self._known(f"nfs://127.0.0.1{file}?uid=0&gid=0", file)
+
+    def _start_nfs(self) -> Path:
+        """rpcbind and nfs-ganesha, on the ports of the standard: QEMU's driver knows no others."""
+        export, log = self._at / "nfs", self._at / "ganesha.log"
+        export.mkdir(exist_ok=True)
+        for name in ("rpcbind", "ganesha"):
+            (self._at.parent / "run" / name).mkdir(exist_ok=True)
+        config = self._at / "ganesha.conf"
+        config.write_text(GANESHA_CONF.format(export=export))
+        log.unlink(missing_ok=True)
+        self._servers.append(spawn((*self.inside, program("rpcbind"), "-f"), self._at / "rpcbind.log"))
+        words = (program("ganesha.nfsd"), "-F", "-f", str(config), "-L", str(log), "-p", "/run/ganesha.pid")
+        self._servers.append(spawn((*self.inside, *words), self._at / "ganesha.out"))
+        wait_for(lambda: log.exists() and "NFS SERVER INITIALIZED" in log.read_text(), "the NFS server", log=log)
+        return export
 
     def _start_target(self) -> None:
         self._servers.append(spawn((*self.inside, program("tgtd"), "--foreground"), self._at / "tgtd.log"))

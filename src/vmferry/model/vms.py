@@ -35,7 +35,7 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A volume that QEMU reaches over the network: nbd://, nbd+unix://, iscsi://, as qemu-img takes it."""
+    """A volume that QEMU reaches over the network: nbd://, nbd+unix://, iscsi://, nfs://, as qemu-img takes it."""
 
     url: str
 
@@ -133,18 +133,6 @@ class Folder:
     """O_DIRECT works there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A block device, LUN or export, as a host sees it now."""
-
-    where: Where
-    size_bytes: int = 0
-    holds: str | None = None
-    """What was found on it: a file system, a partition table, an image, or other data."""
-    trouble: str | None = None
-    """Why it cannot be used: it does not answer, or something else has it open."""
-
-
 QCOW2_PART = 0.002
 """A qcow2's own tables, as a part of what it holds: 8 bytes of L2 and 2 of refcounts for each cluster of 64 KiB,
 and as much again for what is rounded up."""
@@ -156,6 +144,27 @@ def volume_bytes(virtual_bytes: int, format_: str) -> int:
     if format_ == "raw":
         return virtual_bytes
     return virtual_bytes + QCOW2_FLOOR_BYTES + round(virtual_bytes * QCOW2_PART)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A block device, LUN or export, as a host sees it now."""
+
+    where: Where
+    size_bytes: int = 0
+    holds: str | None = None
+    """What was found on it: a file system, a partition table, an image, or other data."""
+    trouble: str | None = None
+    """Why it cannot be used: it does not answer, or something else has it open."""
+    cure: str = ""
+    """What helps against that, where more is known than to mend it."""
+    resizes: bool = False
+    """It takes the size of what is copied there: a file on NFS."""
+
+    def lacks(self, virtual_bytes: int, format_: str) -> int:
+        """Bytes that a disk of that size needs there, if the volume has fewer and keeps its size; else 0."""
+        needed = volume_bytes(virtual_bytes, format_)
+        return needed if self.size_bytes < needed and not self.resizes else 0
 
 
 class Placed(NamedTuple):

@@ -70,7 +70,8 @@ def _stem(vm: Vm, disk: Disk) -> str:
 def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None, *, shared: bool) -> ImageMove:
     folder, volume = wanted.folder, wanted.volume
     to_format = None if wanted.format in (None, image.format) else wanted.format
-    larger = volume is not None and volume.size_bytes > image.virtual_bytes and (to_format or image.format) == "raw"
+    raw = (to_format or image.format) == "raw"
+    larger = raw and volume is not None and not volume.resizes and volume.size_bytes > image.virtual_bytes
     return ImageMove(
         source=image.path,
         destination=wanted.to if folder is None else folder / _name(vm, wanted, image, to_format),

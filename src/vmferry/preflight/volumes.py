@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vmferry.hosts.protocol import Host
-from vmferry.model import Finding, Power, Severity, Vm, Volume, volume_bytes
+from vmferry.hosts.qemu_names import identity_of, whoever_asks
+from vmferry.model import Finding, Power, Severity, Url, Vm, Volume
 from vmferry.preflight.findings import blocker
 from vmferry.preflight.moves import Wanted
 
@@ -15,12 +16,15 @@ def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], *, overwrite: bool)
     found += _twice(wanted)
     found += [f for w in wanted for f in _of_overlays(vm, w)]
     found += [f for w in wanted for f in _of_content(vm, w)]
+    found += [f for w in wanted for f in _of_identity(vm, w)]
     return found + [_stays(w) for w in wanted if w.disk.chain and w.disk.active.volume]
 
 
 def _of_volume(host: Host, vm: Vm, wanted: Wanted, volume: Volume, *, overwrite: bool) -> Iterator[Finding]:
     if volume.trouble:
-        yield blocker(f"{volume.where} cannot be used: {volume.trouble}", "mend that, or choose another volume")
+        yield blocker(
+            f"{volume.where} cannot be used: {volume.trouble}", volume.cure or "mend that, or choose another volume"
+        )
         return
     for uuid in host.users(volume.where):
         yield blocker(f"{volume.where} is a disk of {host.vm(uuid).name}", "choose another volume")
@@ -30,16 +34,27 @@ def _of_volume(host: Host, vm: Vm, wanted: Wanted, volume: Volume, *, overwrite:
     if not wanted.disk.chain:
         return
     image = wanted.disk.active
-    needed = volume_bytes(image.virtual_bytes, wanted.format or image.format)
-    if volume.size_bytes < needed:
+    if needed := volume.lacks(image.virtual_bytes, wanted.format or image.format):
         what = f"{volume.where} has {volume.size_bytes} bytes, disk {wanted.disk.target} needs {needed}"
         yield blocker(what, "enlarge the volume, or choose another")
 
 
 def _twice(wanted: Sequence[Wanted]) -> Iterator[Finding]:
-    volumes = [w.to for w in wanted if w.volume]
+    volumes = [whoever_asks(w.to) if isinstance(w.to, Url) else w.to for w in wanted if w.volume]
     for where in {where for where in volumes if volumes.count(where) > 1}:
         yield blocker(f"{where} would hold two disks", "give each disk a volume of its own with --disk")
+
+
+def _of_identity(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
+    """libvirt 9.0 cannot read an overlay's header again that it has written over NFS without them.
+
+    "missing 'user' or 'group' attribute in JSON backing definition for NFS volume": the VM would not start.
+    """
+    active = wanted.disk.active.path if wanted.disk.chain else None
+    if isinstance(active, Url) and active.url.startswith("nfs:") and identity_of(active) is None:
+        what = f"disk {wanted.disk.target} ({active}) has no user and group, and libvirt needs them for an overlay"
+        cure = f"give its <source> an <identity user='+UID' group='+GID'/>: virsh edit '{vm.name}', then start it anew"
+        yield blocker(what, cure)
 
 
 def _of_overlays(vm: Vm, wanted: Wanted) -> Iterator[Finding]:

@@ -114,7 +114,8 @@ class Job:
             return self.transfer(file_of(image.source), self.part(image))
         destination = image.destination if image.to_volume else self.part(image)
         source = Place(qemu_name(image.from_), image.format)
-        return Transfer(source, Place(str(destination), image.to.format), self._bookmarks_of(destination))
+        there = Place(str(destination), image.to.format, exists=image.to_volume)
+        return Transfer(source, there, self._bookmarks_of(destination))
 
     def _bookmarks_of(self, destination: Where) -> Path:
         """Disks of one name may go to several folders."""

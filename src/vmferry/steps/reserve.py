@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmferry.errors import DestinationExists, VmChanged, VolumeChanged
-from vmferry.model import ImageMove, volume_bytes
+from vmferry.model import ImageMove
 from vmferry.steps.base import Job, Step, file_of
 
 
@@ -44,8 +44,8 @@ def _change(job: Job, image: ImageMove) -> str:
         return f"it is a disk of {', '.join(job.host.vm(user).name for user in users)}"
     if volume.holds and not job.plan.overwrite:
         return f"it is not empty: {volume.holds}"
-    needed = volume_bytes(image.virtual_bytes, image.to.format)
-    return f"it has {volume.size_bytes} bytes, {needed} are needed" if volume.size_bytes < needed else ""
+    needed = volume.lacks(image.virtual_bytes, image.to.format)
+    return f"it has {volume.size_bytes} bytes, {needed} are needed" if needed else ""
 
 
 class KeepDefined(Step):

@@ -52,9 +52,14 @@ def absent(place: Place) -> bool:
     told = _run("info", "-f", "raw", image_name(place))
     if not isinstance(told, str):
         return False
-    if _MISSING.search(told):
+    if missing(told):
         return True
     raise ImageToolFailed(tool="qemu-img info", path=place.shown, reason=told)
+
+
+def missing(reason: str) -> bool:
+    """Is that why QEMU could not open it?"""
+    return _MISSING.search(reason) is not None
 
 
 def create(place: Place, size: int, options: Options = ()) -> None:

@@ -45,12 +45,14 @@ class Place:
     """Where a disk lies and in which format; the format is said, never probed (decision 0004).
 
     `tls` is a folder as QEMU's tls-creds take it: ca-cert.pem with client-cert.pem and client-key.pem, or
-    keys.psk. Raises BadPlace if the words make no sense.
+    keys.psk. `exists` says of a file on NFS by URL that it is there before us and after us, as devices, LUNs and
+    exports always are: what it holds is written over. Raises BadPlace if the words make no sense.
     """
 
     at: str
     format: str = "raw"
     tls: Path | None = None
+    exists: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

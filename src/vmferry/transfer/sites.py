@@ -2,7 +2,7 @@
 
 A file is made by us, exclusively, and its inode is the proof. A device, a LUN or an export exists already: it
 is ours while the bookmarks name it. A file on NFS by URL is made by us, but QEMU's driver can neither make it
-exclusively nor remove it.
+exclusively nor remove it; so a VM's disk goes to one that its owner has made.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def site_of(destination: Where) -> Site:
         raise DestinationUnwritable(path=place.shown, reason=error.fields["reason"]) from error
     if kind is Kind.FILE:
         return FileSite(place.path)
-    return NfsSite(place) if kind is Kind.NFS else StandingSite(place)
+    return NfsSite(place) if kind is Kind.NFS and not place.exists else StandingSite(place)
 
 
 class FileSite:

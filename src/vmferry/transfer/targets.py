@@ -72,6 +72,8 @@ class Target:
                 needed = images.required(self.place, self.size, data_bytes, options)
                 room = images.look(Place(self.place.at, "raw", self.place.tls)).size
                 enough(self.place, room, needed)
+            if self.place.format == "raw":
+                images.create(self.place, 0)  # over a file on NFS that exists qemu-img keeps what was in it
             images.create(self.place, self.size, options)
         if self.end.kind is Kind.FILE:
             with writing(self.place.at):
