@@ -223,6 +223,20 @@ class ExportFailed(VmferryError):
     passing = True
 
 
+# -- receipts
+
+
+class BadReceipt(UsageError):
+    says = "{receipt} is not a receipt that can be trusted ({reason}): give the one that vmferry printed"
+
+
+class OldReceipt(UsageError):
+    says = (
+        "{receipt} does not say what is needed to verify it (it is of an earlier version, or of a copy by one): "
+        "compare the disks themselves"
+    )
+
+
 # -- the lab
 
 

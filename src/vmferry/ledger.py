@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vmferry.desk import JobDesk
-from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Receipt, StepRecord
+from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Receipt, Seal, StepRecord, checksum
 from vmferry.saga import Outcome, Strategy
 from vmferry.steps.base import Job, Step
 from vmferry.store import Store
+from vmferry.store.codec import dump, load
 from vmferry.store.store import Fact, now
 
 
@@ -58,7 +60,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
     """What the job leaves, from what its steps found out."""
     facts = job.facts.all()
     kept = facts.get("kept")
-    return Receipt(
+    receipt = Receipt(
         job=job.id,
         vm=job.plan.vm,
         technology=job.plan.technology.value,
@@ -72,6 +74,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
         kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
         quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
     )
+    return replace(receipt, checksum=checksum(json.loads(dump(receipt))))
 
 
 def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
@@ -88,7 +91,15 @@ def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
             int(_number(value, 0)) for name, value in facts.items() if name in sources or name.startswith(overlays)
         ),
         root_hash=str(facts.get(f"hash:{disk.active.source}") or ""),
+        seal=_seal(disk, facts.get(f"seal:{disk.active.source}")),
     )
+
+
+def _seal(disk: DiskMove, fact: Fact) -> Seal | None:
+    """As it was compared, under its real name. Promoting it changed its ctime, so that is not judged."""
+    if not isinstance(fact, str):
+        return None
+    return replace(load(Seal, fact), at=str(disk.active.destination), ctime="")
 
 
 def _number(fact: Fact, otherwise: float) -> float:

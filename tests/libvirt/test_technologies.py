@@ -24,6 +24,7 @@ from vmferry.lab.ferry import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
+WRITTEN_SINCE = 6
 TECHNOLOGIES = ("live", "quick", "offline")
 
 
@@ -44,6 +45,8 @@ def test_a_guest_moves_and_loses_nothing(
     ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", via)
 
     assert ended.code == 0, ended.out + ended.err
+    verified = ferry.run("verify", ferry.jobs()[0]["id"])
+    assert verified.code == (0 if via == "offline" else WRITTEN_SINCE), verified.out + verified.err
     moved = {d.target: folder / guest.place.images[d.target].name for d in TWO_DISKS}
     assert images(domain, live=True) == moved
     assert images(domain, live=False) == moved

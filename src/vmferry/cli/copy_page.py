@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -15,12 +16,13 @@ from rich.text import Text
 from vmferry.cli.screen import print_json, screen, seen, shown
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
 from vmferry.cli.viewers import BETWEEN_LINES_S
+from vmferry.model import checksum
 
 if TYPE_CHECKING:
     from vmferry.transfer import Place, Throttle
     from vmferry.transfer.standalone import Carried
 
-Receipt = dict[str, str | int | float | None]
+Receipt = dict[str, Any]
 JSON_BETWEEN_S = 1.0
 
 
@@ -113,7 +115,7 @@ def bar(phase: str, done: int, total: int, rate_bytes_s: float) -> Table:
 def receipt(source: Place, destination: Place, done: Carried) -> Receipt:
     """What was done, for programs; what an earlier call did and this one did not is None. Pure."""
     copied = done.copied
-    return {
+    told = {
         "event": "end",
         "source": source.shown,
         "source_format": source.format,
@@ -129,24 +131,21 @@ def receipt(source: Place, destination: Place, done: Carried) -> Receipt:
         "root_hash": done.compared.root_hash,
         "copy_seconds": round(copied.seconds, 3) if copied else 0.0,
         "compare_seconds": round(done.compared.seconds, 3),
+        "seal": asdict(done.seal) if done.seal else None,
     }
+    return {**told, "checksum": checksum(told)}
 
 
 def receipt_text(told: Receipt) -> Text:
     """The same for people, in three lines. Pure."""
     reused, mended = told["reused_bytes"], told["recopied_chunks"]
     facts = [
-        f"{bytes_text(_number(told['copied_bytes']))} copied in {seconds_text(_number(told['copy_seconds']))}",
-        f"{bytes_text(_number(reused))} kept from before" if reused else "",
-        f"{bytes_text(_number(told['compared_bytes']))} read back and compared",
+        f"{bytes_text(told['copied_bytes'])} copied in {seconds_text(told['copy_seconds'])}",
+        f"{bytes_text(reused)} kept from before" if reused else "",
+        f"{bytes_text(told['compared_bytes'])} read back and compared",
         f"{mended} chunks mended" if mended else "",
     ]
     return Text(
         f"{shown(told['destination'])} is the same as {shown(told['source'])}\n"
         f"{', '.join(filter(None, facts))}\nBLAKE3 {told['root_hash']}"
     )
-
-
-def _number(value: str | float | None) -> float:
-    assert isinstance(value, int | float)
-    return value

@@ -27,6 +27,7 @@ from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
+from vmferry.cli.verify import verify
 from vmferry.cli.vm_show import vm_show
 from vmferry.cli.vms import vms
 from vmferry.cli.words import LEFT
@@ -53,6 +54,7 @@ lab = _group("A private host to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
 app.command("copy")(copy)
+app.command("verify")(verify)
 app.command("vms")(vms)
 app.add_typer(vm, name="vm")
 vm.command("show")(vm_show)
@@ -96,7 +98,7 @@ def everywhere(
     """Move running virtual machines and their storage on QEMU/KVM and libvirt.
 
     Exit codes: 0 done, 1 failed and undone, 2 usage, 3 refused with the VM untouched,
-    4 stuck: an operator is needed, 5 cancelled and undone.
+    4 stuck: an operator is needed, 5 cancelled and undone, 6 written since (verify).
     """
     given = globals_of(ctx)
     given.state, given.connect = state, connect

@@ -30,6 +30,7 @@ from vmferry.model.plans import (
     Ruled,
     Severity,
 )
+from vmferry.model.seals import Seal, checksum
 from vmferry.model.vms import (
     Disk,
     Folder,
@@ -69,6 +70,7 @@ __all__ = [
     "Receipt",
     "Ruled",
     "Scope",
+    "Seal",
     "Severity",
     "SharedLimit",
     "StepRecord",
@@ -78,5 +80,6 @@ __all__ = [
     "Vm",
     "Volume",
     "Where",
+    "checksum",
     "volume_bytes",
 ]

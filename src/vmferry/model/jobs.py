@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from vmferry.model.plans import Plan
+from vmferry.model.seals import Seal
 
 
 class JobState(StrEnum):
@@ -105,6 +106,8 @@ class DiskReceipt:
     virtual_bytes: int
     copied_bytes: int
     root_hash: str
+    seal: Seal | None = None
+    """What lay at the destination when it was compared; None of a receipt of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class Receipt:
     """Source files kept, renamed, by --keep-source."""
     quiesced: str = ""
     """Were the guest's file systems frozen at the freeze: yes, no, unsure (they may be still); "" without an agent."""
+    checksum: str = ""
+    """Of all the rest; see model.seals. "" of a receipt of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)

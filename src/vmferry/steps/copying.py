@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from vmferry.errors import DestinationExists
@@ -44,6 +46,8 @@ class CompareBase(Step):
             for image, watch in _each_image(job):
                 compared = job.host.compare(job.base_transfer(image), watch)
                 job.facts.put(f"hash:{image.source}", compared.root_hash)
+                if compared.seal:
+                    job.facts.put(f"seal:{image.source}", json.dumps(asdict(compared.seal)))
                 read.append(compared.bytes)
                 recopied += compared.recopied_chunks
         job.facts.put("verified", value=True)

@@ -8,6 +8,7 @@ from typing import Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from vmferry.model.seals import Seal
 from vmferry.transfer.places import Where
 from vmferry.transfer.throttle import Throttle
 
@@ -59,6 +60,7 @@ class Compared:
     recopied_chunks: int
     root_hash: str
     seconds: float
+    seal: Seal | None = None  # of what was proved; None where nothing can be sealed
 
 
 class Unwatched:

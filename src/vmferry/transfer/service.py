@@ -19,10 +19,13 @@ from vmferry.transfer.copying import Copier, Reader, Recorder, scan, with_strays
 from vmferry.transfer.endpoints import Can, Destination, Source
 from vmferry.transfer.file import DestinationFile, SourceFile, reading, writing
 from vmferry.transfer.hashing import root_hash
+from vmferry.transfer.looking import end_of
 from vmferry.transfer.originals import Original, original, original_alone
-from vmferry.transfer.places import Place, Where, shown
+from vmferry.transfer.places import Place, Where, place_of, shown
 from vmferry.transfer.progress import Progress
 from vmferry.transfer.ranges import CHUNK, Chunk, Range, by_chunk, total
+from vmferry.transfer.route import byte_for_byte
+from vmferry.transfer.seals import Proof, sealed
 from vmferry.transfer.sharing import same_blocks
 from vmferry.transfer.sites import remove
 from vmferry.transfer.streams import Lane, Streams
@@ -87,7 +90,10 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
         else:
             proven, recopied = _compare_data(transfer, of.source, mine, found, _Work(watch, streams))
         of.confirm()
-    return Compared(proven, recopied, root_hash(size, found.chunks), time.monotonic() - began)
+    # After the destination was closed: QEMU writes its tables then.
+    root = root_hash(size, found.chunks)
+    seal = sealed(place_of(transfer.destination), Proof(size, root, found.chunks, _hashed(transfer)))
+    return Compared(proven, recopied, root, time.monotonic() - began, seal)
 
 
 def drop(transfer: Asked) -> None:
@@ -186,6 +192,10 @@ def _copy_data(mine: Claimed, data: list[Range], copier: Copier, work: _Work) ->
         return
     chunks = with_strays(by_chunk(data), by_chunk(_extents(mine.opened.destination)))
     work.streams().run(chunks, lambda chunk, lane: copier.resumed(chunk, mine.known, lane))
+
+
+def _hashed(transfer: Asked) -> str:
+    return "bytes" if byte_for_byte(end_of(transfer.source), end_of(transfer.destination)) else "content"
 
 
 def _extents(destination: Destination) -> list[Range]:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.errors import BadPlace, CopyRunning, DestinationExists
+from vmferry.model.seals import Seal
 from vmferry.transfer.bookmarks import read, sync_folder
 from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
 from vmferry.transfer.file import writing
 from vmferry.transfer.looking import digest, end_of
 from vmferry.transfer.places import Place, Scheme, Where
 from vmferry.transfer.route import Kind
+from vmferry.transfer.seals import moved
 from vmferry.transfer.service import compare, copy, forget
 from vmferry.transfer.sites import remove, site_of
 
@@ -32,6 +34,7 @@ class Carried:
 
     copied: Copied | None  # None: an earlier call had copied all, and given it its name
     compared: Compared
+    seal: Seal | None
 
 
 class Carriage:
@@ -59,7 +62,7 @@ class Carriage:
             if not named and transfer.destination != self._destination:
                 _promote(transfer.destination.path, self._destination.path)
             forget(transfer)
-        return Carried(copied, compared)
+        return Carried(copied, compared, moved(compared.seal, self._destination))
 
     @property
     def _bookmarks(self) -> Path:
