@@ -223,6 +223,23 @@ class ExportFailed(VmferryError):
     passing = True
 
 
+class NoSuchTransfer(UsageError):
+    says = "there is no transfer {transfer}: see `vmferry transfer list`"
+
+
+class AmbiguousTransfer(UsageError):
+    says = "{transfer} may mean any of {candidates}: give more of its letters"
+
+
+class TransferWrongState(UsageError):
+    says = "transfer {transfer} is {state}: {action} is possible only while it is {allowed}"
+
+
+class DestinationTaken(VmferryError):
+    says = "transfer {transfer} goes there already: wait for it, or `vmferry transfer cancel {transfer}`"
+    exit_code = 3
+
+
 # -- receipts
 
 

@@ -45,10 +45,14 @@ class Limits:
 
     def of(self, row: Row) -> tuple[Throttle, ...]:
         """What a job's bytes have to pass, besides its own limit."""
+        return self.at(row.connect, row.slots)
+
+    def at(self, connect: str, slots: Sequence[str]) -> tuple[Throttle, ...]:
+        """The budgets of these slots, for whoever moves bytes there."""
         for limit in self._store.limits():
-            if limit.connect == row.connect:
+            if limit.connect == connect:
                 self._throttle(self._slot(limit)).set_limit(limit.limit_bytes_s)
-        return tuple(self._throttle(slot) for slot in row.slots)
+        return tuple(self._throttle(slot) for slot in slots)
 
     def _throttle(self, slot: str) -> Throttle:
         with self._lock:

@@ -29,6 +29,7 @@ from vmferry.api.place import ALREADY_RUNNING, Place
 from vmferry.errors import VmferryError, WorkerRunning
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.transfers import Transfers
 
 log = structlog.get_logger()
 
@@ -91,10 +92,12 @@ def _libvirt_hosts(state: Path) -> Hosts:
 def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     jobs = Jobs(place.state, hosts)
     jobs.start()
+    transfers = Transfers(place.state, hosts, jobs.limits)
     try:
+        transfers.start()
         with _own_socket(place) as socket_:
-            life = Life(idle_s, jobs.in_flight, lambda: server.stop())
-            app = make_app(jobs, hosts, life, place.log)
+            life = Life(idle_s, lambda: jobs.in_flight() + transfers.in_flight(), lambda: server.stop())
+            app = make_app(jobs, transfers, hosts, life, place.log)
             server = Server(_config(app))
             server.life = life
             _ignore_echoes()
@@ -102,6 +105,7 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
             log.info("ready", pid=os.getpid(), state=str(place.state))
             server.run([socket_])
     finally:
+        transfers.close()
         jobs.close()
         log.info("left", pid=os.getpid())
 

@@ -47,7 +47,7 @@ def flip(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_a_file_is_the_same_until_it_rots(tmp_path: Path, format_: str) -> None:
-    receipt(tmp_path, "-O", format_, "disk.img", "new")
+    receipt(tmp_path, "--streams", "1", "-O", format_, "disk.img", "new")  # one: so the last chunk lies last
     assert verified(tmp_path, 0)["outcome"] == "same"
     flip(tmp_path / "new", (tmp_path / "new").stat().st_size - 5)
     told = verified(tmp_path, 1)

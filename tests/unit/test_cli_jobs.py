@@ -20,7 +20,6 @@ def test_a_move_ends_with_a_receipt_and_0(site: Site) -> None:
     out = site.run("migrate-storage", NAME, "--path", "/san2").stdout
     assert site.lies_on() == {"san2"}
     assert f"{NAME}: Live storage migration, job " in out
-    assert "(step " in out  # which ones are seen depends on how fast they go by
     assert f"{NAME} was moved: Live storage migration" in out
     assert "/san2/vda.img" in out
     assert "\x1b" not in out

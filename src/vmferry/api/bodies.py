@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url
+from vmferry.model.transfers import NO_PROGRESS_S, RETRY_DELAY_S, SHORTEST_RETRY_DELAY_S, TransferRequest
 
 
 def _absolute(path: Path) -> Path:
@@ -28,6 +29,7 @@ class UrlBody(BaseModel):
     url: Annotated[str, Field(min_length=7, max_length=2048)]
 
 
+Words = Annotated[str, Field(min_length=1, max_length=8192, description="A path or a URL")]
 Rate = Annotated[int, Field(ge=1, description="bytes a second")]
 Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description="seconds")]
 
@@ -96,3 +98,33 @@ class SharedLimitBody(BaseModel):
 
     def limit(self) -> SharedLimit:
         return SharedLimit(self.scope, self.connect, self.place, self.limit_bytes_s)
+
+
+class TransferBody(BaseModel):
+    """`vmferry copy --detach`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Words
+    destination: Words
+    connect: Name
+    source_format: Name = "raw"
+    destination_format: Name = "raw"
+    tls: Absolute | None = None
+    streams: Annotated[int, Field(ge=1, le=32)] = 4
+    limit_bytes_s: Rate | None = None
+    priority: Priority = Priority.NORMAL
+    retry_delay_s: Annotated[float, Field(ge=SHORTEST_RETRY_DELAY_S, allow_inf_nan=False)] = RETRY_DELAY_S
+    no_progress_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = NO_PROGRESS_S
+    hand_over: bool = False
+
+    def request(self) -> TransferRequest:
+        return TransferRequest(**self.model_dump() | {"priority": self.priority.value})
+
+
+class RateBody(BaseModel):
+    """A new limit; a null rate means none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit_bytes_s: Rate | None

@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 from vmferry.api.life import Life
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.transfers import Transfers
 
 # async, so that looking them up does not cost a thread
 
@@ -16,6 +17,11 @@ from vmferry.jobs import Jobs
 async def _jobs(request: Request) -> Jobs:
     jobs: Jobs = request.app.state.jobs
     return jobs
+
+
+async def _transfers(request: Request) -> Transfers:
+    transfers: Transfers = request.app.state.transfers
+    return transfers
 
 
 async def _hosts(request: Request) -> Hosts:
@@ -29,6 +35,7 @@ async def _life(request: Request) -> Life:
 
 
 TheJobs = Annotated[Jobs, Depends(_jobs)]
+TheTransfers = Annotated[Transfers, Depends(_transfers)]
 TheHosts = Annotated[Hosts, Depends(_hosts)]
 TheLife = Annotated[Life, Depends(_life)]
 Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI")]

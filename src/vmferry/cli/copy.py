@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.cli.options import Json, Limit, Rate, State, globals_of, state_folder
+from vmferry.cli.copy_detached import (
+    Acknowledge,
+    Detach,
+    DetachedPriority,
+    NoProgress,
+    Patience,
+    RetryDelay,
+    request_of,
+    submit,
+)
+from vmferry.cli.options import Connect, Json, Limit, Rate, State, connect_uri, globals_of, state_folder
 from vmferry.cli.screen import print_error, print_json, show
+from vmferry.cli.session import transfer_client
 from vmferry.cli.words import LEFT
 
 if TYPE_CHECKING:
@@ -40,7 +52,13 @@ def copy(
     limit: Limit = None,
     streams: Streams = 4,
     tls_dir: TlsFolder = None,
+    detach: Detach = False,
+    priority: DetachedPriority = None,
+    retry_delay: RetryDelay = None,
+    no_progress: NoProgress = None,
+    acknowledge: Acknowledge = False,
     json: Json = False,
+    connect: Connect = None,
     state: State = None,
 ) -> None:
     """Copy a disk and prove the copy; the same command goes on after an interruption.
@@ -50,6 +68,13 @@ def copy(
     globals_of(ctx).json = json
     here = _place(source, from_format, tls_dir)
     there = _place(destination, to_format or _format_there(here, destination), tls_dir)
+    patience = Patience(retry_delay, no_progress, priority, acknowledge)
+    if detach:
+        request = request_of(here, there, connect_uri(ctx, connect), patience)
+        request = replace(request, streams=streams, limit_bytes_s=limit.bytes_s if limit else None)
+        submit(transfer_client(ctx, state, json=json), request, json=json)
+        return
+    patience.refuse()
     try:
         _carry(here, there, state_folder(ctx, state) / "copies", limit, streams, json=json)
     except KeyboardInterrupt:
@@ -79,8 +104,9 @@ def _format_there(source: Place, destination: str) -> str:
 
 
 def _carry(source: Place, destination: Place, memory: Path, limit: Rate | None, streams: int, *, json: bool) -> None:
-    from vmferry.cli.copy_page import CopyView, receipt, receipt_text
+    from vmferry.cli.copy_page import CopyView, receipt_text
     from vmferry.transfer import Throttle
+    from vmferry.transfer.receipts import receipt
     from vmferry.transfer.standalone import Carriage
 
     with CopyView(Throttle(limit.bytes_s if limit else None), json=json) as view:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,13 +15,11 @@ from rich.text import Text
 from vmferry.cli.screen import print_json, screen, seen, shown
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
 from vmferry.cli.viewers import BETWEEN_LINES_S
-from vmferry.model import checksum
 
 if TYPE_CHECKING:
-    from vmferry.transfer import Place, Throttle
-    from vmferry.transfer.standalone import Carried
+    from vmferry.transfer import Throttle
+    from vmferry.transfer.receipts import CopyReceipt
 
-Receipt = dict[str, Any]
 JSON_BETWEEN_S = 1.0
 
 
@@ -112,32 +109,8 @@ def bar(phase: str, done: int, total: int, rate_bytes_s: float) -> Table:
     return grid
 
 
-def receipt(source: Place, destination: Place, done: Carried) -> Receipt:
-    """What was done, for programs; what an earlier call did and this one did not is None. Pure."""
-    copied = done.copied
-    told = {
-        "event": "end",
-        "source": source.shown,
-        "source_format": source.format,
-        "destination": destination.shown,
-        "destination_format": destination.format,
-        "method": copied.method if copied else None,
-        "virtual_bytes": copied.virtual_bytes if copied else None,
-        "data_bytes": copied.data_bytes if copied else None,
-        "copied_bytes": copied.copied_bytes if copied else 0,
-        "reused_bytes": copied.reused_bytes if copied else None,
-        "compared_bytes": done.compared.bytes,
-        "recopied_chunks": done.compared.recopied_chunks,
-        "root_hash": done.compared.root_hash,
-        "copy_seconds": round(copied.seconds, 3) if copied else 0.0,
-        "compare_seconds": round(done.compared.seconds, 3),
-        "seal": asdict(done.seal) if done.seal else None,
-    }
-    return {**told, "checksum": checksum(told)}
-
-
-def receipt_text(told: Receipt) -> Text:
-    """The same for people, in three lines. Pure."""
+def receipt_text(told: CopyReceipt) -> Text:
+    """What was done, in three lines. Pure."""
     reused, mended = told["reused_bytes"], told["recopied_chunks"]
     facts = [
         f"{bytes_text(told['copied_bytes'])} copied in {seconds_text(told['copy_seconds'])}",

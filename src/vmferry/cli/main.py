@@ -27,6 +27,17 @@ from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
+from vmferry.cli.transfer_list import transfer_list
+from vmferry.cli.transfer_orders import (
+    transfer_acknowledge,
+    transfer_cancel,
+    transfer_limit,
+    transfer_priority,
+    transfer_resume,
+    transfer_suspend,
+)
+from vmferry.cli.transfer_show import transfer_show
+from vmferry.cli.transfer_watch import transfer_watch
 from vmferry.cli.verify import verify
 from vmferry.cli.vm_show import vm_show
 from vmferry.cli.vms import vms
@@ -49,6 +60,7 @@ def _group(says: str | None = None) -> typer.Typer:
 app = _group()
 vm = _group("One VM.")
 job = _group("One job.")
+transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
 lab = _group("A private host to try things on, without risk.")
 
@@ -67,6 +79,16 @@ job.command("limit")(job_limit)
 job.command("priority")(job_priority)
 job.command("retry")(job_retry)
 job.command("receipt")(job_receipt)
+app.add_typer(transfer, name="transfer")
+transfer.command("list")(transfer_list)
+transfer.command("show")(transfer_show)
+transfer.command("watch")(transfer_watch)
+transfer.command("suspend")(transfer_suspend)
+transfer.command("resume")(transfer_resume)
+transfer.command("cancel")(transfer_cancel)
+transfer.command("acknowledge")(transfer_acknowledge)
+transfer.command("limit")(transfer_limit)
+transfer.command("priority")(transfer_priority)
 app.command("limits")(limits)
 app.add_typer(limit, name="limit")
 limit.command("host")(limit_host)

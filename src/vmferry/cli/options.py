@@ -41,7 +41,7 @@ class DiskTo:
     """A folder, a block device, or a volume over the network."""
 
 
-def _saying(parse: Callable[[str], T]) -> Callable[[str], T]:
+def saying(parse: Callable[[str], T]) -> Callable[[str], T]:
     """The parser, whose ValueError becomes a usage error."""
 
     def parsed(text: str) -> T:
@@ -122,16 +122,17 @@ Connect = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its first letters.")]
+TransferId = Annotated[str, typer.Argument(metavar="ID", help="The transfer's id, or its first letters.")]
 Folder = Annotated[
     Path | None,
-    typer.Option("--path", metavar="DIR", parser=_saying(_folder), help="Where all the VM's files go."),
+    typer.Option("--path", metavar="DIR", parser=saying(_folder), help="Where all the VM's files go."),
 ]
 Disks = Annotated[
     list[DiskTo] | None,
     typer.Option(
         "--disk",
         metavar="TARGET=PLACE",
-        parser=_saying(_disk_to),
+        parser=saying(_disk_to),
         help="Where one disk goes instead: a folder, a block device, iscsi://, nbd:// or nfs://; may be repeated.",
     ),
 ]
@@ -140,11 +141,11 @@ OverlayDir = Annotated[
     typer.Option(
         "--overlay-dir",
         metavar="DIR",
-        parser=_saying(_folder),
+        parser=saying(_folder),
         help="Where the guest's writes gather meanwhile, for a disk on a device or over the network.",
     ),
 ]
-priority_text = _saying(_priority)
+priority_text = saying(_priority)
 PriorityLevel = Annotated[
     str,
     typer.Option(
@@ -156,12 +157,12 @@ PriorityLevel = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", metavar="raw|qcow2", parser=_saying(_format), help="Of the disks at the new place."),
+    typer.Option("--format", metavar="raw|qcow2", parser=saying(_format), help="Of the disks at the new place."),
 ]
 _PAUSE = typer.Option(
     "--max-pause",
     metavar="TIME",
-    parser=_saying(_seconds),
+    parser=saying(_seconds),
     help="The longest the guest may stand still, as 2s or 500ms.",
 )
 MaxPause = Annotated[float, _PAUSE]
@@ -171,7 +172,7 @@ Limit = Annotated[
     typer.Option(
         "--limit",
         metavar="RATE",
-        parser=_saying(_rate),
+        parser=saying(_rate),
         help="At most so much a second, as 200MiB; none for no limit.",
         show_default=False,
     ),
@@ -181,11 +182,11 @@ Via = Annotated[
     typer.Option(
         "--via",
         metavar="|".join(VIA),
-        parser=_saying(_via),
+        parser=saying(_via),
         help="How; auto takes the way with the shortest pause that is possible.",
     ),
 ]
-NewRate = Annotated[Rate, typer.Argument(metavar="RATE", parser=_saying(_rate), help="As 200MiB; none for no limit.")]
+NewRate = Annotated[Rate, typer.Argument(metavar="RATE", parser=saying(_rate), help="As 200MiB; none for no limit.")]
 
 
 def globals_of(ctx: typer.Context) -> Globals:

@@ -8,9 +8,10 @@ import typer
 
 from vmferry.cli.options import Json, State
 from vmferry.cli.screen import print_json, shown
-from vmferry.cli.session import client
+from vmferry.cli.session import transfer_client
 from vmferry.cli.words import DONE, STATE, STUCK, ended_in_words
 from vmferry.model import FINAL, JobState, JobView
+from vmferry.model.transfers import NEEDS_WORKER
 
 if TYPE_CHECKING:
     from vmferry.api.client import Client
@@ -19,16 +20,23 @@ ENDED = FINAL | {JobState.STUCK}
 
 
 def recover(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
-    """Go on with what a crash left, wait until nothing is in flight, and say what became of each job."""
-    worker = client(ctx, state, json=json)
+    """Go on with what a crash left, wait until no job is in flight, and say what became of each.
+
+    Transfers go on as well; they are not waited for.
+    """
+    worker = transfer_client(ctx, state, json=json)
     found = worker.recover()
+    transfers = [each for each in worker.transfers() if each.state in NEEDS_WORKER]
+    if not json:
+        for each in transfers:
+            print(f"transfer {each.id} goes on: `vmferry transfer watch {each.id}`", flush=True)
     for job in found:
         if job.state not in ENDED and not json:
             print(shown(f"{job.plan.vm}: job {job.id} goes on"), flush=True)
     became = [_settled(worker, job) for job in found]
     for job in became:
         _say(job, json=json)
-    if not became and not json:
+    if not became and not transfers and not json:
         print("nothing was in flight")
     raise typer.Exit(STUCK if any(_needs_someone(job) for job in became) else DONE)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vmferry.api.client import Client
+    from vmferry.api.transfer_client import TransferClient
 
 
 def client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> Client:
@@ -22,6 +23,14 @@ def client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> Cli
 
     globals_of(ctx).json = json
     return Client(state_folder(ctx, state), says=print_error)
+
+
+def transfer_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> TransferClient:
+    """The same, for transfers."""
+    from vmferry.api.transfer_client import TransferClient
+
+    globals_of(ctx).json = json
+    return TransferClient(state_folder(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:

@@ -15,10 +15,12 @@ _BYTES = {"b": 1} | {
     )
 }
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "min": Decimal(60), "h": Decimal(3600)}
+_DAY = {"d": Decimal(86400)}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 _UNLIMITED = {"none", "unlimited"}
 _LARGEST_BYTES = 2**63 - 1
 _LONGEST_S = 86400
+_TEN_YEARS_S = 3650 * 86400
 
 
 def parse_bytes(text: str) -> int:
@@ -53,6 +55,19 @@ def parse_seconds(text: str) -> float:
     return float(seconds)
 
 
+def parse_days(text: str) -> float:
+    """ "0", "30s", "10m", "14d": nothing, or up to ten years."""
+    if text.strip() == "0":
+        return 0.0
+    number, unit = _split(text, "14d")
+    if unit not in _SECONDS | _DAY:
+        raise ValueError(f"{text!r} has no unit that is known: write it as 30s, 10m, 2h or 14d")
+    seconds = number * (_SECONDS | _DAY)[unit]
+    if seconds > _TEN_YEARS_S:
+        raise ValueError(f"{text!r} is more than ten years")
+    return float(seconds)
+
+
 def _split(text: str, example: str) -> tuple[Decimal, str]:
     found = _NUMBER_AND_UNIT.fullmatch(text.strip())
     if not found:
@@ -78,7 +93,7 @@ def rate_text(bytes_s: float | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """ "40 ms", "1.2 s", "3 min 20 s", "2 h 5 min"."""
+    """ "40 ms", "1.2 s", "3 min 20 s", "2 h 5 min", "14 days 0 h"."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -87,4 +102,6 @@ def seconds_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} days {hours % 24} h"

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vmferry.api.answered import Answered
 from vmferry.cli.copy import TlsFolder
 from vmferry.cli.options import Json, Limit, State, globals_of
 from vmferry.cli.screen import print_json, shown
-from vmferry.cli.session import client
+from vmferry.cli.session import transfer_client
 from vmferry.cli.sizes import bytes_text
 from vmferry.cli.words import DONE, UNDONE, WRITTEN
+from vmferry.errors import NoSuchJob
 
 if TYPE_CHECKING:
     from vmferry.transfer.ranges import Range
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 20
 
-Named = Annotated[str, typer.Argument(metavar="RECEIPT", help="A file with a receipt, or a job's id.")]
+Named = Annotated[str, typer.Argument(metavar="RECEIPT", help="A file with a receipt, or the id of a job or transfer.")]
 
 
 def verify(
@@ -63,14 +65,20 @@ def exit_code(verdicts: list[Verdict]) -> int:
 
 
 def _receipt(ctx: typer.Context, name: str, state: Path | None, *, json: bool) -> Mapping[str, object]:
-    """A file of that name goes before a job."""
+    """A file of that name goes before a job, a job before a transfer."""
     from vmferry.api.wire import to_json
     from vmferry.cli.receipt_file import read_receipt
 
     path = Path(name).expanduser()
     if "/" in name or path.exists():
         return read_receipt(path)
-    told: Mapping[str, object] = to_json(client(ctx, state, json=json).receipt(name))
+    worker = transfer_client(ctx, state, json=json)
+    try:
+        told: Mapping[str, object] = to_json(worker.receipt(name))
+    except Answered as error:
+        if error.kind != NoSuchJob.__name__:
+            raise
+        return worker.transfer_receipt(name)
     return told
 
 

@@ -88,6 +88,31 @@ limits = sa.Table(
     sa.Column("limit_bytes_s", sa.BigInteger),
 )
 
+transfers = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(8), nullable=False, unique=True),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("request", sa.Text, nullable=False),
+    # While it is active, else NULL: so the database itself keeps a second transfer from going there.
+    sa.Column("active_destination", sa.String, unique=True),
+    sa.Column("slots", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),  # 0 goes first
+    sa.Column("limit_bytes_s", sa.BigInteger),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("ended", sa.String),
+    sa.Column("sentence", sa.Text, nullable=False, default=""),
+    sa.Column("kind", sa.String, nullable=False, default=""),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.Column("retry_at", sa.String),
+    sa.Column("stalled_since", sa.String),
+    sa.Column("done_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("total_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
+    sa.Column("receipt", sa.Text),
+)
+
 READING = "vmferry_reading"
 
 

@@ -20,10 +20,11 @@ from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
 from vmferry.transfer.file import writing
 from vmferry.transfer.looking import digest, end_of
 from vmferry.transfer.places import Place, Scheme, Where
-from vmferry.transfer.route import Kind
+from vmferry.transfer.route import Kind, openings
 from vmferry.transfer.seals import moved
-from vmferry.transfer.service import compare, copy, forget
+from vmferry.transfer.service import compare, copy, drop, forget
 from vmferry.transfer.sites import remove, site_of
+from vmferry.transfer.targets import Target
 
 PREFIX = ".vmferry-copy-"
 
@@ -42,27 +43,77 @@ class Carriage:
 
     def __init__(self, source: Place, destination: Place, memory: Path) -> None:
         self._name = digest(source.shown, source.format, destination.shown, destination.format).hex()
-        self._source = source
-        self._destination = destination
+        self.source = source
+        self.destination = destination
         self._folder = memory / self._name
 
     def run(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
-        """Copy, or go on; compare; give it its name; forget.
+        """All at once: carry, hand over, forget. Raises as they do."""
+        with self._alone():
+            done = self._carry(copying, comparing, streams)
+            seal = self._hand_over(done.seal)
+            self._forget()
+        return Carried(done.copied, done.compared, seal)
+
+    def carry(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
+        """Copy, or go on; compare. A file lies under its temporary name then.
 
         Raises BadPlace if there is no source, CopyRunning, DestinationExists if something of that name is not
         ours, and what copy() and compare() raise.
         """
-        if self._source.scheme is Scheme.PATH and not self._source.path.exists():
-            raise BadPlace(place=self._source.shown, reason="there is no such file or device")
         with self._alone():
-            named = self._named()
-            transfer = self._transfer(self._destination if named else self._part())
-            copied = None if named else copy(transfer, copying, streams)
-            compared = compare(transfer, comparing, streams)
-            if not named and transfer.destination != self._destination:
-                _promote(transfer.destination.path, self._destination.path)
-            forget(transfer)
-        return Carried(copied, compared, moved(compared.seal, self._destination))
+            return self._carry(copying, comparing, streams)
+
+    def hand_over(self, seal: Seal | None) -> Seal | None:
+        """Give what was carried its own name, and its seal. May be called again, until forget was.
+
+        Raises CopyRunning, DestinationExists, DestinationUnwritable.
+        """
+        with self._alone():
+            return self._hand_over(seal)
+
+    def forget(self) -> None:
+        """Remove the bookmarks. Raises CopyRunning, DestinationUnwritable."""
+        with self._alone():
+            self._forget()
+
+    def give_up(self) -> None:
+        """Remove what was made, also if it had its name already but was not forgotten.
+
+        A device or an export keeps what was written. Raises CopyRunning, DestinationUnwritable.
+        """
+        with self._alone():
+            if self._bookmarks.exists():
+                try:
+                    named = self._named()
+                except DestinationExists:
+                    named = False
+                drop(self._transfer(self.destination if named else self._part()))
+
+    def check(self) -> None:
+        """Raises BadPlace if it can never be, DestinationExists if there is a file that is not ours."""
+        if self.source.scheme is Scheme.PATH and not self.source.path.exists():
+            raise BadPlace(place=self.source.shown, reason="there is no such file or device")
+        _, way = openings(end_of(self.source), end_of(self.destination))
+        Target(self.destination, way, 0).check()
+        self._named()
+
+    def _carry(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
+        self.check()
+        named = self._named()
+        transfer = self._transfer(self.destination if named else self._part())
+        copied = None if named else copy(transfer, copying, streams)
+        compared = compare(transfer, comparing, streams)
+        return Carried(copied, compared, compared.seal)
+
+    def _hand_over(self, seal: Seal | None) -> Seal | None:
+        part = self._part()
+        if part != self.destination and not self._named():
+            _promote(part.path, self.destination.path)
+        return moved(seal, self.destination)
+
+    def _forget(self) -> None:
+        forget(self._transfer(self.destination))
 
     @property
     def _bookmarks(self) -> Path:
@@ -73,24 +124,24 @@ class Carriage:
         return self._folder / "lock"
 
     def _transfer(self, destination: Place) -> Transfer[Where, Place]:
-        return Transfer(self._source, destination, self._bookmarks)
+        return Transfer(self.source, destination, self._bookmarks)
 
     def _part(self) -> Place:
         """Where it lies until it is whole: a device or a URL has no other name."""
-        if end_of(self._destination).kind is not Kind.FILE:
-            return self._destination
-        final = self._destination.path
+        if end_of(self.destination).kind is not Kind.FILE:
+            return self.destination
+        final = self.destination.path
         part = final.with_name(f"{PREFIX}{self._name[:12]}-{final.name}"[:255])
-        return Place(str(part), self._destination.format)
+        return Place(str(part), self.destination.format)
 
     def _named(self) -> bool:
         """Did an earlier call give the copy its name, and was cut off then? Raises DestinationExists if another did."""
-        if end_of(self._destination).kind is not Kind.FILE or not os.path.lexists(self._destination.path):
+        if end_of(self.destination).kind is not Kind.FILE or not os.path.lexists(self.destination.path):
             return False
         with writing(self._folder):
             found = read(self._bookmarks)
-        if not (found and found.whole and site_of(self._destination).owned(found)):
-            raise DestinationExists(path=self._destination.at)
+        if not (found and found.whole and site_of(self.destination).owned(found)):
+            raise DestinationExists(path=self.destination.at)
         remove(self._part().path)
         return True
 
@@ -102,7 +153,7 @@ class Carriage:
             fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not self._locked(fd):
-                raise CopyRunning(destination=self._destination.shown)
+                raise CopyRunning(destination=self.destination.shown)
             try:
                 yield
             finally:
