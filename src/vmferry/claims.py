@@ -1,4 +1,4 @@
-"""What a job claims while it is active: slots of its host and storages, and room at its destinations."""
+"""What a job claims while it is active: slots of its hosts and storages, and room at its destinations."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmferry.hosts.protocol import Host
-from vmferry.model import Plan, Technology, Url, Where
+from vmferry.hosts.protocol import Host, filesystem_of
+from vmferry.model import SAVES, Plan, Url, Where
 
 HOST_SLOTS = 10
 STORAGE_SLOTS = 10
 
 
-def slots_of(plan: Plan, host: Host) -> tuple[str, ...]:
-    """Its host and every storage that it reads or writes, sorted."""
-    ends = [(i.source, i.from_volume) for i in plan.images] + [(i.destination, i.to_volume) for i in plan.images]
-    storages = {_of_image(where, host, volume=volume) for where, volume in ends}
-    return tuple(sorted({host_slot(plan.connect)} | storages))
+def slots_of(plan: Plan, host: Host, there: Host) -> tuple[str, ...]:
+    """Its hosts and every storage that it reads or writes, sorted."""
+    storages = {_of_image(image.source, host, volume=image.from_volume) for image in plan.images}
+    storages |= {_of_image(image.destination, there, volume=image.to_volume) for image in plan.images}
+    hosts = {host_slot(name) for name in (plan.connect, plan.to) if name}
+    return tuple(sorted(hosts | storages))
 
 
 def host_slot(connect: str) -> str:
@@ -26,9 +27,9 @@ def host_slot(connect: str) -> str:
 
 def storage_slot(where: Where, host: Host) -> str:
     """Of a folder or a volume, as it is mounted now."""
-    if isinstance(where, Url) or not host.folder(where).exists:
+    if isinstance(where, Url) or not (folder := host.folder(where)).exists:
         return f"storage {where}"
-    return f"storage {host.folder(where).filesystem}"
+    return f"storage {filesystem_of(folder, host)}"
 
 
 def _of_image(where: Where, host: Host, *, volume: bool) -> str:
@@ -40,12 +41,12 @@ def jobs_at_once(slot: str) -> int:
     return HOST_SLOTS if slot.startswith("host ") else STORAGE_SLOTS
 
 
-def room_of(plan: Plan, host: Host) -> Mapping[str, int]:
+def room_of(plan: Plan, there: Host) -> Mapping[str, int]:
     """Bytes by file system: its images, and the saved state beside the first disk."""
     room: Counter[str] = Counter()
     for image in plan.images:
         if isinstance(image.destination, Path) and not image.to_volume:
-            room[host.folder(image.destination.parent).filesystem] += image.data_bytes
-    if plan.technology is Technology.QUICK:
-        room[host.folder(plan.disks[0].overlay_copies.parent).filesystem] += plan.memory_bytes
+            room[filesystem_of(there.folder(image.destination.parent), there)] += image.data_bytes
+    if plan.technology in SAVES:
+        room[filesystem_of(there.folder(plan.disks[0].overlay_copies.parent), there)] += plan.memory_bytes
     return room

@@ -146,6 +146,16 @@ class NotSeenRunning(VmferryError):
     exit_code = 4
 
 
+class VmExists(VmferryError):
+    says = "{host} has a VM {vm} already that this job did not announce: rename or remove it, then start again"
+    exit_code = 3
+
+
+class SavedStateSpent(VmferryError):
+    says = "{path} was released on {host}, the VM has run there: go on there with `vmferry job retry {job}`"
+    exit_code = 4
+
+
 class SavedStateUncertain(VmferryError):
     says = (
         "{vm} is off and its saved state {path} cannot be proved to be newer than its disks: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmferry.model import Technology
+from vmferry.model import MIRRORS, SAVES, Technology
 
 # Measured on QEMU 7.2 and libvirt 9.0 (make bench prints them again for the machine at hand).
 LIVE_FIXED_S = 0.05
@@ -29,9 +29,9 @@ def pause_s(
     precopy: bool = True,
 ) -> float:
     """Seconds that the guest will stand still if it is cut over now; `memory_bytes`: those that are in use."""
-    if technology is Technology.LIVE:
+    if technology in MIRRORS:
         return LIVE_FIXED_S + LIVE_PER_DISK_S * disks
-    if technology is Technology.OFFLINE:
+    if technology not in SAVES:
         return 0.0
     # The last overlay is read, written and read back.
     saving_s = 0.0 if precopy else memory_bytes / SAVE_BYTES_S

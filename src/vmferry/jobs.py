@@ -116,32 +116,37 @@ class Jobs:
 
     def plan(self, request: MoveRequest) -> Plan:
         """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
-        return preflight.plan(request, self._hosts.open(request.connect), self._reserved())
+        return preflight.plan(request, *self._ends(request), self._reserved())
 
     def submit(self, request: MoveRequest) -> JobView:
         """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
         _check_limits(request.limit_bytes_s, request.max_pause_s)
-        host = self._hosts.open(request.connect)
+        host, there = self._ends(request)
         # Before the plan: a job that ends while we plan would leave its overlays in it.
         self._store.refuse_busy(host.vm(request.vm).uuid)
-        plan = preflight.plan(request, host, self._reserved())
+        plan = preflight.plan(request, host, there, self._reserved())
         if plan.blockers:
             reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
             raise Refused(vm=plan.vm, reasons=reasons)
-        job = self._new(plan, request, host)
+        job = self._new(plan, request, host, there)
         self._epochs[job.id] = 1
         row = self._store.add(job)
         self._wake.set()
         return self._view(row)
 
-    def _new(self, plan: Plan, request: MoveRequest, host: Host) -> NewJob:
+    def _ends(self, request: MoveRequest) -> tuple[Host, Host]:
+        """Where the VM is, and where it goes to."""
+        host = self._hosts.open(request.connect)
+        return host, self._hosts.open(request.to) if request.to else host
+
+    def _new(self, plan: Plan, request: MoveRequest, host: Host, there: Host) -> NewJob:
         return NewJob(
             id="".join(secrets.choice(LETTERS) for _ in range(8)),
             plan=plan,
             request=request,
             version=version("vmferry"),
-            slots=slots_of(plan, host),
-            room=room_of(plan, host),
+            slots=slots_of(plan, host, there),
+            room=room_of(plan, there),
             created=now(),
         )
 
@@ -299,7 +304,9 @@ class Jobs:
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
         desk = self._desk(row, token)
-        job = Job(id, row.plan, self._open(row, token, desk), self._facts(token), desk, self._bookmarks(id))
+        host = self._open(row.connect, token, desk)
+        there = self._open(row.plan.to, token, desk) if row.plan.to else host
+        job = Job(id, row.plan, host, there, self._facts(token), desk, self._bookmarks(id))
         walk(strategy, job, JobLedger(self._store, desk, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: Token, strategy: Strategy) -> None:
@@ -328,10 +335,10 @@ class Jobs:
             raise Stopped
         return JobDesk(self._store, token, orders, board)
 
-    def _open(self, row: Row, token: Token, desk: JobDesk) -> Host:
+    def _open(self, connect: str, token: Token, desk: JobDesk) -> Host:
         while True:
             try:
-                return self._hosts.open(row.connect, token)
+                return self._hosts.open(connect, token)
             except HostUnreachable as away:
                 desk.says(str(away))
                 desk.deaf().wait(RETRY_S)

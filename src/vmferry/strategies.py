@@ -16,6 +16,7 @@ from vmferry.steps.definition import Point, PointOffline, Settle
 from vmferry.steps.freeze import Freeze, Rounds
 from vmferry.steps.merge import Merge
 from vmferry.steps.mirror import Mirror, Pivot
+from vmferry.steps.relocation import Announce, Arrive, CarryMemory, LayOverlays, Migrate, Relinquish, StillOff
 from vmferry.steps.reserve import KeepDefined, Reserve
 from vmferry.steps.retire import Retire
 from vmferry.steps.saved import CopyLast, Restore, Resume, Save
@@ -71,5 +72,66 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Retire(),
         ),
         point_of_no_return="PointOffline",
+    ),
+    Technology.LIVE_RELOCATION: Strategy(
+        steps=(
+            Reserve(),
+            KeepDefined(),
+            Announce(),
+            Freeze(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            Rounds(Technology.LIVE_RELOCATION),
+            CopyFiles(),
+            LayOverlays(),
+            Relinquish(),
+            Migrate(),
+            Arrive(overlaid=True),
+            Merge(),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="Migrate",
+    ),
+    Technology.QUICK_RELOCATION: Strategy(
+        steps=(
+            Reserve(),
+            KeepDefined(),
+            Announce(),
+            Freeze(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            Rounds(Technology.QUICK_RELOCATION),
+            Save(),
+            CopyLast(),
+            CarryMemory(),
+            CopyFiles(),
+            Relinquish(),
+            Restore(),
+            Resume(),
+            Arrive(overlaid=True),
+            Merge(),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="Resume",
+    ),
+    Technology.LAN: Strategy(
+        steps=(
+            Reserve(),
+            Announce(),
+            CopyBase(),
+            CompareBase(),
+            Promote(),
+            CopyFiles(),
+            Relinquish(),
+            StillOff(),
+            Arrive(overlaid=False),
+            Settle(),
+            Retire(),
+        ),
+        point_of_no_return="Arrive",
     ),
 }

@@ -14,10 +14,11 @@ from typing import Literal
 from vmferry import preflight
 from vmferry.errors import Cancelled
 from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
-from vmferry.hosts.memory_world import File, add_machine
+from vmferry.hosts.memory_world import File, Machine, add_machine
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import (
     ALLOWED,
+    OTHER_HOST,
     DiskProgress,
     JobState,
     MoveRequest,
@@ -34,6 +35,8 @@ from vmferry.transfer import Throttle
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
 SOURCE, DESTINATION, OVERLAYS = Path("/fast/vms"), Path("/slow/vms"), Path("/other/overlays")
+FAR = "far"
+"""The other host of a relocation."""
 LUNS = {"from": Path("/dev/lun0"), "to": Path("/dev/lun1")}
 MOST_CUTS = 3
 
@@ -50,9 +53,15 @@ class Scenario:
     """What the guest agent does, where there is one."""
     volumes: frozenset[str] = frozenset()
     """Where the first disk is a device: at the source, at the destination."""
+    nvram: bool = False
+    """The VM has a file of firmware variables, a snapshot, and is started with its host."""
+
+    @property
+    def relocates(self) -> bool:
+        return self.technology in OTHER_HOST
 
     def __str__(self) -> str:
-        words = [self.technology.value, self.power.value]
+        words = [self.technology.value.replace(" ", "-"), self.power.value]
         words += ["transient"] if not self.persistent else []
         words += [f"{self.rounds}-rounds"] if self.rounds else []
         words += ["keep"] if self.keep_source else []
@@ -82,7 +91,17 @@ def make_world(
         "vdb": ((SOURCE / "guest-b.qcow2", "qcow2"), (SOURCE / "guest-b-base.qcow2", "qcow2")),
     }
     add_machine(world, "guest", UUID, disks, power, persistent=persistent)
+    far = world.add_peer(FAR)
+    add_machine(far, "neighbour", UUID.replace("1", "2"), {"vda": ((DESTINATION / "other.img", "raw"),)})
     return world
+
+
+def dress(world: World) -> None:
+    """Give the VM what a relocation has to take along."""
+    machine = world.machine(UUID)
+    machine.nvram, machine.autostart = SOURCE / "guest.nvram", True
+    world.files[machine.nvram] = File({0: 7})
+    machine.snapshots = {"before": {"vda": SOURCE / "guest-a.img"}}
 
 
 def make_plan(world: World, scenario: Scenario) -> Plan:
@@ -92,11 +111,14 @@ def make_plan(world: World, scenario: Scenario) -> Plan:
         path=DESTINATION,
         disks={"vda": LUNS["to"]} if "to" in scenario.volumes else {},
         overlays=OVERLAYS if len(scenario.volumes) == 2 else None,
-        via=scenario.technology.value,
+        via=scenario.technology.value.split()[0],
+        to=FAR if scenario.relocates else None,
         keep_source=scenario.keep_source,
         overwrite=bool(scenario.volumes),
     )
-    plan = preflight.plan(request, MemoryHost(InMemory(world)), {})
+    ground = InMemory(world)
+    host = MemoryHost(ground)
+    plan = preflight.plan(request, host, MemoryHost(ground, name=FAR) if scenario.relocates else host, {})
     assert not plan.blockers, plan.blockers
     assert plan.technology is scenario.technology
     return plan
@@ -124,6 +146,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.world = make_world(self.scenario.power, persistent=self.scenario.persistent, volumes=self.scenario.volumes)
+        if self.scenario.nvram:
+            dress(self.world)
         machine = self.world.machine(UUID)
         machine.agent, machine.slow_thaws = self.scenario.quiesces is not None, 2
         machine.quiesces = self.scenario.quiesces or Quiesced.NO
@@ -141,8 +165,10 @@ class Bench:
 
     def _walk(self) -> JobState:
         self.epoch += 1
-        host = MemoryHost(InMemory(self.world), Token(self.job_id, self.epoch), self.hook)
-        job = Job(self.job_id, self.plan, host, Facts(self.known), BenchDesk(self), Path("/state"))
+        ground, token = InMemory(self.world), Token(self.job_id, self.epoch)
+        host = MemoryHost(ground, token, self.hook)
+        there = MemoryHost(ground, token, self.hook, name=FAR) if self.scenario.relocates else host
+        job = Job(self.job_id, self.plan, host, there, Facts(self.known), BenchDesk(self), Path("/state"))
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 
     def once(self, name: str, act: Callable[[], Outcome]) -> Outcome:
@@ -234,16 +260,29 @@ def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]
     world, plan = bench.world, bench.plan
     world.check()
     found = list(world.violations)
-    found += [f"{path} is left over" for path in world.files if "vmferry-" in str(path)]
-    found += [f"the bookmarks {path} are left over" for path in world.bookmarks]
+    far = world.at(FAR) if plan.relocates else world
+    for host in (world, world.at(FAR)):
+        found += [f"{path} is left over" for path in host.files if "vmferry-" in str(path)]
+        found += [f"the bookmarks {path} are left over" for path in host.bookmarks]
+    found += [f"{url} is still served" for url in world.served]
     moved = end is JobState.DONE
     for image in plan.images:
         gone, there = (image.source, image.destination) if moved else (image.destination, image.source)
-        found += [f"{gone} is still there"] if gone in world.files and gone not in world.volumes else []
-        found += [f"{there} is not there"] if there not in world.files else []
+        left, here = (world, far) if moved else (far, world)
+        found += [f"{gone} is still there"] if gone in left.files and gone not in left.volumes else []
+        found += [f"{there} is not there"] if there not in here.files else []
+    if plan.relocates and plan.uuid in (world if moved else far).machines:
+        found.append("the VM is known on both hosts")
+    found += _neighbour(world)
+    world = far if moved else world
     machine = world.machines.get(bench.plan.uuid)
     if machine is None:
         return found if qemu_died and not plan.persistent else [*found, "the VM is gone"]
+    return found + _broken_vm(bench, machine, moved=moved, qemu_died=qemu_died)
+
+
+def _broken_vm(bench: Bench, machine: Machine, *, moved: bool, qemu_died: bool) -> list[str]:
+    plan, found = bench.plan, []
     if machine.halted:
         found.append("its file systems are frozen")
     wanted = {disk.target: disk.to if moved else disk.from_ for disk in plan.disks}
@@ -253,11 +292,31 @@ def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]
         found.append(f"its definition says {machine.definition}")
     if machine.live is not None and (machine.live.mirrors or machine.live.loaded):
         found.append("a mirror or a restore is left over")
+    if bench.scenario.nvram:
+        found += _dressed(bench, machine, moved=moved)
     if not qemu_died and machine.power is not plan.power:
         found.append(f"it was {plan.power.value} and is {machine.power.value}")
     if not qemu_died and (machine.definition is not None) is not plan.persistent:
         found.append("it was transient and is persistent, or the other way round")
     return found
+
+
+def _dressed(bench: Bench, machine: Machine, *, moved: bool) -> list[str]:
+    """Firmware variables, snapshots and autostart are where the VM is."""
+    folder, files = (DESTINATION, bench.world.at(FAR).files) if moved else (SOURCE, bench.world.files)
+    found = [] if machine.nvram == folder / "guest.nvram" else [f"its firmware variables are {machine.nvram}"]
+    if folder / "guest.nvram" not in files or files[folder / "guest.nvram"].blocks != {0: 7}:
+        found.append("its firmware variables are lost")
+    if machine.snapshots != {"before": {"vda": folder / "guest-a.img"}}:
+        found.append(f"its snapshots are {machine.snapshots}")
+    return found + ([] if machine.autostart else ["it is no longer started with its host"])
+
+
+def _neighbour(world: World) -> list[str]:
+    """Another VM of the other host, which nobody named."""
+    neighbour = world.at(FAR).machine("neighbour")
+    found = [] if neighbour.power is Power.RUNNING else ["the neighbour was stopped"]
+    return found + ([] if neighbour.disks["vda"].path == DESTINATION / "other.img" else ["its disk was moved"])
 
 
 def at(number: int, when: str, do: Callable[[World], None]) -> Hook:

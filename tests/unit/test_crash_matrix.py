@@ -33,11 +33,21 @@ SCENARIOS = [
     Scenario(Technology.LIVE, Power.RUNNING, volumes=frozenset({"to"})),
     Scenario(Technology.QUICK, Power.RUNNING, rounds=1, volumes=frozenset({"from", "to"})),
     Scenario(Technology.OFFLINE, Power.OFF, volumes=frozenset({"from"})),
+    Scenario(Technology.LIVE_RELOCATION, Power.RUNNING, nvram=True),
+    Scenario(Technology.LIVE_RELOCATION, Power.RUNNING, persistent=False),
+    Scenario(Technology.LIVE_RELOCATION, Power.PAUSED),
+    Scenario(Technology.QUICK_RELOCATION, Power.RUNNING, nvram=True),
+    Scenario(Technology.QUICK_RELOCATION, Power.RUNNING, rounds=1, persistent=False),
+    Scenario(Technology.QUICK_RELOCATION, Power.PAUSED),
+    Scenario(Technology.LAN, Power.OFF, nvram=True),
 ]
 KEEPING = [
     Scenario(Technology.LIVE, Power.RUNNING, keep_source=True),
     Scenario(Technology.QUICK, Power.RUNNING, rounds=1, keep_source=True),
     Scenario(Technology.OFFLINE, Power.OFF, keep_source=True),
+    Scenario(Technology.LIVE_RELOCATION, Power.RUNNING, keep_source=True),
+    Scenario(Technology.QUICK_RELOCATION, Power.RUNNING, rounds=1, keep_source=True),
+    Scenario(Technology.LAN, Power.OFF, keep_source=True),
 ]
 ENDED = (JobState.DONE, JobState.UNDONE)
 
@@ -57,6 +67,7 @@ class Recorder:
 
 
 LOOKS = {"vm", "vms", "power", "active_image", "image", "folder", "allocated", "exists", "users", "leftovers"}
+LOOKS |= {"arrived", "announced", "definition", "mark_of", "misses"}
 LOOKS |= {"unchanged_since", "mirroring", "saved", "spent"}
 
 

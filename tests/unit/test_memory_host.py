@@ -10,7 +10,7 @@ from chaos_worlds import SOURCE, UUID, make_world
 from vmferry.errors import DestinationExists, HostRefused, Superseded
 from vmferry.hosts.memory import InFile, InMemory, MemoryHost, World
 from vmferry.hosts.memory_world import add_machine
-from vmferry.model import Placed, Power, Token
+from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Throttle, Transfer
 
 MEMORY = SOURCE / "vmferry-abcd2345.memory"
@@ -72,13 +72,13 @@ def test_a_saved_state_brings_the_guest_back_once() -> None:
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
     assert host.saved(UUID, MEMORY)
-    host.restore(UUID, MEMORY, actives(world), {})
+    host.restore(UUID, MEMORY, Changes(actives(world)))
     assert host.power(UUID) is Power.PAUSED
     host.release(UUID, MEMORY, run=True)
     assert host.spent(MEMORY)
     assert world.violations == []
     world.kill_qemu(UUID)
-    host.restore(UUID, MEMORY, actives(world), {})
+    host.restore(UUID, MEMORY, Changes(actives(world)))
     assert any("though it was released" in violation for violation in world.violations)
 
 
@@ -86,7 +86,7 @@ def test_running_on_before_the_saved_state_is_spent_is_noticed() -> None:
     world = make_world()
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
-    host.restore(UUID, MEMORY, actives(world), {})
+    host.restore(UUID, MEMORY, Changes(actives(world)))
     host.resume(UUID)
     assert any("before its saved state is spent" in violation for violation in world.violations)
 
@@ -96,7 +96,7 @@ def test_a_saved_state_is_not_loaded_on_other_disks() -> None:
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
     host.make_overlay(SOURCE / "other", Placed(SOURCE / "guest-b-base.qcow2", "qcow2"))
-    host.restore(UUID, MEMORY, {"vda": Placed(SOURCE / "other", "qcow2")}, {})
+    host.restore(UUID, MEMORY, Changes({"vda": Placed(SOURCE / "other", "qcow2")}))
     assert any("not as it was saved" in violation for violation in world.violations)
 
 
@@ -104,10 +104,10 @@ def test_a_running_vm_is_never_loaded_a_second_time() -> None:
     world = make_world()
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
-    host.restore(UUID, MEMORY, actives(world), {})
+    host.restore(UUID, MEMORY, Changes(actives(world)))
     host.release(UUID, MEMORY, run=True)
     with pytest.raises(HostRefused):
-        host.restore(UUID, MEMORY, actives(world), {})
+        host.restore(UUID, MEMORY, Changes(actives(world)))
 
 
 def test_a_copy_never_overwrites_what_is_not_ours() -> None:

@@ -96,5 +96,6 @@ def test_a_volume_that_another_vm_uses_is_refused() -> None:
     add_machine(world, "web", "uuid-1", {"vda": ((Path("/san1/a.img"), "raw"),)})
     add_machine(world, "db", "uuid-2", {"vda": ((TO, "raw"),)})
     request = MoveRequest("web", "memory", disks={"vda": TO})
-    plan = preflight.plan(request, MemoryHost(InMemory(world), None), {})
+    host = MemoryHost(InMemory(world), None)
+    plan = preflight.plan(request, host, host, {})
     assert any("is a disk of db" in f.what for f in plan.blockers)

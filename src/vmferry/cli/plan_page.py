@@ -12,7 +12,7 @@ from rich.text import Text
 from vmferry.api.wire import Preview
 from vmferry.cli.screen import shown
 from vmferry.cli.sizes import bytes_text, seconds_text
-from vmferry.model import DiskMove, Finding, Plan, Severity, Technology
+from vmferry.model import MIRRORS, SAVES, DiskMove, Finding, Plan, Severity
 
 
 def plan_page(preview: Preview) -> RenderableType:
@@ -76,7 +76,7 @@ def _files(plan: Plan) -> Iterator[RenderableType]:
 
 
 def _figures(plan: Plan) -> RenderableType:
-    pause = "none" if plan.technology is Technology.OFFLINE else seconds_text(plan.pause_forecast_s)
+    pause = "none" if plan.technology not in MIRRORS | SAVES else seconds_text(plan.pause_forecast_s)
     return _fact_grid(
         ("to copy", bytes_text(plan.data_bytes)),
         ("time", f"about {seconds_text(plan.seconds_forecast)}"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 import libvirt
 
@@ -15,52 +14,53 @@ from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
 from vmferry.hosts import domain_xml, files, images, look, volumes
+from vmferry.hosts.acting import acting
+from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.disks import RunningDisks
+from vmferry.hosts.exports import Exports
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
+from vmferry.hosts.migrating import Crossing
 from vmferry.hosts.protocol import DiskTransfer, Quiesced
 from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Folder, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.model import Changes, Folder, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Watch
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def acting(
-    method: Callable[Concatenate[LibvirtHost, P], R],
-) -> Callable[Concatenate[LibvirtHost, P], R]:
-    """An act: refused when a newer epoch of the same job has acted."""
-
-    @functools.wraps(method)
-    def admitted(self: LibvirtHost, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.admit()
-        return method(self, *args, **kwargs)
-
-    return admitted
-
-
 class LibvirtHosts:
-    """Hosts by libvirt URI, one connection each."""
+    """Hosts by libvirt URI, one connection each; what is given serves other hosts."""
 
-    def __init__(self, fence: Fence) -> None:
+    def __init__(self, fence: Fence, exports: Exports | None = None, crossing: Crossing | None = None) -> None:
         self._fence = fence
+        self._exports = exports
+        self._crossing = crossing
         self._links: dict[str, Link] = {}
 
     def open(self, connect: str, token: Token | None = None) -> LibvirtHost:
         link = self._links.setdefault(connect, Link(connect))
-        return LibvirtHost(link, self._fence, token)
+        return LibvirtHost(link, self._fence, token, self._exports, self._crossing)
 
 
-class LibvirtHost:
+class LibvirtHost(Between):
     """Implements hosts.protocol.Host."""
 
-    def __init__(self, link: Link, fence: Fence, token: Token | None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        fence: Fence,
+        token: Token | None,
+        exports: Exports | None = None,
+        crossing: Crossing | None = None,
+    ) -> None:
         self.name = link.uri
         self._link = link
         self._fence = fence
         self._token = token
+        self._exports = exports
+        self._crossing = crossing
 
     def admit(self) -> None:
         if self._token is None:
@@ -112,13 +112,13 @@ class LibvirtHost:
 
     @acting
     def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
-        with _held(transfer):
-            return transfers.copy(transfer, watch)
+        with _held(transfer), served_by_another(transfer):
+            return transfers.copy(self._reading(transfer), watch)
 
     @acting
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
-        with _held(transfer):
-            return transfers.compare(transfer, watch)
+        with _held(transfer), served_by_another(transfer):
+            return transfers.compare(self._reading(transfer), watch)
 
     @acting
     def drop(self, transfer: DiskTransfer) -> None:
@@ -232,9 +232,9 @@ class LibvirtHost:
         return False
 
     @acting
-    def restore(self, uuid: str, memory: Path, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
         if self.power(uuid) is Power.OFF:
-            SavedState(self._link, uuid, memory).restore(disks, files)
+            SavedState(self._link, uuid, memory).restore(changes)
 
     @acting
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
@@ -245,8 +245,9 @@ class LibvirtHost:
 
     @acting
     def unload(self, uuid: str) -> None:
-        if self.power(uuid) is Power.PAUSED:
-            self._call(uuid, "unload it", lambda d: d.destroy())
+        with contextlib.suppress(NoSuchVm):
+            if self.power(uuid) is Power.PAUSED:
+                self._call(uuid, "unload it", lambda d: d.destroy())
 
     # -- definitions
 

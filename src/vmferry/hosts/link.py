@@ -71,6 +71,11 @@ class Link:
         """When QEMU last stopped the guest's CPUs, by QEMU's own clock reading (Unix time), if it was seen."""
         return self._stops.get(uuid)
 
+    def stood_s(self, uuid: str) -> float:
+        """Seconds since then; 0 when it was not seen."""
+        stopped = self.stopped_at(uuid)
+        return max(0.0, time.time() - stopped) if stopped is not None else 0.0
+
     def forget_stop(self, uuid: str) -> None:
         self._stops.pop(uuid, None)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vmferry.hosts.memory_call import Hook, Killed, Moment
-from vmferry.hosts.memory_files import FilesHost
+from vmferry.hosts.memory_relocation import RelocatingHost
 from vmferry.hosts.memory_world import BLOCK, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Placed, Power, Token
+from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Watch
 
 __all__ = ["Hook", "InFile", "InMemory", "Killed", "MemoryHost", "MemoryHosts", "Moment", "World"]
@@ -24,10 +24,10 @@ class MemoryHosts:
         self._pace_s = pace_s
 
     def open(self, connect: str, token: Token | None = None) -> MemoryHost:
-        return MemoryHost(self._ground, token, self._hook, self._pace_s)
+        return MemoryHost(self._ground, token, self._hook, self._pace_s, connect)
 
 
-class MemoryHost(FilesHost):
+class MemoryHost(RelocatingHost):
     """Disks, memory and definitions of running VMs; what each call does is told by the protocol."""
 
     # -- a running VM's disks
@@ -163,10 +163,10 @@ class MemoryHost(FilesHost):
                 return False
             return all(p in world.files and world.files[p].changed == n for p, n in file.state.writers.items())
 
-    def restore(self, uuid: str, memory: Path, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
         with self._act("restore") as (world, _):
             machine = world.machine(uuid)
-            wanted = dict(machine.definition or {}) | dict(disks)
+            wanted = dict(machine.definition or {}) | dict(changes.disks)
             if machine.live is not None and (machine.live.loaded, machine.live.disks) == (memory, wanted):
                 return
             if machine.live is not None:
@@ -179,7 +179,7 @@ class MemoryHost(FilesHost):
                     world.violations.append(f"{memory} is loaded on a {target} that is not as it was saved")
             self._effect(world, f"restore {wanted[min(wanted)].path}")
             machine.live = Live(wanted, Power.PAUSED, loaded=memory)
-            machine.nvram = files.get(machine.nvram, machine.nvram) if machine.nvram else None
+            machine.nvram = changes.files.get(machine.nvram, machine.nvram) if machine.nvram else None
 
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
         with self._act("release") as (world, middle):
@@ -201,7 +201,11 @@ class MemoryHost(FilesHost):
 
     def unload(self, uuid: str) -> None:
         with self._act("unload") as (world, _):
-            machine = world.machine(uuid)
+            machine = world.machines.get(uuid)
+            if machine is None:
+                return
+            if machine.live is not None and machine.live.unproved:
+                machine.live = None
             if machine.live is not None and machine.live.loaded is not None:
                 if self._state(world, machine.live.loaded).spent:
                     world.violations.append(f"{machine.name} is ended though its saved state is spent")

@@ -34,11 +34,15 @@ Hook = Callable[[Moment, World], None]
 class Caller:
     """What each call does is told by the protocol; here stands only how the toy does it."""
 
-    name = "memory"
-
     def __init__(
-        self, ground: InMemory | InFile, token: Token | None = None, hook: Hook | None = None, pace_s: float = 0.0
+        self,
+        ground: InMemory | InFile,
+        token: Token | None = None,
+        hook: Hook | None = None,
+        pace_s: float = 0.0,
+        name: str = "memory",
     ) -> None:
+        self.name = name
         self._ground = ground
         self._token = token
         self._hook = hook or (lambda _moment, _world: None)
@@ -51,7 +55,7 @@ class Caller:
             world.calls += 1
             world.tick()
             self._hook(Moment(world.calls, call, "before"), world)
-            yield world
+            yield world.at(self.name)
             self._hook(Moment(world.calls, call, "after"), world)
             world.tick()
 
@@ -64,12 +68,12 @@ class Caller:
         if self._pace_s:
             time.sleep(self._pace_s)
         with self._ground.here() as world:
-            self._admit(world, call)
+            self._admit(world.at(self.name), call)
             world.calls += 1
             number = world.calls
             world.tick()
             self._hook(Moment(number, call, "before"), world)
-            yield world, lambda: self._hook(Moment(number, call, "middle"), world)
+            yield world.at(self.name), lambda: self._hook(Moment(number, call, "middle"), world)
             world.check()
             self._hook(Moment(number, call, "after"), world)
             world.tick()

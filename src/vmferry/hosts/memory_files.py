@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, SourceChanged
+from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, HostUnreachable, SourceChanged
 from vmferry.hosts.memory_call import Caller
 from vmferry.hosts.memory_world import BLOCK, BLOCKS, Bookmark, File, Machine, World
 from vmferry.hosts.protocol import DiskTransfer
@@ -103,16 +104,18 @@ class FilesHost(Caller):
         data = sum(self._copy_part(transfer, part, watch) for part in (0, 1))
         with self._act("copy end") as (world, _):
             mark = world.bookmarks[transfer.bookmarks]
-            source = world.files.get(_end(transfer.source))
+            source = _source(world, transfer)
             if source is None or source.changed != mark.source_changed:
                 raise SourceChanged(path=transfer.source)
             mark.whole = True
+            if source.state is not None:  # a guest's memory
+                mark.file.state = replace(source.state)
         return Copied("direct", BLOCKS * BLOCK, data, data - reused, reused, f"root of {transfer.source}", 0.01)
 
     def _begin_copy(self, transfer: DiskTransfer) -> int:
         """Claim the destination, or go on with ours. Returns the bytes that are there already."""
         with self._act("copy") as (world, middle):
-            source, destination = world.files.get(_end(transfer.source)), _end(transfer.destination)
+            source, destination = _source(world, transfer), _end(transfer.destination)
             if source is None:
                 raise self._refuse("copy", f"{transfer.source} is not there")
             mark = world.bookmarks.get(transfer.bookmarks)
@@ -127,7 +130,7 @@ class FilesHost(Caller):
                 if mark.source_changed != source.changed:
                     raise SourceChanged(path=transfer.source)
                 return len(there.blocks) * BLOCK
-            fresh = File(format=_format(transfer.destination) or source.format, backing=source.backing)
+            fresh = File(format=_format_of(transfer, source), backing=source.backing)
             mark = Bookmark(destination, fresh, source.changed)
             world.bookmarks[transfer.bookmarks] = mark
             middle()
@@ -137,7 +140,7 @@ class FilesHost(Caller):
     def _claim_volume(self, world: World, transfer: DiskTransfer, there: File, source: File) -> int:
         """What lies on it is overwritten, with zeros where the source has none."""
         there.blocks.clear()
-        there.format = _format(transfer.destination) or source.format
+        there.format = _format_of(transfer, source)
         there.changed += 1
         world.bookmarks[transfer.bookmarks] = Bookmark(_end(transfer.destination), there, source.changed)
         return 0
@@ -146,7 +149,9 @@ class FilesHost(Caller):
         """Every second block."""
         watch.check()
         with self._act("copy part") as (world, middle):
-            source, copy = world.files[_end(transfer.source)], world.files[_end(transfer.destination)]
+            source, copy = _source(world, transfer), world.files[_end(transfer.destination)]
+            if source is None:
+                raise self._refuse("copy", f"{transfer.source} is not there")
             blocks = [block for block in source.blocks if block % 2 == part]
             for block in blocks[:1]:
                 copy.write(block, source.blocks[block])
@@ -160,9 +165,9 @@ class FilesHost(Caller):
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         watch.check()
         with self._act("compare") as (world, middle):
-            source, copy = world.files[_end(transfer.source)], world.files.get(_end(transfer.destination))
+            source, copy = _source(world, transfer), world.files.get(_end(transfer.destination))
             mark = world.bookmarks.get(transfer.bookmarks)
-            if copy is None or mark is None or mark.file is not copy or not mark.whole:
+            if source is None or copy is None or mark is None or mark.file is not copy or not mark.whole:
                 raise self._refuse("compare", f"{transfer.destination} is not a finished copy of ours")
             middle()
             if source.changed != mark.source_changed:
@@ -261,7 +266,7 @@ class FilesHost(Caller):
     def unchanged_since(self, transfer: DiskTransfer) -> bool:
         with self._look("unchanged_since") as world:
             mark = world.bookmarks.get(transfer.bookmarks)
-            source = world.files.get(_end(transfer.source))
+            source = _source(world, transfer)
             return mark is not None and source is not None and source.changed == mark.source_changed
 
 
@@ -269,8 +274,21 @@ def _end(end: Path | Place) -> Path:
     return end if isinstance(end, Path) else Path(end.at)
 
 
-def _format(end: Path | Place) -> str | None:
-    return end.format if isinstance(end, Place) else None
+def _source(world: World, transfer: DiskTransfer) -> File | None:
+    """A file here, or one that another host serves. Raises HostUnreachable when it no longer does."""
+    end = transfer.source
+    if isinstance(end, Place) and end.encrypted:
+        if end.at not in world.served:
+            raise HostUnreachable(host=end.shown, reason="it is not served")
+        return world.served[end.at]
+    return world.files.get(_end(end))
+
+
+def _format_of(transfer: DiskTransfer, source: File) -> str:
+    """Bytes that are served keep the format that they have."""
+    there, end = transfer.destination, transfer.source
+    served = isinstance(end, Place) and end.encrypted
+    return source.format if served or isinstance(there, Path) else there.format
 
 
 def _image(world: World, path: Where) -> Image:

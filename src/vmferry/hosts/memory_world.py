@@ -66,6 +66,8 @@ class Live:
     power: Power
     loaded: Path | None = None
     """The saved state it was restored from, until that is released."""
+    unproved: bool = False
+    """It came while it ran, and was never let run here."""
     mirrors: dict[str, Mirror] = field(default_factory=dict)
 
 
@@ -78,6 +80,10 @@ class Machine:
     live: Live | None = None
     nvram: Path | None = None
     snapshots: dict[str, dict[str, Path]] = field(default_factory=dict)
+    placeholder: str = ""
+    """The job that announced it; it cannot start."""
+    autostart: bool = False
+    networks: list[str] = field(default_factory=list)
     agent: bool = False
     quiesces: Quiesced = Quiesced.YES
     """What its agent does when it is told to freeze the file systems."""
@@ -94,6 +100,13 @@ class Machine:
     @property
     def power(self) -> Power:
         return self.live.power if self.live else Power.OFF
+
+    @property
+    def able(self) -> bool:
+        """Runs, or can be started, or let run, by anybody at any time."""
+        if self.live is not None:
+            return not self.live.unproved
+        return self.definition is not None and not self.placeholder
 
 
 @dataclass(eq=False)
@@ -124,6 +137,29 @@ class World:
     calls: int = 0
     stamps: int = 0
     violations: list[str] = field(default_factory=list)
+    peers: dict[str, World] = field(default_factory=dict)
+    """Other hosts, by name, with files of their own."""
+    networks: set[str] = field(default_factory=set)
+    served: dict[str, File] = field(default_factory=dict)
+    """What any host reads of another one, by URL."""
+    root: World | None = None
+    """The host that this one is a peer of."""
+
+    def at(self, host: str) -> World:
+        """What a host of that name sees."""
+        return self.peers.get(host, self)
+
+    def add_peer(self, name: str) -> World:
+        """One more host; what guests were promised, and what was broken, is known everywhere."""
+        peer = World(
+            acknowledged=self.acknowledged,
+            violations=self.violations,
+            effects=self.effects,
+            served=self.served,
+            root=self,
+        )
+        self.peers[name] = peer
+        return peer
 
     # -- files
 
@@ -168,21 +204,22 @@ class World:
 
     def tick(self) -> None:
         """Each running guest writes to each of its disks."""
-        for machine in self.machines.values():
-            if machine.live is not None and machine.power is Power.RUNNING and not machine.halted:
-                for target in machine.disks:
-                    if target not in machine.readonly:
-                        self._write(machine, machine.live, target)
+        for world in (self, *self.peers.values()):
+            for machine in world.machines.values():
+                if machine.live is not None and machine.power is Power.RUNNING and not machine.halted:
+                    for target in machine.disks:
+                        if target not in machine.readonly:
+                            self.stamps += 1
+                            world._write(machine, machine.live, target, self.stamps)
 
-    def _write(self, machine: Machine, live: Live, target: str) -> None:
-        self.stamps += 1
-        block = (self.stamps * 7) % BLOCKS
+    def _write(self, machine: Machine, live: Live, target: str, stamp: int) -> None:
+        block = (stamp * 7) % BLOCKS
         active = live.disks[target].path
         for path in [active, *(m.destination for t, m in live.mirrors.items() if t == target)]:
             if path in self.frozen:
                 self.violations.append(f"{machine.name} writes to the frozen {path}")
-            self.files[path].write(block, self.stamps)
-        self.acknowledged[machine.uuid, target][block] = self.stamps
+            self.files[path].write(block, stamp)
+        self.acknowledged[machine.uuid, target][block] = stamp
 
     def kill_qemu(self, uuid: str) -> None:
         """What a crash of QEMU leaves: the files, and the definition if there is one."""
@@ -196,9 +233,22 @@ class World:
 
     def check(self) -> None:
         """Look for broken promises: add what is found to `violations`."""
+        self._check_one_copy()
+        for world in (self, *self.peers.values()):
+            world._check_here()
+
+    def _check_one_copy(self) -> None:
+        """At every instant at most one copy of a VM can run."""
+        able: Counter[str] = Counter()
+        for world in (self, *self.peers.values()):
+            able.update(machine.uuid for machine in world.machines.values() if machine.able)
+        self.violations.extend(f"{uuid} can run on {count} hosts" for uuid, count in able.items() if count > 1)
+
+    def _check_here(self) -> None:
         for machine in self.machines.values():
-            for target, image in machine.disks.items():
-                self._check_disk(machine, target, image.path)
+            if machine.able:
+                for target, image in machine.disks.items():
+                    self._check_disk(machine, target, image.path)
         for path, changed in self.frozen.items():
             if path in self.files and self.files[path].changed != changed:
                 self.violations.append(f"the frozen {path} was changed")

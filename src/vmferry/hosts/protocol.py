@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Folder, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model import Changes, Definition, Folder, Placed, Power, Token, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
 DiskTransfer = Transfer[Path | Place, Path | Place]
@@ -149,7 +149,7 @@ class Host(Protocol):
     def saved(self, uuid: str, memory: Path) -> bool:
         """Is the VM off, with a complete saved state that is newer than its disks?"""
 
-    def restore(self, uuid: str, memory: Path, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
         """Load a saved state, the guest still standing, with these active images (all chains read from headers)."""
 
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
@@ -178,6 +178,73 @@ class Host(Protocol):
 
     def make_transient(self, uuid: str) -> None:
         """Undefine a running VM that was transient; one that is off stays defined."""
+
+    # -- between two hosts
+
+    def definition(self, uuid: str) -> Definition:
+        """All that libvirt has written down about the VM. Raises NoSuchVm."""
+
+    def mark_of(self, path: Path) -> str:
+        """Changes with every write to the file; empty when it is not there."""
+
+    def serve(self, image: Path | Place) -> Place:
+        """Let the other hosts read an image that does not change, over NBD with TLS, until `end_serving`.
+
+        A path is served byte for byte, a place as the content of its image.
+        """
+
+    def end_serving(self) -> None:
+        """Nothing of this job is served any more."""
+
+    def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
+        """Networks and bridges that the VM is connected to, once mapped, and that are not here."""
+
+    def announce(self, definition: Definition) -> None:
+        """Define a placeholder: it shows the VM's name, carries the job's id, takes no memory and cannot start.
+
+        Raises VmExists when a VM of that name or UUID is there that is not this job's placeholder.
+        """
+
+    def announced(self, uuid: str) -> bool:
+        """Is what is defined there this job's placeholder?"""
+
+    def withdraw(self, uuid: str) -> None:
+        """Remove this job's placeholder; none there is fine, any other VM stays."""
+
+    def relinquish(self, uuid: str) -> None:
+        """From now on the VM cannot start here; one that runs goes on, without a definition.
+
+        Its snapshots and checkpoints are forgotten, in libvirt only.
+        """
+
+    def reclaim(self, definition: Definition) -> None:
+        """Take back a VM that was relinquished, running or off, with all that was written down."""
+
+    def adopt(self, definition: Definition, changes: Changes) -> None:
+        """Define the VM for good, in the place of this job's placeholder, with snapshots and autostart."""
+
+    def void(self, memory: Path) -> None:
+        """A saved state that nobody loaded can never be loaded here. Raises SavedStateSpent if one was released."""
+
+    def receive(self, uuid: str) -> str:
+        """Be ready for a VM that comes while it runs. Returns where to: an opaque word for `migrate`."""
+
+    def migrate(self, uuid: str, to: str, changes: Changes, watch: Watch) -> None:
+        """Carry a running VM's memory and the rest of these disks over; it arrives standing.
+
+        Cut off or cancelled, it runs on here.
+        """
+
+    def standing_s(self, uuid: str) -> float:
+        """Seconds since QEMU stopped the guest's CPUs; 0 when that was not seen."""
+
+    def arrived(self, uuid: str) -> bool:
+        """Is the VM here, complete, running or standing? False while it is still on its way."""
+
+
+def filesystem_of(folder: Folder, host: Host) -> str:
+    """Two hosts may number their file systems alike."""
+    return f"{folder.filesystem} of {host.name}"
 
 
 class Hosts(Protocol):

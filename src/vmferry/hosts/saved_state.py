@@ -6,15 +6,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import libvirt
 
 from vmferry.errors import HostRefused, VmferryError
-from vmferry.hosts import domain_xml, files, look
+from vmferry.hosts import domain_xml, files, look, written
 from vmferry.hosts.link import Link
-from vmferry.model import Placed, Power
+from vmferry.model import Changes, Power
 from vmferry.transfer import Watch
 
 _COMPLETE = b"LibvirtQemudSave"
@@ -70,13 +69,13 @@ class SavedState:
         except FileNotFoundError:
             return False
 
-    def restore(self, disks: Mapping[str, Placed], moved: Mapping[Path, Path]) -> None:
+    def restore(self, changes: Changes) -> None:
         """Load it with the guest standing."""
 
         def act(conn: libvirt.virConnect) -> None:
             xml = conn.saveImageGetXMLDesc(str(self._memory), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
             root = domain_xml.parse(xml)
-            domain_xml.replace_places(root, disks, moved)
+            written.apply(root, changes)
             conn.restoreFlags(str(self._memory), domain_xml.text(root), libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
         self._link.call("restore its memory", act)

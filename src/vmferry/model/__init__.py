@@ -3,6 +3,7 @@
 Bytes are integers in bytes, times are seconds, paths are absolute and mean a file on the record's host.
 """
 
+from vmferry.model.definitions import Changes, Definition, WrittenSnapshot
 from vmferry.model.jobs import (
     ACTIVE,
     ALLOWED,
@@ -32,6 +33,10 @@ from vmferry.model.plans import (
 )
 from vmferry.model.seals import Seal, checksum
 from vmferry.model.vms import (
+    MIRRORS,
+    OTHER_HOST,
+    SAME_HOST,
+    SAVES,
     Disk,
     Folder,
     Image,
@@ -49,6 +54,12 @@ __all__ = [
     "ACTIVE",
     "ALLOWED",
     "FINAL",
+    "MIRRORS",
+    "OTHER_HOST",
+    "SAME_HOST",
+    "SAVES",
+    "Changes",
+    "Definition",
     "Disk",
     "DiskMove",
     "DiskProgress",
@@ -80,6 +91,7 @@ __all__ = [
     "Vm",
     "Volume",
     "Where",
+    "WrittenSnapshot",
     "checksum",
     "volume_bytes",
 ]

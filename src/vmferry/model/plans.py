@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,10 @@ class MoveRequest:
     overwrite: bool = False
     """Volumes may hold something."""
     priority: str = "normal"
+    to: str | None = None
+    """The host to go to, `vmferry migrate`; None: its own."""
+    networks: dict[str, str] = field(default_factory=dict)
+    """A network or bridge here to the one that stands for it there."""
 
 
 # -- what is planned
@@ -163,6 +168,13 @@ class Plan:
     ruled_out: tuple[Ruled, ...] = ()
     pause_forecast_s: float = 0.0
     seconds_forecast: float = 0.0
+    to: str | None = None
+    """The host it goes to; None: it stays on its own."""
+    networks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def relocates(self) -> bool:
+        return self.to is not None
 
     @property
     def images(self) -> tuple[ImageMove, ...]:

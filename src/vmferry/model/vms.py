@@ -15,21 +15,35 @@ class Power(StrEnum):
 
 
 class Technology(StrEnum):
-    """The ways of moving storage on one host, highest first."""
+    """The ways of moving a VM's storage, or the VM with it."""
 
     LIVE = "live"
     QUICK = "quick"
     OFFLINE = "offline"
+    LIVE_RELOCATION = "live relocation"
+    QUICK_RELOCATION = "quick relocation"
+    LAN = "lan"
 
     @property
     def console_name(self) -> str:
         return _TITLES[self]
 
 
+SAME_HOST = (Technology.LIVE, Technology.QUICK, Technology.OFFLINE)
+OTHER_HOST = (Technology.LIVE_RELOCATION, Technology.QUICK_RELOCATION, Technology.LAN)
+"""Each highest first."""
+MIRRORS = frozenset({Technology.LIVE, Technology.LIVE_RELOCATION})
+"""QEMU brings the rest over while the guest runs."""
+SAVES = frozenset({Technology.QUICK, Technology.QUICK_RELOCATION})
+"""The rest, and the memory, are carried while the guest stands."""
+
 _TITLES = {
     Technology.LIVE: "Live storage migration",
     Technology.QUICK: "Quick Storage Migration",
     Technology.OFFLINE: "Offline storage migration",
+    Technology.LIVE_RELOCATION: "Live relocation",
+    Technology.QUICK_RELOCATION: "Quick relocation",
+    Technology.LAN: "Network (LAN) migration",
 }
 
 

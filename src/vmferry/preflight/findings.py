@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.protocol import Host, filesystem_of
 from vmferry.model import (
+    MIRRORS,
+    SAVES,
     Disk,
     DiskMove,
     FileMove,
@@ -62,7 +65,7 @@ def no_precopy(vm: Vm) -> Finding:
 
 def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float) -> list[Finding]:
     """A pause that even an idle guest would exceed: the job would wait for ever."""
-    if technology is not Technology.QUICK or least_s <= allowed_s:
+    if technology not in SAVES or least_s <= allowed_s:
         return []
     what = f"{vm.name} would stand still for {least_s:.1f} s at least, {allowed_s:g} s are allowed"
     return [blocker(what, f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s, or use --via live")]
@@ -113,20 +116,33 @@ def _of_image(disk: Disk, image: Image, leave_out: str) -> list[Finding]:
     return found
 
 
-def of_images(host: Host, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The host that the VM is on, and the one that it goes to; the same one for a move of its storage alone."""
+
+    host: Host
+    there: Host
+
+    @property
+    def apart(self) -> bool:
+        return self.host is not self.there
+
+
+def of_images(ends: Ends, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
     """What stands in the way at the destination, and who else uses an image."""
     images = [image for image in _distinct(moves) if not image.to_volume]
-    found = [f for image in images for f in _of_place(host, image.source, image.destination)]
-    found += [f for file in files for f in _of_place(host, file.source, file.destination)]
-    found += _of_folders(host, {folder for image in images if (folder := _folder(image))}, "the destination")
+    places = [(image.source, image.destination) for image in images] + [(f.source, f.destination) for f in files]
+    found = [f for source, destination in places for f in _of_place(ends, source, destination)]
+    found += _of_folders(ends.there, {folder for image in images if (folder := _folder(image))}, "the destination")
     overlays: set[Path] = set()
     if vm.power is not Power.OFF:
-        places = {path for move in moves if move.frozen for path in (move.overlays, move.overlay_copies)}
-        overlays = {path.parent for path in places} - {Path("/")}
-        found += _of_folders(host, overlays, "the folder of overlays")
-    found += _of_folders(host, _left(moves, files) - overlays, "the source")
+        overlays = {move.overlays.parent for move in moves if move.frozen} - {Path("/")}
+        copies = {move.overlay_copies.parent for move in moves if move.frozen} - {Path("/")}
+        found += _of_folders(ends.host, overlays, "the folder of overlays")
+        found += _of_folders(ends.there, copies - (set() if ends.apart else overlays), "the folder of overlays")
+    found += _of_folders(ends.host, _left(moves, files) - overlays, "the source")
     found += _same_names(images)
-    found += [f for move in moves for f in _of_users(host, vm, move)]
+    found += [f for move in moves for f in _of_users(ends.host, vm, move)]
     return found
 
 
@@ -145,14 +161,14 @@ def _folder(image: ImageMove) -> Path | None:
     return image.destination.parent if isinstance(image.destination, Path) and not image.to_volume else None
 
 
-def _of_place(host: Host, source: Where, destination: Where) -> list[Finding]:
+def _of_place(ends: Ends, source: Where, destination: Where) -> list[Finding]:
     if isinstance(destination, Url):
         return []
-    if isinstance(source, Url):
-        return _of_new(host, destination)
+    if isinstance(source, Url) or ends.apart:
+        return _of_new(ends.there, destination)
     if destination == source or destination.resolve() == source.resolve():
         return [blocker(f"{source} lies there already", "choose another folder, or leave that disk out")]
-    return _of_new(host, destination)
+    return _of_new(ends.there, destination)
 
 
 def _of_new(host: Host, destination: Path) -> list[Finding]:
@@ -198,21 +214,27 @@ def _of_users(host: Host, vm: Vm, move: DiskMove) -> list[Finding]:
 
 
 def of_space(
-    host: Host, vm: Vm, moves: Collection[DiskMove], technology: Technology, reserved: Mapping[str, int]
+    ends: Ends, vm: Vm, moves: Collection[DiskMove], technology: Technology, reserved: Mapping[str, int]
 ) -> list[Finding]:
     """Is there room for the copies, the saved state, the overlays on both sides, and other jobs' plans?"""
+    left: Counter[Path] = Counter()
     needed: Counter[Path] = Counter()
     for image in _distinct(moves):
         if folder := _folder(image):
             needed[folder] += round(image.data_bytes * (1 + METADATA_PART))
-    if technology is not Technology.OFFLINE:
+    if technology in MIRRORS | SAVES:
         for move in (m for m in moves if m.frozen):
             growth = GROWTH_FLOOR_BYTES + round(sum(i.data_bytes for i in move.images) * GROWTH_PART)
-            needed[move.overlays.parent] += growth
+            left[move.overlays.parent] += growth
             needed[move.overlay_copies.parent] += growth
-    if technology is Technology.QUICK and moves:
-        needed[next(iter(moves)).overlay_copies.parent] += vm.memory_bytes
-    return _short(host, needed, reserved)
+    if technology in SAVES and moves:
+        first = next(iter(moves))
+        needed[first.overlay_copies.parent] += vm.memory_bytes
+        if ends.apart:
+            left[first.overlays.parent] += vm.memory_bytes
+    if not ends.apart:
+        return _short(ends.host, needed + left, reserved)
+    return _short(ends.there, needed, reserved) + _short(ends.host, left, reserved)
 
 
 def _short(host: Host, needed: Mapping[Path, int], reserved: Mapping[str, int]) -> list[Finding]:
@@ -221,8 +243,8 @@ def _short(host: Host, needed: Mapping[Path, int], reserved: Mapping[str, int]) 
     for path, size in needed.items():
         folder = host.folder(path)
         if folder.exists:
-            by_filesystem[folder.filesystem] += size
-            places.setdefault(folder.filesystem, path)
+            by_filesystem[filesystem_of(folder, host)] += size
+            places.setdefault(filesystem_of(folder, host), path)
     found = []
     for filesystem, size in by_filesystem.items():
         path = places[filesystem]

@@ -108,10 +108,12 @@ def _backing(image: Image, backing: Image | None, folder: Path) -> str | None:
     return None if relative == image.backing else relative
 
 
-def file_moves(vm: Vm, moves: Collection[DiskMove], path: Path | None) -> tuple[FileMove, ...]:
-    """The NVRAM, when it lies in a folder that a disk leaves."""
+def file_moves(vm: Vm, moves: Collection[DiskMove], path: Path | None, *, apart: bool = False) -> tuple[FileMove, ...]:
+    """The NVRAM, when it lies in a folder that a disk leaves, or the VM leaves its host."""
     if vm.nvram is None or not moves:
         return ()
+    if apart:
+        return (FileMove(vm.nvram, (path or next(iter(moves)).overlay_copies.parent) / vm.nvram.name),)
     left = {move.overlays.parent for move in moves if not move.active.from_volume}
     if not any(vm.nvram.is_relative_to(folder) for folder in left):
         return ()

@@ -9,6 +9,9 @@ from vmferry.errors import NoSuchDisk, UsageError
 from vmferry.forecast import DEFAULT_RATE_BYTES_S, move_s, pause_s
 from vmferry.hosts.protocol import Host
 from vmferry.model import (
+    OTHER_HOST,
+    SAME_HOST,
+    SAVES,
     Disk,
     DiskMove,
     FileMove,
@@ -22,31 +25,38 @@ from vmferry.model import (
     Vm,
     Where,
 )
-from vmferry.preflight import findings, technologies, volumes
+from vmferry.preflight import findings, relocating, technologies, volumes
+from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.strategies import STRATEGIES
 
 
-def plan(request: MoveRequest, host: Host, reserved: Mapping[str, int]) -> Plan:
+def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, int]) -> Plan:
     """Look at the VM and both storages and say what a job would do; changes nothing.
 
-    `reserved`: bytes that active jobs will still take, by file system (Folder.filesystem). Blockers do not
-    raise: they stand in the plan's findings. Raises UsageError for a request that makes no sense.
+    `there`: the host that it goes to, or `host` itself. `reserved`: bytes that active jobs will still take, by
+    file system (filesystem_of). Blockers do not raise: they stand in the plan's findings. Raises UsageError for
+    a request that makes no sense.
     """
     _check_request(request)
+    ends = Ends(host, there)
     vm = host.vm(request.vm)
-    wanted, notes = _wanted(request, vm, host)
+    wanted, notes = _wanted(request, vm, ends)
     moves = tuple(_move(w, host, vm) for w in wanted if w.disk.chain)
-    files = file_moves(vm, moves, request.path)
+    files = file_moves(vm, moves, request.path, apart=ends.apart)
     found = [*notes, *findings.of_disks(vm, [w.disk for w in wanted])]
-    found += volumes.of_volumes(host, vm, wanted, overwrite=request.overwrite)
-    found += findings.of_images(host, vm, moves, files)
-    ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
-    chosen, blockers = technologies.choose(request.via, ruled)
+    found += volumes.of_volumes(there, vm, wanted, overwrite=request.overwrite)
+    found += findings.of_images(ends, vm, moves, files)
+    if ends.apart:
+        found += relocating.of_vm(ends, vm, request)
+        ruled = technologies.ruled_out_apart(vm, [w.disk for w in wanted])
+    else:
+        ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
+    chosen, blockers = technologies.choose(request.via, ruled, apart=ends.apart)
     found += blockers
-    if chosen is Technology.QUICK and not vm.precopy:
+    if chosen in SAVES and not vm.precopy:
         found.append(findings.no_precopy(vm))
-    found += findings.of_space(host, vm, moves, chosen, reserved)
+    found += findings.of_space(ends, vm, moves, chosen, reserved)
     found += findings.of_pause(vm, chosen, _least_pause_s(vm, chosen, moves), request.max_pause_s)
     return _plan(request, vm, chosen, moves, files, found, ruled)
 
@@ -64,10 +74,12 @@ def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) 
 
 
 def _check_request(request: MoveRequest) -> None:
-    if request.path is None and not request.disks:
+    if request.path is None and not request.disks and request.to is None:
         raise UsageError(reason="say where to: --path DIR for all of the VM's disks, or --disk TARGET=DIR for one")
-    if request.via not in ("auto", *Technology):
-        raise UsageError(reason=f"--via {request.via} is not known: use auto, live, quick or offline")
+    if request.via not in ("auto", *technologies.VIA):
+        raise UsageError(reason=f"--via {request.via} is not known: use auto, {', '.join(technologies.VIA)}")
+    if request.to == request.connect:
+        raise UsageError(reason=f"the VM is on {request.to} already: `vmferry migrate-storage` moves its disks there")
     if request.max_pause_s <= 0:
         raise UsageError(reason="--max-pause must be more than nothing, 2s for one")
     if request.format not in (None, "raw", "qcow2"):
@@ -77,7 +89,7 @@ def _check_request(request: MoveRequest) -> None:
             raise UsageError(reason=f"{folder} is not an absolute path")
 
 
-def _wanted(request: MoveRequest, vm: Vm, host: Host) -> tuple[list[Wanted], list[Finding]]:
+def _wanted(request: MoveRequest, vm: Vm, ends: Ends) -> tuple[list[Wanted], list[Finding]]:
     """The disks to move, and a note for each that stays because of what it is."""
     present = {disk.target: disk for disk in vm.disks}
     for target in request.disks:
@@ -86,11 +98,13 @@ def _wanted(request: MoveRequest, vm: Vm, host: Host) -> tuple[list[Wanted], lis
     wanted, notes = [], []
     for disk in vm.disks:
         if disk.target in request.disks:
-            wanted.append(_to(request, disk, request.disks[disk.target], host))
-        elif request.path is not None:
+            wanted.append(_to(request, disk, request.disks[disk.target], ends.there))
+        elif ends.apart and disk.chain:
+            wanted.append(_to(request, disk, request.path or relocating.same_folder(disk), ends.there))
+        elif request.path is not None and not ends.apart:
             why = findings.stays(disk)
             if why is None:
-                wanted.append(_to(request, disk, request.path, host))
+                wanted.append(_to(request, disk, request.path, ends.there))
             elif disk.chain:
                 notes.append(findings.stays_note(disk, why, request.path))
     if not wanted:
@@ -117,10 +131,10 @@ def _plan(
     found: list[Finding],
     ruled: tuple[Ruled, ...],
 ) -> Plan:
-    order = list(Technology)
+    order = (*SAME_HOST, *OTHER_HOST)
     above = tuple(r for r in ruled if order.index(r.technology) < order.index(technology))
     data = sum(image.data_bytes for move in moves for image in move.images)
-    memory = vm.memory_bytes if technology is Technology.QUICK else 0
+    memory = vm.memory_bytes if technology in SAVES else 0
     return Plan(
         vm=vm.name,
         uuid=vm.uuid,
@@ -140,6 +154,8 @@ def _plan(
         agent=vm.agent and vm.power is Power.RUNNING,
         findings=tuple(sorted(set(found), key=lambda f: (f.severity is not Severity.BLOCKER, f.what))),
         ruled_out=above,
+        to=request.to,
+        networks=request.networks,
         pause_forecast_s=_least_pause_s(vm, technology, moves),
         seconds_forecast=move_s(data, limit_bytes_s=request.limit_bytes_s, memory_bytes=memory),
     )

@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from vmferry.model import Disk, FileMove, Finding, Power, Ruled, Severity, Technology, Vm
+from vmferry.model import (
+    MIRRORS,
+    OTHER_HOST,
+    SAME_HOST,
+    SAVES,
+    Disk,
+    FileMove,
+    Finding,
+    Power,
+    Ruled,
+    Severity,
+    Technology,
+    Vm,
+)
 
 
 def ruled_out(vm: Vm, wanted_disks: Sequence[Disk], files: Collection[FileMove]) -> tuple[Ruled, ...]:
     """Every technology that is not possible, with all the reasons."""
-    reasons = {
-        Technology.LIVE: [*_running(vm), *_frozen(wanted_disks), *_mirror(wanted_disks, files)],
-        Technology.QUICK: [*_running(vm), *_frozen(wanted_disks), *_saved(vm)],
-        Technology.OFFLINE: _off(vm),
-    }
+    return _ruled(
+        {
+            Technology.LIVE: [*_running(vm), *_frozen(wanted_disks), *_mirror(wanted_disks, files)],
+            Technology.QUICK: [*_running(vm), *_frozen(wanted_disks), *_saved(vm)],
+            Technology.OFFLINE: _off(vm),
+        }
+    )
+
+
+def ruled_out_apart(vm: Vm, wanted_disks: Sequence[Disk]) -> tuple[Ruled, ...]:
+    """The same for another host."""
+    return _ruled(
+        {
+            Technology.LIVE_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_migrated(vm)],
+            Technology.QUICK_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_saved(vm)],
+            Technology.LAN: _off(vm),
+        }
+    )
+
+
+def _ruled(reasons: Mapping[Technology, Sequence[str]]) -> tuple[Ruled, ...]:
     return tuple(Ruled(technology, tuple(why)) for technology, why in reasons.items() if why)
 
 
-def choose(via: str, ruled: Collection[Ruled]) -> tuple[Technology, list[Finding]]:
+VIA = {
+    "live": (Technology.LIVE, Technology.LIVE_RELOCATION),
+    "quick": (Technology.QUICK, Technology.QUICK_RELOCATION),
+    "offline": (Technology.OFFLINE, Technology.LAN),
+    "lan": (Technology.OFFLINE, Technology.LAN),
+}
+"""What each word of --via means on one host, and from one to another."""
+
+
+def choose(via: str, ruled: Collection[Ruled], *, apart: bool = False) -> tuple[Technology, list[Finding]]:
     """The highest possible technology, or the one asked for, with what stands in its way."""
     whys = {r.technology: r.why for r in ruled}
+    known = OTHER_HOST if apart else SAME_HOST
     if via == "auto":
-        possible = [t for t in Technology if t not in whys]
+        possible = [t for t in known if t not in whys]
         if possible:
             return possible[0], []
-        return Technology.LIVE, [
+        return known[0], [
             Finding(Severity.BLOCKER, f"{t.console_name} is not possible: {why}", _CURES.get(t, ""))
             for t, reasons in whys.items()
             for why in reasons
         ]
-    asked = Technology(via)
-    nothing = all(technology in whys for technology in Technology)
+    asked = VIA[via][apart]
+    nothing = all(technology in whys for technology in known)
     cure = "shut the VM down, then use --via auto" if nothing else "use --via auto to take what is possible"
     return asked, [
         Finding(Severity.BLOCKER, f"{asked.console_name} is not possible: {why}", cure) for why in whys.get(asked, ())
     ]
 
 
-_CURES = {
-    Technology.LIVE: "see what stands beside the other technologies",
-    Technology.QUICK: "see what stands beside the other technologies",
-    Technology.OFFLINE: "shut the VM down, then start the move again",
+_SHUT_DOWN = "shut the VM down, then start the move again"
+_CURES = dict.fromkeys(MIRRORS | SAVES, "see what stands beside the other technologies") | {
+    Technology.OFFLINE: _SHUT_DOWN,
+    Technology.LAN: _SHUT_DOWN,
 }
 
 
@@ -76,6 +115,12 @@ def _mirror(disks: Sequence[Disk], files: Collection[FileMove]) -> list[str]:
         "change that file while the VM runs"
         for file in files
     ]
+
+
+def _migrated(vm: Vm) -> list[str]:
+    """A guest that QEMU emulates loses memory that it writes while it is carried (docs/decisions/0009)."""
+    lost = [] if vm.precopy else ["it runs without KVM, and QEMU loses pages that such a guest writes meanwhile"]
+    return lost + ([f"it cannot be migrated: {vm.no_save}"] if vm.no_save else [])
 
 
 def _saved(vm: Vm) -> list[str]:

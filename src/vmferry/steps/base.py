@@ -68,6 +68,9 @@ class Job:
     id: str
     plan: Plan
     host: Host
+    """Where the VM is when the job begins."""
+    there: Host
+    """Where it goes to: the same host, or another one."""
     facts: Facts
     desk: Desk
     bookmarks: Path
@@ -104,6 +107,13 @@ class Job:
         """The saved state, beside the first disk's overlays at the destination."""
         return self.plan.disks[0].overlay_copies.with_name(f"{self.tag}.memory")
 
+    @property
+    def saved(self) -> Path:
+        """Where the saved state is written: at the destination, or at the source to be carried to another host."""
+        if not self.plan.relocates:
+            return self.memory
+        return self.plan.disks[0].overlays.with_name(f"{self.tag}.memory")
+
     def transfer(self, source: Path, destination: Path) -> Transfer:
         """Of a file, byte for byte."""
         return Transfer(source, destination, self._bookmarks_of(destination))
@@ -116,6 +126,17 @@ class Job:
         source = Place(qemu_name(image.from_), image.format)
         there = Place(str(destination), image.to.format, exists=image.to_volume)
         return Transfer(source, there, self._bookmarks_of(destination))
+
+    def opened(self, transfer: DiskTransfer) -> DiskTransfer:
+        """The same transfer for the host that it goes to: what lies on another one is served to it."""
+        if not self.plan.relocates:
+            return transfer
+        there = transfer.destination
+        return Transfer(
+            self.host.serve(transfer.source),
+            Place(str(there)) if isinstance(there, Path) else there,
+            transfer.bookmarks,
+        )
 
     def _bookmarks_of(self, destination: Where) -> Path:
         """Disks of one name may go to several folders."""

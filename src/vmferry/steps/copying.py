@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vmferry.errors import DestinationExists
-from vmferry.model import ImageMove, Placed, Where
+from vmferry.model import FileMove, ImageMove, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
-from vmferry.steps.progress import DeskWatch, phase
+from vmferry.steps.progress import DeskWatch, copy_verified, phase
 
 
 class CopyBase(Step):
@@ -21,7 +21,8 @@ class CopyBase(Step):
         seconds = 0.0
         with phase(job, "copy base") as moved:
             for image, watch in _each_image(job):
-                copied = job.host.copy(job.base_transfer(image), watch)
+                _note_mark(job, image)
+                copied = job.there.copy(job.opened(job.base_transfer(image)), watch)
                 job.facts.put(f"copied:{image.source}", copied.copied_bytes + copied.reused_bytes)
                 job.facts.put(f"hash:{image.source}", copied.root_hash)
                 moved.append(copied.copied_bytes)
@@ -32,7 +33,9 @@ class CopyBase(Step):
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:
-            job.host.drop(job.base_transfer(image))
+            job.there.drop(job.base_transfer(image))
+        if job.plan.relocates:
+            job.host.end_serving()
 
 
 class CompareBase(Step):
@@ -44,7 +47,7 @@ class CompareBase(Step):
         recopied = 0
         with phase(job, "compare base") as read:
             for image, watch in _each_image(job):
-                compared = job.host.compare(job.base_transfer(image), watch)
+                compared = job.there.compare(job.opened(job.base_transfer(image)), watch)
                 job.facts.put(f"hash:{image.source}", compared.root_hash)
                 if compared.seal:
                     job.facts.put(f"seal:{image.source}", json.dumps(asdict(compared.seal)))
@@ -62,11 +65,11 @@ class Promote(Step):
     def do(self, job: Job) -> None:
         for image in _named(job):
             part = job.part(image)
-            if not job.host.exists(part):
+            if not job.there.exists(part):
                 continue  # promoted before we were cut off
             if image.backing is not None:
-                job.host.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
-            job.host.promote(part, file_of(image.destination))
+                job.there.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
+            job.there.promote(part, file_of(image.destination))
 
     def undo(self, job: Job) -> None:
         for image in _named(job):
@@ -82,17 +85,33 @@ class CopyFiles(Step):
         for file in job.plan.files:
             part = job.file_part(file)
             if not job.facts.get(f"file:{file.destination}"):
-                job.host.small_copy(file.source, part)
+                _bring(job, file)
                 job.facts.put(f"file:{file.destination}", value=True)
-            if job.host.exists(part):
-                job.host.promote(part, file.destination)
+            if job.there.exists(part):
+                job.there.promote(part, file.destination)
 
     def undo(self, job: Job) -> None:
         for file in job.plan.files:
             part = job.file_part(file)
             if job.facts.get(f"file:{file.destination}"):
                 take_back(job, file.destination, part)
-            job.host.remove(part)
+            if job.plan.relocates:
+                job.there.drop(job.transfer(file.source, part))
+            job.there.remove(part)
+
+
+def _bring(job: Job, file: FileMove) -> None:
+    if job.plan.relocates:
+        copy_verified(job, file.source, job.file_part(file), job.plan.disks[0].target, hurry=True)
+    else:
+        job.host.small_copy(file.source, job.file_part(file))
+
+
+def _note_mark(job: Job, image: ImageMove) -> None:
+    """What tells later whether somebody has written to a source on another host."""
+    name = f"mark:{image.source}"
+    if job.plan.relocates and isinstance(image.source, Path) and job.facts.get(name) is None:
+        job.facts.put(name, job.host.mark_of(image.source))
 
 
 def _named(job: Job) -> list[ImageMove]:
@@ -102,10 +121,10 @@ def _named(job: Job) -> list[ImageMove]:
 
 def take_back(job: Job, final: Path, part: Path) -> None:
     """Undo a promotion. While both names exist and differ, the real one was never ours: leave it."""
-    if not job.host.exists(final):
+    if not job.there.exists(final):
         return
     try:
-        job.host.promote(final, part)
+        job.there.promote(final, part)
     except DestinationExists:
         return
 

@@ -43,14 +43,14 @@ class Settle(Step):
     says = "settling the VM's definition"
 
     def do(self, job: Job) -> None:
-        job.host.point(job.uuid, {d.target: d.to for d in job.plan.disks}, job.file_paths())
-        job.host.rewrite_snapshots(job.uuid, job.paths())
+        job.there.point(job.uuid, {d.target: d.to for d in job.plan.disks}, job.file_paths())
+        job.there.rewrite_snapshots(job.uuid, job.paths())
         for disk in job.plan.disks:
-            if job.host.active_image(job.uuid, disk.target) != disk.active.destination:
+            if job.there.active_image(job.uuid, disk.target) != disk.active.destination:
                 raise NotSeenRunning(vm=job.plan.vm, path=disk.active.destination)
         job.facts.put("seen", value=True)
         if not job.plan.persistent:
-            job.host.make_transient(job.uuid)
+            job.there.make_transient(job.uuid)
 
     def found(self, job: Job) -> bool:
         return job.facts.get("seen") is True and (job.plan.persistent or _transient(job))
@@ -59,6 +59,6 @@ class Settle(Step):
 def _transient(job: Job) -> bool:
     """Is the VM transient again, or has it ended since, and with it what libvirt knew?"""
     try:
-        return not job.host.vm(job.uuid).persistent
+        return not job.there.vm(job.uuid).persistent
     except NoSuchVm:
         return True

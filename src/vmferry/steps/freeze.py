@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmferry.forecast import DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import DiskMove, JobState, Placed, Technology
+from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Technology
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import DeskWatch, copy_verified, phase, spare_source
 
@@ -136,13 +136,13 @@ class Rounds(Step):
         pause = forecast(job, self.technology, remaining)
         job.facts.put("pause_forecast_s", round(pause, 3))
         job.desk.forecast(pause)
-        if self.technology is Technology.LIVE:
+        if self.technology in MIRRORS:
             return remaining <= SMALL_BYTES or self._round(job) >= MOST_ROUNDS
         return pause <= job.desk.max_pause_s
 
     def _left_to_mirror(self, before: int | None, remaining: int) -> bool:
         """A live job whose rounds no longer shrink gains nothing by one more: the mirror follows the guest."""
-        return self.technology is Technology.LIVE and before is not None and remaining > SHRINKS * before
+        return self.technology in MIRRORS and before is not None and remaining > SHRINKS * before
 
     def _next_round(self, job: Job) -> None:
         following = self._round(job) + 1
@@ -220,23 +220,23 @@ def copy_overlay(job: Job, disk: DiskMove, round_: int, *, hurry: bool = False) 
     """Bring one closed overlay to the destination, onto what lies below it there. Returns bytes moved."""
     final = job.overlay_copy(disk, round_)
     part = _part(final)
-    if job.host.exists(final):
-        job.host.promote(part, final)  # cut off between its two halves, both names are there
+    if job.there.exists(final):
+        job.there.promote(part, final)  # cut off between its two halves, both names are there
         return 0
     moved = copy_verified(job, job.overlay(disk, round_), part, disk.target, hurry=hurry)
-    job.host.rebase(part, below(job, disk, round_))
-    job.host.promote(part, final)
+    job.there.rebase(part, below(job, disk, round_))
+    job.there.promote(part, final)
     return moved
 
 
 def drop_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
     final = job.overlay_copy(disk, round_)
-    job.host.drop(job.transfer(job.overlay(disk, round_), _part(final)))
-    job.host.remove(final)
+    job.there.drop(job.transfer(job.overlay(disk, round_), _part(final)))
+    job.there.remove(final)
 
 
 def forget_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
-    job.host.forget(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_))))
+    job.there.forget(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_))))
 
 
 def _part(final: Path) -> Path:

@@ -17,7 +17,7 @@ class Merge(Step):
         with phase(job, "merge"):
             for disk in job.frozen_disks:
                 watch = DeskWatch(job, disk.target)
-                job.host.commit(job.uuid, disk.target, disk.to, watch)
+                job.there.commit(job.uuid, disk.target, disk.to, watch)
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
-                job.host.remove(job.overlay_copy(disk, round_))
+                job.there.remove(job.overlay_copy(disk, round_))

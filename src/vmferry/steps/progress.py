@@ -72,7 +72,7 @@ def copy_verified(job: Job, source: Path, destination: Path, target: str, *, hur
     """
     watch = DeskWatch(job, target, hurry=hurry)
     transfer = job.transfer(source, destination)
-    copied = job.host.copy(transfer, watch)
-    job.host.compare(transfer, watch)
+    copied = job.there.copy(job.opened(transfer), watch)
+    job.there.compare(job.opened(transfer), watch)
     job.facts.put(f"copied:{source}", copied.copied_bytes + copied.reused_bytes)
     return copied.copied_bytes

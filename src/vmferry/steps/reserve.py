@@ -26,7 +26,7 @@ class Reserve(Step):
                 raise VmChanged(vm=vm.name, change=f"disk {move.target} is no longer {move.active.source}")
         made = [image.destination for image in job.plan.images if not image.to_volume]
         for destination in [*made, *(file.destination for file in job.plan.files)]:
-            if job.host.exists(file_of(destination)):
+            if job.there.exists(file_of(destination)):
                 raise DestinationExists(path=destination)
         for image in job.plan.images:
             if image.to_volume and (change := _change(job, image)):
@@ -35,13 +35,13 @@ class Reserve(Step):
 
 def _change(job: Job, image: ImageMove) -> str:
     """Why a volume may no longer be written to: somebody may have begun to use it while the job waited."""
-    volume = job.host.volume(image.destination)
+    volume = job.there.volume(image.destination)
     if volume is None:
         return "it is gone"
     if volume.trouble:
         return volume.trouble
-    if users := job.host.users(image.destination):
-        return f"it is a disk of {', '.join(job.host.vm(user).name for user in users)}"
+    if users := job.there.users(image.destination):
+        return f"it is a disk of {', '.join(job.there.vm(user).name for user in users)}"
     if volume.holds and not job.plan.overwrite:
         return f"it is not empty: {volume.holds}"
     needed = volume.lacks(image.virtual_bytes, image.to.format)

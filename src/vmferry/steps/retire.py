@@ -9,6 +9,7 @@ from vmferry.errors import NotSeenRunning
 from vmferry.model import ImageMove, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import forget_overlay_copy, rounds
+from vmferry.steps.relocation import forget_carried
 
 
 class Retire(Step):
@@ -19,7 +20,10 @@ class Retire(Step):
     def do(self, job: Job) -> None:
         if job.facts.get("seen") is not True:
             raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
-        job.host.remove(job.memory)
+        job.there.remove(job.memory)
+        if job.plan.relocates:
+            job.host.end_serving()
+            job.host.remove(job.saved)
         if job.plan.keep_source:
             self._keep(job)
         self._remove(job)
@@ -61,10 +65,12 @@ class Retire(Step):
 
     def _forget(self, job: Job) -> None:
         for image in job.plan.images:
-            job.host.forget(job.base_transfer(image))
+            job.there.forget(job.base_transfer(image))
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
                 forget_overlay_copy(job, disk, round_)
+        if job.plan.relocates:
+            forget_carried(job)
 
 
 def _owned(job: Job) -> list[ImageMove]:

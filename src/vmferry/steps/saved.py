@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from vmferry.errors import GuestGone
-from vmferry.model import Placed, Power
+from vmferry.model import Changes, Placed, Power
 from vmferry.steps.base import Job, Step
 from vmferry.steps.freeze import copy_overlay, drop_overlay_copy, rounds
 from vmferry.steps.progress import DeskWatch, phase
@@ -21,23 +23,25 @@ class Save(Step):
         if job.facts.get("ran") is None:
             job.facts.put("ran", power is Power.RUNNING)
         with phase(job, "save memory") as moved:
-            job.host.save(job.uuid, job.memory, DeskWatch(job, job.plan.disks[0].target))
-            moved.append(job.host.allocated(job.memory))
+            job.host.save(job.uuid, job.saved, DeskWatch(job, job.plan.disks[0].target))
+            moved.append(job.host.allocated(job.saved))
+        if job.plan.relocates:
+            note_standing(job)
 
     def undo(self, job: Job) -> None:
         """Bring the guest back where it was, from its saved state, which is then spent."""
         ran = bool(job.facts.get("ran"))
-        if job.host.saved(job.uuid, job.memory) and not job.host.spent(job.memory):
-            job.host.restore(job.uuid, job.memory, first_images(job), {})
+        if job.host.saved(job.uuid, job.saved) and not job.host.spent(job.saved):
+            job.host.restore(job.uuid, job.saved, Changes(first_images(job)))
         if job.host.power(job.uuid) is Power.PAUSED:
-            if job.host.exists(job.memory):
-                job.host.release(job.uuid, job.memory, run=ran)
+            if job.host.exists(job.saved):
+                job.host.release(job.uuid, job.saved, run=ran)
             elif ran:
                 job.host.resume(job.uuid)
-        job.host.remove(job.memory)
+        job.host.remove(job.saved)
 
     def found(self, job: Job) -> bool:
-        return job.host.saved(job.uuid, job.memory)
+        return job.host.saved(job.uuid, job.saved)
 
 
 class CopyLast(Step):
@@ -61,13 +65,14 @@ class Restore(Step):
 
     def do(self, job: Job) -> None:
         with phase(job, "restore"):
-            job.host.restore(job.uuid, job.memory, last_images(job), job.file_paths())
+            changes = Changes(last_images(job), job.file_paths(), job.plan.networks)
+            job.there.restore(job.uuid, job.memory, changes)
 
     def undo(self, job: Job) -> None:
-        job.host.unload(job.uuid)
+        job.there.unload(job.uuid)
 
     def found(self, job: Job) -> bool:
-        return job.host.power(job.uuid) is not Power.OFF and on_last_images(job)
+        return job.there.power(job.uuid) is not Power.OFF and on_last_images(job)
 
 
 class Resume(Step):
@@ -76,17 +81,17 @@ class Resume(Step):
     says = "letting the guest run"
 
     def do(self, job: Job) -> None:
-        if job.host.power(job.uuid) is Power.OFF and not job.host.spent(job.memory):
+        if job.there.power(job.uuid) is Power.OFF and not job.there.spent(job.memory):
             raise GuestGone(vm=job.plan.vm)  # it never ran here: its saved state is still good at the source
-        pause_s = job.host.release(job.uuid, job.memory, run=bool(job.facts.get("ran")))
-        job.facts.put("pause_s", round(pause_s, 4))
+        pause_s = job.there.release(job.uuid, job.memory, run=bool(job.facts.get("ran")))
+        job.facts.put("pause_s", round(stood_s(job, pause_s), 4))
 
     def found(self, job: Job) -> bool:
-        standing = job.host.power(job.uuid) is Power.PAUSED and bool(job.facts.get("ran"))
+        standing = job.there.power(job.uuid) is Power.PAUSED and bool(job.facts.get("ran"))
         return self.crossed(job) and not standing
 
     def crossed(self, job: Job) -> bool:
-        return job.host.spent(job.memory)
+        return job.there.spent(job.memory)
 
 
 def first_images(job: Job) -> dict[str, Placed]:
@@ -105,5 +110,16 @@ def last_images(job: Job) -> dict[str, Placed]:
     }
 
 
+def note_standing(job: Job) -> None:
+    """Since when the guest stands, by this process's clock: the two hosts' clocks may differ."""
+    job.facts.put("stands_since", time.time() - job.host.standing_s(job.uuid))
+
+
+def stood_s(job: Job, otherwise: float) -> float:
+    """How long it stood, now that it runs again; where one host saw all of it, as that one says."""
+    since = job.facts.get("stands_since")
+    return max(0.0, time.time() - since) if isinstance(since, float) else otherwise
+
+
 def on_last_images(job: Job) -> bool:
-    return all(job.host.active_image(job.uuid, t) == image.path for t, image in last_images(job).items())
+    return all(job.there.active_image(job.uuid, t) == image.path for t, image in last_images(job).items())

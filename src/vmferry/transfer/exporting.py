@@ -30,7 +30,7 @@ _LOCKED = "Failed to get"  # QEMU's words: Failed to get "write" lock; Failed to
 
 # The listening socket comes as standard input and goes on as descriptor 3 (sd_listen_fds(3)), whose reader
 # wants to find its own process id. The check of the parent closes the gap before setpriv has asked the kernel.
-_START = (
+START = (
     *("setpriv", "--pdeathsig", "KILL", "sh", "-c"),
     '[ "$PPID" = "$1" ] || exit 1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null',
     "sh",
@@ -73,7 +73,7 @@ class _Server:
                     self._sockets.append(waiting)
                     waiting.connect(f"{folder}/nbd")
                 self._process = subprocess.Popen(
-                    [*_START, str(os.getpid()), *_command(wanted, cache)],
+                    [*START, str(os.getpid()), *_command(wanted, cache)],
                     stdin=listening.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=self._said,

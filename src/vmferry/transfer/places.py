@@ -53,6 +53,7 @@ class Place:
     format: str = "raw"
     tls: Path | None = None
     exists: bool = False
+    known_as: str = ""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -81,7 +82,7 @@ class Place:
     @property
     def shown(self) -> str:
         """As a person may see it, and as it is remembered: without a password."""
-        return _PASSWORD.sub(r"\1@", self.at)
+        return self.known_as or _PASSWORD.sub(r"\1@", self.at)
 
 
 Where = Path | Place

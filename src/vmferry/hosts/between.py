@@ -1,0 +1,186 @@
+"""What a libvirt host does with another one: serve images, hand a VM over, let it come while it runs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import libvirt
+
+from vmferry.errors import HostRefused, HostUnreachable, NoSuchVm, SavedStateSpent, VmferryError
+from vmferry.hosts import files, written
+from vmferry.hosts.acting import acting
+from vmferry.hosts.exports import Exports
+from vmferry.hosts.link import Link
+from vmferry.hosts.migrating import Crossing, Incoming, migrate
+from vmferry.hosts.protocol import DiskTransfer
+from vmferry.hosts.saved_state import spent_name
+from vmferry.model import Changes, Definition, Token
+from vmferry.transfer import Place, Transfer, Watch
+
+T = TypeVar("T")
+LOST = {
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN),
+    *(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN),
+}
+
+
+class Between:
+    """The part of hosts.protocol.Host that is about another host."""
+
+    name: str
+    _link: Link
+    _token: Token | None
+    _exports: Exports | None
+    _crossing: Crossing | None
+
+    def admit(self) -> None:
+        """Raises Superseded."""
+        raise NotImplementedError
+
+    def definition(self, uuid: str) -> Definition:
+        return self._of("read its definition", uuid, written.read)
+
+    def mark_of(self, path: Path) -> str:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return ""
+        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+    @acting
+    def serve(self, image: Path | Place) -> Place:
+        return self._server().serve(self._job, image, self.name)
+
+    @acting
+    def end_serving(self) -> None:
+        if self._exports is not None:
+            self._exports.end(self._job)
+
+    def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
+        return self._link.call("list its networks", lambda c: written.misses(c, definition, networks))
+
+    @acting
+    def announce(self, definition: Definition) -> None:
+        self._link.call("announce the VM", lambda c: written.announce(c, definition, self._job, self.name))
+
+    def announced(self, uuid: str) -> bool:
+        def act(conn: libvirt.virConnect) -> bool:
+            there = written.find(conn, uuid)
+            return there is not None and written.marked(there) == self._job != ""
+
+        return self._link.call("look at the placeholder", act)
+
+    @acting
+    def withdraw(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            there = written.find(conn, uuid)
+            if there is not None and written.marked(there) == self._job:
+                written.forget(there)
+
+        self._link.call("remove the placeholder", act)
+
+    @acting
+    def relinquish(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            domain = written.find(conn, uuid)
+            if domain is not None:
+                written.forget(domain)
+
+        self._link.call("give the VM up", act)
+
+    @acting
+    def reclaim(self, definition: Definition) -> None:
+        self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
+
+    @acting
+    def adopt(self, definition: Definition, changes: Changes) -> None:
+        self._link.call("define the VM", lambda c: written.write(c, definition, changes))
+
+    @acting
+    def void(self, memory: Path) -> None:
+        if spent_name(memory).exists():
+            raise SavedStateSpent(path=memory, host=self.name, job=self._job)
+        files.remove(memory)
+
+    @acting
+    def receive(self, uuid: str) -> str:
+        return self._cross().receive(self._job)
+
+    @acting
+    def migrate(self, uuid: str, to: str, changes: Changes, watch: Watch) -> None:
+        with self._cross().to(self._job, to) as incoming:
+            migrate(self._link, uuid, Incoming(*incoming), changes, watch)
+
+    def standing_s(self, uuid: str) -> float:
+        return self._link.stood_s(uuid)
+
+    def arrived(self, uuid: str) -> bool:
+        try:
+            return self._of("look whether it is there", uuid, _complete)
+        except NoSuchVm:
+            return False
+
+    # -- within
+
+    @property
+    def _job(self) -> str:
+        return self._token.job if self._token is not None else ""
+
+    def _server(self) -> Exports:
+        if self._exports is None:
+            raise HostRefused(host=self.name, action="serve its images", reason="no agent runs there")
+        return self._exports
+
+    def _cross(self) -> Crossing:
+        if self._crossing is None:
+            raise HostRefused(host=self.name, action="migrate to another host", reason="no agent runs there")
+        return self._crossing
+
+    def _of(self, action: str, uuid: str, act: Callable[[libvirt.virDomain], T]) -> T:
+        def with_it(conn: libvirt.virConnect) -> T:
+            domain = written.find(conn, uuid)
+            if domain is None:
+                raise NoSuchVm(vm=uuid, host=self.name)
+            return act(domain)
+
+        return self._link.call(action, with_it)
+
+    def _reading(self, transfer: DiskTransfer) -> DiskTransfer:
+        """What another host serves is read with this host's certificates."""
+        source = transfer.source
+        if not _served(transfer) or not isinstance(source, Place):
+            return transfer
+        tls = self._server().front.certificates
+        return Transfer(replace(source, tls=tls), transfer.destination, transfer.bookmarks)
+
+
+def _served(transfer: DiskTransfer) -> bool:
+    source = transfer.source
+    return isinstance(source, Place) and source.encrypted and bool(source.known_as)
+
+
+@contextmanager
+def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
+    """A host that cannot be reached is no damaged image: the job waits for it. Raises HostUnreachable."""
+    try:
+        yield
+    except VmferryError as error:
+        cause = error.__cause__
+        if _served(transfer) and isinstance(cause, OSError) and cause.errno in LOST:
+            source = transfer.source
+            named = source.known_as.partition(":")[0] if isinstance(source, Place) else ""
+            raise HostUnreachable(host=named, reason=cause.strerror or str(cause)) from error
+        raise
+
+
+def _complete(domain: libvirt.virDomain) -> bool:
+    """All of it is here: it is not still coming."""
+    state, reason = domain.state()
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return reason not in (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    return bool(state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED))

@@ -1,0 +1,139 @@
+"""Images that other hosts may read: each through a qemu-nbd of its own, read-only, with TLS both ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+from urllib.parse import quote
+
+from vmferry.errors import ExportFailed
+from vmferry.transfer import Place
+from vmferry.transfer.exporting import START
+from vmferry.transfer.images import image_name
+from vmferry.transfer.places import Scheme
+
+T = TypeVar("T")
+CONNECTIONS = 16
+_END_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Where other hosts reach this one, and by which certificates they know each other."""
+
+    address: str
+    """An IP address or a name that stands in the certificate."""
+    certificates: Path
+    """A folder as QEMU's tls-creds-x509 take it."""
+
+
+@dataclass(slots=True)
+class _Server:
+    job: str
+    place: Place
+    process: subprocess.Popen[bytes]
+
+
+class Exports:
+    """All that one process serves; it ends with the process."""
+
+    def __init__(self, front: Front) -> None:
+        self.front = front
+        self._servers: dict[tuple[str, str, str], _Server] = {}
+        self._lock = Lock()
+        # The kernel ends qemu-nbd with the thread that started it: so one thread starts them all, and stays.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="exports")
+
+    def serve(self, job: str, image: Path | Place, host: str) -> Place:
+        """Raises ExportFailed."""
+        place = image if isinstance(image, Place) else Place(str(image))
+        key = (job, place.at, place.format)
+        with self._lock:
+            known = self._servers.get(key)
+            if known is not None and known.process.poll() is None:
+                return known.place
+            self._servers[key] = self._in_starter(lambda: self._started(job, place, host))
+            return self._servers[key].place
+
+    def end(self, job: str) -> None:
+        """Nothing of a job is served any more."""
+        with self._lock:
+            for key in [key for key in self._servers if key[0] == job]:
+                _end(self._servers.pop(key).process)
+
+    def close(self) -> None:
+        with self._lock:
+            for server in self._servers.values():
+                _end(server.process)
+            self._servers.clear()
+        self._starter.shutdown()
+
+    def _in_starter(self, act: Callable[[], T]) -> T:
+        return self._starter.submit(act).result()
+
+    def _started(self, job: str, place: Place, host: str) -> _Server:
+        listening = self._listening()
+        with listening:
+            port = listening.getsockname()[1]
+            process = subprocess.Popen(
+                [*START, str(os.getpid()), *self._command(place)],
+                stdin=listening.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        name = f"[{self.front.address}]" if ":" in self.front.address else self.front.address
+        url = f"nbds://{name}:{port}/{quote(EXPORT)}"
+        return _Server(job, Place(url, known_as=f"{host}:{place.shown} ({place.format})"), process)
+
+    def _listening(self) -> socket.socket:
+        try:
+            family = socket.AF_INET6 if ":" in self.front.address else socket.AF_INET
+            listening = socket.create_server((self.front.address, 0), family=family, backlog=CONNECTIONS)
+        except OSError as error:
+            raise ExportFailed(path=self.front.address, reason=error.strerror or str(error)) from error
+        return listening
+
+    def _command(self, place: Place) -> list[str]:
+        words = ["qemu-nbd", "--persistent", f"--shared={CONNECTIONS}", "--read-only", f"--export-name={EXPORT}"]
+        words += ["--object", f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on"]
+        return [*words, "--tls-creds=tls", "--aio=threads", "--", image_options(place)]
+
+
+EXPORT = "image"
+
+
+def image_options(place: Place) -> str:
+    """The image, shared with the QEMU that has it open, its format said and never probed."""
+    told: dict[str, object] = {"driver": place.format, "read-only": True, "force-share": True}
+    told["file"] = {"filename": image_name(place)}
+    if place.scheme is Scheme.PATH:
+        driver = "host_device" if place.path.is_block_device() else "file"
+        told["file"] = {"driver": driver, "filename": image_name(place), "cache": {"direct": _direct(place.path)}}
+    return f"json:{json.dumps(told)}"
+
+
+def _direct(path: Path) -> bool:
+    """A tmpfs has nothing past the cache."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,90 @@
+"""libvirt's live migration, over storage of which all but the last overlays is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import libvirt
+
+from vmferry.errors import HostRefused, VmferryError
+from vmferry.hosts import domain_xml, written
+from vmferry.hosts.link import Link
+from vmferry.model import Changes
+from vmferry.transfer import Watch
+
+_LIVE_XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
+_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_NON_SHARED_INC
+    | libvirt.VIR_MIGRATE_PAUSED
+)
+"""PAUSED: whoever is not let run there has never run there, so an end in doubt can be decided for the source."""
+
+
+class Incoming(NamedTuple):
+    """How a libvirtd reaches another one, and QEMU the other QEMU: URIs as libvirt takes them."""
+
+    connect: str
+    memory: str
+    disks: str
+
+
+class Crossing(Protocol):
+    """The way from host to host for libvirt's and QEMU's own streams."""
+
+    def receive(self, job: str) -> str:
+        """Open this end for one migration of a job. Returns the word that the other end needs."""
+
+    def to(self, job: str, word: str) -> AbstractContextManager[tuple[str, str, str]]:
+        """The way to the host that gave the word, while the context is open. See Incoming."""
+
+
+def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:
+    """Carry a running VM over; cancelled, or cut off before the end, it runs on here.
+
+    Raises HostRefused, HostUnreachable and what watch.check() raises.
+    """
+    link.forget_stop(uuid)
+    failed: list[VmferryError] = []
+
+    def act(conn: libvirt.virConnect) -> None:
+        domain = conn.lookupByUUIDString(uuid)
+        root = domain_xml.parse(domain.XMLDesc(_LIVE_XML))
+        written.apply(root, changes)
+        domain.migrateToURI3(incoming.connect, _parameters(incoming, changes, domain_xml.text(root)), _FLAGS)
+
+    def carry() -> None:
+        try:
+            link.call("migrate it", act)
+        except VmferryError as error:
+            failed.append(error)
+
+    carrying = threading.Thread(target=carry, name=f"migrate {uuid}")
+    carrying.start()
+    try:
+        while carrying.is_alive():
+            carrying.join(0.05)
+            watch.check()
+    except VmferryError:
+        with contextlib.suppress(HostRefused):  # it may have ended meanwhile: undo finds what became of it
+            link.call("stop migrating", lambda c: c.lookupByUUIDString(uuid).abortJob())
+        carrying.join()
+        raise
+    if failed:
+        raise failed[0]
+
+
+def _parameters(incoming: Incoming, changes: Changes, xml: str) -> dict[str, object]:
+    """An empty list of disks would mean all of them to libvirt."""
+    if not changes.disks:
+        raise HostRefused(host="libvirt", action="migrate it", reason="it has no disk that moves")
+    return {
+        libvirt.VIR_MIGRATE_PARAM_URI: incoming.memory,
+        libvirt.VIR_MIGRATE_PARAM_DISKS_URI: incoming.disks,
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml,
+        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(changes.disks),
+    }

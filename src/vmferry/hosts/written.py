@@ -1,0 +1,138 @@
+"""What libvirt has written down about a VM: read, carried to another host, written down again."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import libvirt
+from lxml import etree
+
+from vmferry.errors import VmExists
+from vmferry.hosts import domain_xml, look
+from vmferry.model import Changes, Definition, Placed, Power, WrittenSnapshot
+
+MARK = "urn:vmferry:placeholder"
+NOWHERE = Path("/nonexistent")
+"""The disks of a placeholder lie there: libvirt refuses to start it."""
+_SECURE_OFF = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
+_TOPOLOGICAL = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL
+_FORGET = libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY
+_UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
+
+
+def read(domain: libvirt.virDomain) -> Definition:
+    flags = _SECURE_OFF if domain.isPersistent() else libvirt.VIR_DOMAIN_XML_SECURE
+    return Definition(
+        uuid=domain.UUIDString(),
+        xml=domain.XMLDesc(flags),
+        snapshots=tuple(
+            WrittenSnapshot(each.getName(), each.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE), each.isCurrent())
+            for each in domain.listAllSnapshots(_TOPOLOGICAL)
+        ),
+        checkpoints=tuple(
+            WrittenSnapshot(each.getName(), each.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_SECURE))
+            for each in domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+        ),
+        autostart=bool(domain.isPersistent() and domain.autostart()),
+    )
+
+
+def forget(domain: libvirt.virDomain) -> None:
+    """Drop what is written down, and nothing else; one that runs goes on without a definition."""
+    for checkpoint in reversed(domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)):
+        checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    for snapshot in reversed(domain.listAllSnapshots(_TOPOLOGICAL)):
+        snapshot.delete(_FORGET)
+    if domain.isPersistent():
+        domain.undefineFlags(_UNDEFINE)
+
+
+def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) -> None:
+    """Define it, whether it runs or not, with its snapshots, checkpoints and autostart; again is fine."""
+    root = domain_xml.parse(definition.xml)
+    apply(root, changes)
+    domain = conn.defineXML(domain_xml.text(root))
+    for snapshot in definition.snapshots:
+        root = domain_xml.parse(snapshot.xml)
+        domain_xml.replace_paths(root, changes.files)
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+        if snapshot.current:
+            flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+        domain.snapshotCreateXML(domain_xml.text(root), flags)
+    for checkpoint in definition.checkpoints:
+        root = domain_xml.parse(checkpoint.xml)
+        domain_xml.replace_paths(root, changes.files)
+        domain.checkpointCreateXML(domain_xml.text(root), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+    domain.setAutostart(int(definition.autostart))
+
+
+def apply(root: domain_xml.Element, changes: Changes) -> None:
+    """Make a domain's XML name what it has at the destination."""
+    domain_xml.replace_places(root, changes.disks, changes.files)
+    for _, element, attribute in _connections(root):
+        element.set(attribute, changes.networks.get(element.get(attribute, ""), element.get(attribute, "")))
+
+
+def announce(conn: libvirt.virConnect, definition: Definition, job: str, host: str) -> None:
+    """Define a placeholder. Raises VmExists."""
+    root = domain_xml.parse(definition.xml)
+    for known in (definition.uuid, root.findtext("name", "")):
+        there = find(conn, known)
+        if there is not None and marked(there) != job:
+            raise VmExists(host=host, vm=there.name())
+    disks = {target: Placed(NOWHERE / f"vmferry-{job}" / target, "raw") for target in _targets(root)}
+    domain_xml.replace_places(root, disks, {})
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = etree.SubElement(root, "metadata")
+    mark = etree.SubElement(metadata, f"{{{MARK}}}job", nsmap={"vmferry": MARK})
+    mark.set("id", job)
+    conn.defineXML(domain_xml.text(root))
+
+
+def marked(domain: libvirt.virDomain) -> str:
+    """The job whose placeholder it is; empty when it is none."""
+    if not domain.isPersistent():
+        return ""
+    mark = domain_xml.parse(domain.XMLDesc(_SECURE_OFF)).find(f"./metadata/{{{MARK}}}job")
+    return "" if mark is None else mark.get("id", "")
+
+
+def find(conn: libvirt.virConnect, known: str) -> libvirt.virDomain | None:
+    """By UUID or name."""
+    for lookup in (conn.lookupByUUIDString, conn.lookupByName):
+        with contextlib.suppress(libvirt.libvirtError):
+            return lookup(known)
+    return None
+
+
+def misses(conn: libvirt.virConnect, definition: Definition, networks: Mapping[str, str]) -> list[str]:
+    present = {network.name() for network in conn.listAllNetworks() if network.isActive()}
+    devices = {name for _, name in socket.if_nameindex()}
+    found = []
+    for kind, element, attribute in _connections(domain_xml.parse(definition.xml)):
+        name = element.get(attribute, "")
+        if networks.get(name, name) not in (present if kind == "network" else devices):
+            found.append(name)
+    return found
+
+
+def off(domain: libvirt.virDomain) -> bool:
+    return look.power(domain) is Power.OFF
+
+
+def _targets(root: domain_xml.Element) -> list[str]:
+    return [domain_xml.target_of(d) for d in domain_xml.disks(root) if d.get("device", "disk") == "disk"]
+
+
+def _connections(root: domain_xml.Element) -> Iterator[tuple[str, domain_xml.Element, str]]:
+    """(kind, element, attribute) of the names of networks, bridges and devices that interfaces use."""
+    attributes = {"network": "network", "bridge": "bridge", "direct": "dev"}
+    for interface in root.iterfind("./devices/interface"):
+        kind = interface.get("type", "")
+        source = interface.find("source")
+        if kind in attributes and source is not None and source.get(attributes[kind]):
+            yield kind, source, attributes[kind]

@@ -1,0 +1,53 @@
+"""What libvirt has written down about a VM, so that another host can write down the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vmferry.model.vms import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSnapshot:
+    """One of libvirt's snapshots, or checkpoints."""
+
+    name: str
+    xml: str
+    current: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Name, UUID, devices, title and metadata stand in the XML; the rest beside it."""
+
+    uuid: str
+    xml: str
+    """As it would start, with secrets."""
+    snapshots: tuple[WrittenSnapshot, ...] = ()
+    """Parents before their children."""
+    checkpoints: tuple[WrittenSnapshot, ...] = ()
+    autostart: bool = False
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def load(text: str) -> Definition:
+        told = json.loads(text)
+        for name in ("snapshots", "checkpoints"):
+            told[name] = tuple(WrittenSnapshot(**each) for each in told[name])
+        return Definition(**told)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What of a definition is another at the destination."""
+
+    disks: Mapping[str, Placed] = field(default_factory=dict)
+    """By target; what is not named stays."""
+    files: Mapping[Path, Path] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Networks, bridges and devices of interfaces, by name."""

@@ -1,0 +1,206 @@
+"""What a move to another host adds: the VM's definition, its memory and the right to run it change hosts.
+
+The right to run is a single token. The source gives it up first (`Relinquish`), durably; only then the
+destination may take it, by releasing the saved state or the guest that arrived standing. To go back the
+destination has to give it up first: as long as it does not answer, nobody runs the VM.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged
+from vmferry.hosts.protocol import Host
+from vmferry.model import Changes, Definition, Power
+from vmferry.steps.base import Job, Step, file_of
+from vmferry.steps.freeze import below, drop_overlay_copy, rounds
+from vmferry.steps.progress import DeskWatch, copy_verified, phase
+from vmferry.steps.saved import first_images, last_images, note_standing, stood_s
+
+
+class Announce(Step):
+    """Show the VM at the destination as a placeholder, which takes no memory and cannot start."""
+
+    says = "announcing the VM at the destination"
+
+    def do(self, job: Job) -> None:
+        job.there.announce(job.host.definition(job.uuid))
+
+    def undo(self, job: Job) -> None:
+        job.there.withdraw(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return job.there.announced(job.uuid)
+
+
+class CarryMemory(Step):
+    """Bring the saved state to the destination's host, compared."""
+
+    says = "carrying the guest's memory"
+
+    def do(self, job: Job) -> None:
+        with phase(job, "carry memory") as moved:
+            moved.append(copy_verified(job, job.saved, _part(job), job.plan.disks[0].target, hurry=True))
+        job.there.promote(_part(job), job.memory)
+
+    def undo(self, job: Job) -> None:
+        job.there.drop(job.transfer(job.saved, _part(job)))
+        job.there.remove(job.memory)
+
+    def found(self, job: Job) -> bool:
+        return job.there.exists(job.memory) and not job.there.exists(_part(job))
+
+
+class Relinquish(Step):
+    """Make it impossible that the source starts the VM by itself."""
+
+    says = "giving up the VM at the source"
+
+    def do(self, job: Job) -> None:
+        if defined(job.host, job.uuid):
+            job.facts.put("definition", job.host.definition(job.uuid).dump())
+        job.host.relinquish(job.uuid)
+
+    def undo(self, job: Job) -> None:
+        """Only once the destination can never run it."""
+        job.there.void(job.memory)
+        definition = written(job)
+        if definition is not None:
+            job.host.reclaim(definition)
+            if job.facts.get("frozen") is True:
+                job.host.point(job.uuid, first_images(job), {})
+
+
+class StillOff(Step):
+    """A VM that was off must have stayed so while it was copied."""
+
+    says = "looking whether the VM was touched"
+
+    def do(self, job: Job) -> None:
+        if power_of(job.host, job.uuid) is not Power.OFF:
+            raise VmChanged(vm=job.plan.vm, change="it was started while it was copied")
+        for image in job.plan.images:
+            if not image.from_volume and job.host.mark_of(file_of(image.source)) != job.facts.get(
+                f"mark:{image.source}"
+            ):
+                raise SourceChanged(path=image.source)
+
+
+class LayOverlays(Step):
+    """Empty overlays at the destination, for what QEMU brings over while the guest runs."""
+
+    says = "preparing the destination's overlays"
+
+    def do(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            job.there.make_overlay(job.overlay_copy(disk, rounds(job)), below(job, disk, rounds(job)))
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            drop_overlay_copy(job, disk, rounds(job))
+
+
+class Migrate(Step):
+    """Let libvirt carry memory and the last changes while the guest runs, then let it run there.
+
+    It arrives standing: what is not released there has never run there, so that an end in doubt is
+    decided for the source as long as QEMU lives there.
+    """
+
+    says = "migrating the guest to the other host"
+
+    def do(self, job: Job) -> None:
+        power = power_of(job.host, job.uuid)
+        if power is Power.OFF and not self.crossed(job):
+            raise GuestGone(vm=job.plan.vm)
+        if job.facts.get("ran") is None:
+            job.facts.put("ran", power is Power.RUNNING)
+        if power is not Power.OFF:
+            self._carry(job)
+        begun = time.monotonic()
+        if job.facts.get("ran"):
+            job.there.resume(job.uuid)
+        job.facts.put("pause_s", round(stood_s(job, time.monotonic() - begun), 4))
+
+    def _carry(self, job: Job) -> None:
+        self._back(job)
+        changes = Changes(last_images(job), job.file_paths(), job.plan.networks)
+        with phase(job, "migrate"):
+            to = job.there.receive(job.uuid)
+            job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
+        note_standing(job)
+
+    def undo(self, job: Job) -> None:
+        self._back(job)
+
+    def _back(self, job: Job) -> None:
+        """After an attempt that was cut off: the guest lives at the source, so the destination's half has to go."""
+        job.there.unload(job.uuid)
+        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
+            job.host.resume(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return self.crossed(job) and not (job.facts.get("ran") and job.there.power(job.uuid) is Power.PAUSED)
+
+    def crossed(self, job: Job) -> bool:
+        return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
+
+
+@dataclass(frozen=True)
+class Arrive(Step):
+    """Define the VM at the destination, in the placeholder's place, with all that was written down of it."""
+
+    overlaid: bool
+    """It runs on overlays that are still to be merged."""
+    says = "defining the VM at the destination"
+
+    def do(self, job: Job) -> None:
+        definition = written(job)
+        if definition is None:
+            raise NoSuchVm(vm=job.plan.vm, host=job.plan.connect)
+        disks = last_images(job) if self.overlaid else {disk.target: disk.to for disk in job.plan.disks}
+        job.there.adopt(definition, Changes(disks, job.paths(), job.plan.networks))
+
+    def undo(self, job: Job) -> None:
+        """Cut off before it took effect."""
+
+    def found(self, job: Job) -> bool:
+        return self.crossed(job)
+
+    def crossed(self, job: Job) -> bool:
+        return defined(job.there, job.uuid) and not job.there.announced(job.uuid)
+
+
+def written(job: Job) -> Definition | None:
+    """The VM's definition, once the source has given it up."""
+    text = job.facts.get("definition")
+    return Definition.load(text) if isinstance(text, str) else None
+
+
+def defined(host: Host, uuid: str) -> bool:
+    """Does libvirt there know the VM also when it does not run?"""
+    try:
+        return host.vm(uuid).persistent
+    except NoSuchVm:
+        return False
+
+
+def power_of(host: Host, uuid: str) -> Power:
+    """Of a VM that is not known there: off."""
+    try:
+        return host.power(uuid)
+    except NoSuchVm:
+        return Power.OFF
+
+
+def forget_carried(job: Job) -> None:
+    """The bookmarks of what was carried beside the disks."""
+    job.there.forget(job.transfer(job.saved, _part(job)))
+    for file in job.plan.files:
+        job.there.forget(job.transfer(file.source, job.file_part(file)))
+
+
+def _part(job: Job) -> Path:
+    return job.memory.with_name(f"{job.memory.name}.part")
