@@ -13,6 +13,7 @@ from vmferry.lab.boot import Boot
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.secrets import secret_of
 
+CONSOLE, COMMANDS = "console.log", "commands"
 OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 LEAST_UEFI_MIB = 256  # with 128 OVMF gives up before the kernel starts
@@ -45,20 +46,24 @@ class GuestSpec:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a guest's files are: its console and commands, and the image of each disk."""
+    """Where a guest's files are: its console and commands, and the image of each disk as it was made.
+
+    `inside` is the folder as QEMU sees it; in a lab of several hosts that is one path on all of them.
+    """
 
     uuid: str
     folder: Path
     images: Mapping[str, Path]
+    inside: Path | None = None
 
     @property
     def console(self) -> Path:
-        return self.folder / "console.log"
+        return self.folder / CONSOLE
 
     @property
     def commands(self) -> Path:
         """libvirt adds `.in` and `.out`: pipes, because a socket is unlinked by whichever QEMU ends last."""
-        return self.folder / "commands"
+        return self.folder / COMMANDS
 
     @property
     def nvram(self) -> Path:
@@ -118,8 +123,9 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     if any(disk.bus == "scsi" for disk in spec.disks):
         devices.append(E.controller(type="scsi", index="0", model="virtio-scsi"))
     devices.append(E.controller(type="usb", model="none"))
-    devices.append(E.serial(E.source(path=str(place.console), append="on"), E.target(port="0"), type="file"))
-    devices.append(E.serial(E.source(path=str(place.commands)), E.target(port="1"), type="pipe"))
+    inside = place.inside or place.folder
+    devices.append(E.serial(E.source(path=str(inside / CONSOLE), append="on"), E.target(port="0"), type="file"))
+    devices.append(E.serial(E.source(path=str(inside / COMMANDS)), E.target(port="1"), type="pipe"))
     if spec.agent:
         devices.append(E.channel(E.target(type="virtio", name="org.qemu.guest_agent.0"), type="unix"))
     if spec.tpm:
