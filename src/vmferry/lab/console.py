@@ -32,7 +32,7 @@ class Edge:
 ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)")
 EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
 NOTE = re.compile(rb"noted (\d+) (\d+)")
-WHOLE = re.compile(rb"(ack|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|walked|touched) ")
+WHOLE = re.compile(rb"(ack|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|second-writer|walked|touched) ")
 BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgements across one of these is no stall
 
 
@@ -47,6 +47,7 @@ class Console:
     others: tuple[Path, ...] = ()
     acks: list[Ack] = field(default_factory=list)
     runs: list[list[Edge]] = field(default_factory=lambda: [[]])  # one list of edges for each boot
+    second_writers: list[str] = field(default_factory=list)  # what shows that two copies of the guest ran at once
     errors: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     hooks: list[str] = field(default_factory=list)  # what the guest agent's hook was called for: freezing, thawed
@@ -56,6 +57,7 @@ class Console:
     _heard: dict[Path, int] = field(default_factory=dict)
     _begun: dict[Path, bytes] = field(default_factory=dict)  # the line that each file ends with, not ended yet
     _newest: Path | None = None  # the file that spoke last
+    _seconds: dict[int, Path] = field(default_factory=dict)  # who told of each second of the host's clock
     _last_us: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> Console:
@@ -75,7 +77,7 @@ class Console:
         self._heard[file] = self._heard.get(file, 0) + len(news)
         begun = self._begun.pop(file, b"")
         if self._newest not in (None, file) and not WHOLE.match(news):
-            begun = self._begun.pop(self._newest, b"")
+            begun = self._begun.pop(self._newest, b"") or begun
         self._newest = file
         *whole, self._begun[file] = (begun + news).split(b"\n")
         for line in whole:
@@ -85,12 +87,14 @@ class Console:
         if found := ACK.fullmatch(line):
             self._take_ack(found)
         elif found := EDGE.fullmatch(line):
-            self.runs[-1].append(Edge(*map(int, found.groups())))
+            self._take_edge(Edge(*map(int, found.groups())))
         elif BREAK.match(line):
             self._last_us.clear()
             if line.startswith(b"up "):
                 self.ups += 1
                 self.runs.append([])
+        elif line.startswith(b"second-writer "):
+            self.second_writers.append(line.decode(errors="replace"))
         elif line.startswith(b"error "):
             self.errors.append(line.decode(errors="replace"))
         elif line.startswith((b"freezing ", b"thawed ")):
@@ -99,6 +103,14 @@ class Console:
             self.noted = int(found[1])
         elif line.startswith(b"done "):
             self.done.add(line[5:].decode())
+
+    def _take_edge(self, edge: Edge) -> None:
+        """One guest sees each second of the host's clock change once: not here and on another host too."""
+        self.runs[-1].append(edge)
+        assert self._newest is not None
+        where = self._seconds.setdefault(edge.rtc_s, self._newest)
+        if where != self._newest:
+            self.second_writers.append(f"both {where} and {self._newest} tell of second {edge.rtc_s}")
 
     def _take_ack(self, found: re.Match[bytes]) -> None:
         number, place, mono_us, blocks = map(int, found.groups()[1:])

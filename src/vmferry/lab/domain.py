@@ -41,7 +41,7 @@ class GuestSpec:
     @property
     def stamped(self) -> tuple[DiskSpec, ...]:
         """The disks that the guest stamps its writes on."""
-        return tuple(disk for disk in self.disks if not disk.file_system)
+        return tuple(disk for disk in self.disks if not disk.file_system and not disk.lease)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def _cpu(spec: GuestSpec, boot: Boot) -> list[etree._Element]:
 def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
-    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system) + (" lab.agent" if spec.agent else "")
+    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
+    told += "".join(f" lab.lease={d.target}" for d in spec.disks if d.lease) + (" lab.agent" if spec.agent else "")
     os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
@@ -141,6 +142,8 @@ def _disk(spec: DiskSpec, place: Place) -> etree._Element:
         type="file",
         device="disk",
     )
+    if spec.lease:
+        disk.append(E.shareable())  # else QEMU's lock would keep a second copy off
     if spec.encrypted:
         secret = E.secret(type="passphrase", uuid=secret_of(place.uuid, spec.target))
         disk.append(E.encryption(secret, format="luks"))

@@ -108,6 +108,7 @@ class LabGuest:
 
     def moved_to(self, host: LabHost) -> None:
         """From now on its VM, its console and its commands are those on another host of its lab."""
+        self.console.read()  # between two moves: else nothing tells which words came before the first
         self.host = host
         self.place = replace(self.place, folder=host.guest_folder(self.place.uuid))
 
@@ -197,7 +198,12 @@ class LabGuest:
         acks = list(console.acks)
         images = images or self.images()
         regions = {disk.target: read_region(disk, images[disk.target]) for disk in self.spec.stamped}
-        return replace(judge(acks, regions), longest_pause_s=console.longest_pause_s, longest_stall_s=self.stall())
+        return replace(
+            judge(acks, regions),
+            longest_pause_s=console.longest_pause_s,
+            longest_stall_s=self.stall(),
+            second_writers=len(console.second_writers),
+        )
 
     def images(self) -> dict[str, Path | str]:
         """The active image of each disk, by target, as libvirt tells it; as made, when libvirt knows the VM no more."""
