@@ -113,7 +113,10 @@ class LabGuest:
         self.place = replace(self.place, folder=host.guest_folder(self.place.uuid))
 
     def runs_on(self) -> list[str]:
-        """The hosts on which a copy of it runs; two, while one waits for the other's memory, are still one."""
+        """The hosts on which a copy of it runs, by their libvirtd, which must be up; one that waits for memory does not.
+
+        Raises libvirt.libvirtError.
+        """
         return [host.name for host in self.host.neighbours() if _is_running(host, self.place.uuid)]
 
     # -- hearing
