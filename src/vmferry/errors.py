@@ -283,6 +283,14 @@ class LabPlaceUnfit(UsageError):
     says = "{at} cannot hold a lab ({reason}): choose another folder with --at"
 
 
+class NoSuchLabHost(UsageError):
+    says = "the lab has no host {host}: it has {present}"
+
+
+class LabLinkUnfit(UsageError):
+    says = "the link of {link} cannot become so: {reason}"
+
+
 class LabLate(VmferryError):
     says = "waited {deadline_s} s in vain for {what}: {evidence}"
 

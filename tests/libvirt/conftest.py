@@ -11,11 +11,12 @@ import libvirt
 import pytest
 
 from vmferry.errors import LabNeeds
-from vmferry.lab import GuestSpec, LabGuest, LabHost
+from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost
 from vmferry.lab.boot import prepare_boot
 from vmferry.lab.ferry import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
+MakeGuestOn = Callable[[LabHost, GuestSpec], LabGuest]
 
 
 @pytest.fixture(scope="session")
@@ -79,4 +80,75 @@ def lab_place(tmp_path: Path) -> Iterator[Path]:
 def ferry(lab: LabHost, tmp_path: Path) -> Iterator[Ferry]:
     """vmferry's own command against the lab, with a state folder of its own within the lab, which ends its worker."""
     with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri) as command:
+        yield command
+
+
+# -- several hosts
+
+
+@pytest.fixture(scope="session")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Lab]]:
+    """A lab with so many hosts, one for each pytest process and number; `two_hosts` is what a test wants."""
+    started: dict[int, Lab] = {}
+
+    def lab_of(hosts: int) -> Lab:
+        if hosts not in started:
+            started[hosts] = Lab(tmp_path_factory.mktemp("hosts")).up(hosts, owner_pid=os.getpid())
+        return started[hosts]
+
+    try:
+        prepare_boot()
+        yield lab_of
+    except LabNeeds as error:
+        pytest.skip(str(error))
+    finally:
+        for lab in started.values():
+            lab.down()
+
+
+@pytest.fixture
+def two_hosts(labs: Callable[[int], Lab]) -> Iterator[Lab]:
+    """host1 and host2, their links whole and their libvirtd up again after the test."""
+    yield from _whole(labs(2))
+
+
+@pytest.fixture
+def three_hosts(labs: Callable[[int], Lab]) -> Iterator[Lab]:
+    """host1 to host3, as two_hosts has them."""
+    yield from _whole(labs(3))
+
+
+def _whole(lab: Lab) -> Iterator[Lab]:
+    try:
+        yield lab
+    finally:
+        for name in (*lab.record.hosts, "manager"):
+            lab.link(name).heal()
+            lab.link(name).shape(None)
+        for host in lab.hosts:
+            host.start_libvirtd()
+
+
+@pytest.fixture
+def make_guest_on() -> Iterator[MakeGuestOn]:
+    """Makes guests that end with the test, on whichever host they are by then. Ask for it after the hosts."""
+    made: list[LabGuest] = []
+
+    def make(host: LabHost, spec: GuestSpec) -> LabGuest:
+        unique = spec if not made else replace(spec, name=f"{spec.name} {len(made) + 1}")
+        made.append(host.guest(unique))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for guest in made:
+            guest.remove()
+
+
+@pytest.fixture
+def manager(two_hosts: Lab, tmp_path: Path) -> Iterator[Ferry]:
+    """vmferry's own command in the manager's place: on the network of two_hosts, without any of their files."""
+    node = two_hosts.manager
+    with Ferry(node.at / f"state-{tmp_path.name}", two_hosts.host("host1").tcp_uri, node.inside()) as command:
         yield command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,63 @@ def test_a_reboot_is_no_pause(tmp_path: Path) -> None:
 def test_errors_and_answers_are_heard(tmp_path: Path) -> None:
     heard = console(tmp_path, "error write vda 100 5 1000\ndone ab12\n")
     assert (heard.errors, heard.done) == (["error write vda 100 5 1000"], {"ab12"})
+
+
+# -- a guest that moves between hosts: one file on each
+
+
+def two_hosts(tmp_path: Path, on_one: str, on_two: str) -> Console:
+    """Written in this order, which their times of change tell."""
+    heard = Console(tmp_path / "two.log", (tmp_path / "one.log",))
+    say(tmp_path / "one.log", on_one)
+    say(tmp_path / "two.log", on_two)
+    return heard
+
+
+def say(file: Path, words: str) -> None:
+    """Add to a file, at a time later than all that was said before."""
+    with file.open("a") as out:
+        out.write(words)
+    newest_ns = max(other.stat().st_mtime_ns for other in file.parent.iterdir())
+    os.utime(file, ns=(newest_ns + 1000, newest_ns + 1000))
+
+
+def test_what_a_guest_said_on_two_hosts_is_heard_in_the_order_in_which_it_was_said(tmp_path: Path) -> None:
+    heard = two_hosts(tmp_path, "up 5 1\nack vda 1 1 1000 1\n", "ack vda 2 1 3000 1\n")
+    assert [ack.number for ack in heard.read().acks] == [1, 2]
+    say(tmp_path / "one.log", "ack vda 3 1 4000 1\n")
+    assert [ack.number for ack in heard.read().acks] == [1, 2, 3]
+    assert (heard.ups, heard.longest_gap_us) == (1, 2000)
+
+
+def test_a_line_begun_on_one_host_and_ended_on_another_is_one_line(tmp_path: Path) -> None:
+    heard = two_hosts(tmp_path, "ack vda 1 1 1000 1\nack vda 2 1", "00 3000 1\nack vda 3 1 40")
+    assert heard.read().acks[1:] == [Ack("vda", 2, 100, 3000, 1)]
+    say(tmp_path / "one.log", "00 1\nack vda 4 1 5000 1\n")
+    assert heard.read().acks[2:] == [Ack("vda", 3, 1, 4000, 1), Ack("vda", 4, 1, 5000, 1)]
+
+
+def test_two_copies_that_speak_at_once_do_not_spoil_each_others_lines(tmp_path: Path) -> None:
+    heard = two_hosts(tmp_path, "ack vda 1 1 1000 1\nack vda 2 1", "ack vda 2 1 2000 1\n")
+    assert heard.read().acks[1:] == [Ack("vda", 2, 1, 2000, 1)]
+    say(tmp_path / "one.log", " 2100 1\n")
+    assert heard.read().acks[2:] == [Ack("vda", 2, 1, 2100, 1)]
+
+
+def test_one_second_of_the_hosts_clock_seen_on_two_hosts_means_two_copies(tmp_path: Path) -> None:
+    heard = two_hosts(tmp_path, "edge 100 1000000 0\nedge 101 2000000 0\n", "edge 102 3000000 0\n")
+    assert heard.read().second_writers == []
+    say(tmp_path / "one.log", "edge 102 3000100 0\n")
+    assert len(heard.read().second_writers) == 1
+    assert "102" in heard.second_writers[0]
+
+
+def test_what_the_lease_tells_is_heard(tmp_path: Path) -> None:
+    said = "second-writer 7 1000 8 1100"
+    assert console(tmp_path, f"{said}\n").second_writers == [said]
+
+
+# -- the clock
 
 
 def edges(*seen: tuple[int, int]) -> list[Edge]:

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from vmferry.errors import LabLate, LabNeeds, LabPlaceUnfit, LabProgramFailed, UsageError
+from vmferry.errors import LabLate, LabLinkUnfit, LabNeeds, LabPlaceUnfit, LabProgramFailed, UsageError
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
 from vmferry.lab.boot import Boot
 from vmferry.lab.disks import make_disk
 from vmferry.lab.domain import Place, domain_xml
 from vmferry.lab.kernel import Kernel
+from vmferry.lab.links import Link
+from vmferry.lab.node import LabNode
 from vmferry.lab.processes import in_lab, lab_processes
 from vmferry.lab.programs import program, run
-from vmferry.lab.record import LabRecord, read_record, write_record
+from vmferry.lab.record import HostsRecord, LabRecord, read_hosts, read_record, write_hosts, write_record
 
 BOOT = Boot(Path("/k"), Path("/i"), "quiet", "tcg")
 
@@ -46,6 +48,28 @@ def test_the_record_is_read_as_written(tmp_path: Path) -> None:
     assert read_record(tmp_path / "none") is None
 
 
+def test_the_record_of_several_hosts_is_read_as_written(tmp_path: Path) -> None:
+    record = HostsRecord("id", ("host1", "host2"), ("shared",))
+    write_hosts(tmp_path, record)
+    assert read_hosts(tmp_path) == record
+    assert read_hosts(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("rate", ["fast", "100", "0mbit", "100mbit burst 1", "-1mbit"])
+def test_a_link_takes_no_rate_that_is_none(rate: str, tmp_path: Path) -> None:
+    with pytest.raises(LabLinkUnfit, match="100mbit"):
+        Link(LabNode(tmp_path / "switch"), LabNode(tmp_path / "host1")).shape(rate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_was_never_started_does_not_run_and_cannot_be_started_again(tmp_path: Path) -> None:
+    node = LabNode(tmp_path)
+    assert node.pid_of("agent") is None
+    node.kill("agent")
+    with pytest.raises(LabProgramFailed, match="ever started"):
+        node.start("agent")
+
+
 def test_this_process_is_in_no_lab(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     assert not in_lab(os.getpid(), tmp_path)
@@ -69,6 +93,24 @@ def test_a_disk_with_a_file_system_is_mounted_and_never_stamped() -> None:
     told = (tree.findtext("os/cmdline") or "").split()
     assert {"lab.write=vda:224:32", "lab.fs=vdb", "lab.agent"} <= set(told)
     assert tree.find("devices/channel/target[@name='org.qemu.guest_agent.0']") is not None
+
+
+def test_a_lease_may_be_open_twice_and_is_never_stamped() -> None:
+    disks = (DiskSpec("vda"), DiskSpec("vdb", format="raw", lease=True))
+    place = Place("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
+    tree = etree.fromstring(domain_xml(GuestSpec("a", disks=disks), place, BOOT))
+    told = (tree.findtext("os/cmdline") or "").split()
+    assert {"lab.write=vda:224:32", "lab.lease=vdb"} <= set(told)
+    shareable = [d.find("target") for d in tree.iterfind("devices/disk") if d.find("shareable") is not None]
+    assert [target.get("dev") for target in shareable if target is not None] == ["vdb"]
+
+
+def test_a_guests_console_has_one_path_on_every_host_of_a_lab() -> None:
+    place = Place("u", Path("/lab/host1/guests/u"), {"vda": Path("/s/vda.qcow2")}, Path("/lab/guests/u"))
+    tree = etree.fromstring(domain_xml(GuestSpec("a", disks=(DiskSpec("vda"),)), place, BOOT))
+    told = [source.get("path") for source in tree.iterfind("devices/serial/source")]
+    assert told == ["/lab/guests/u/console.log", "/lab/guests/u/commands"]
+    assert place.console == Path("/lab/host1/guests/u/console.log")
 
 
 def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:

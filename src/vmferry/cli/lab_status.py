@@ -9,7 +9,7 @@ from vmferry.cli.options import Json, globals_of
 
 
 def lab_status(ctx: typer.Context, *, at: At = None, json: Json = False) -> None:
-    """Show the lab's storages and VMs, and how to reach them."""
+    """Show the lab's hosts, storages and VMs, and how to reach them."""
     globals_of(ctx).json = json
     from vmferry.cli.lab_page import print_lab
     from vmferry.lab import commands

@@ -19,6 +19,8 @@ from vmferry.cli.job_show import job_show
 from vmferry.cli.job_watch import job_watch
 from vmferry.cli.jobs import jobs
 from vmferry.cli.lab_down import lab_down
+from vmferry.cli.lab_exec import lab_exec
+from vmferry.cli.lab_link import lab_link
 from vmferry.cli.lab_status import lab_status
 from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
@@ -62,7 +64,7 @@ vm = _group("One VM.")
 job = _group("One job.")
 transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
-lab = _group("A private host to try things on, without risk.")
+lab = _group("A private host, or several, to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
 app.command("copy")(copy)
@@ -99,6 +101,8 @@ app.add_typer(lab, name="lab")
 lab.command("up")(lab_up)
 lab.command("down")(lab_down)
 lab.command("status")(lab_status)
+lab.command("link")(lab_link)
+lab.command("exec")(lab_exec)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so

@@ -15,7 +15,19 @@ from vmferry.lab.domain import GuestSpec
 from vmferry.lab.guests import LabGuest
 from vmferry.lab.host import LabHost
 from vmferry.lab.programs import wait_for
+from vmferry.lab.several import Lab
 from vmferry.lab.storage import StorageSpec
 from vmferry.lab.verdict import Verdict
 
-__all__ = ["BARE_GUEST", "Ack", "DiskSpec", "GuestSpec", "LabGuest", "LabHost", "StorageSpec", "Verdict", "wait_for"]
+__all__ = [
+    "BARE_GUEST",
+    "Ack",
+    "DiskSpec",
+    "GuestSpec",
+    "Lab",
+    "LabGuest",
+    "LabHost",
+    "StorageSpec",
+    "Verdict",
+    "wait_for",
+]

@@ -1,4 +1,4 @@
-"""What `vmferry lab up`, `down` and `status` do; the command line prints what they return."""
+"""What `vmferry lab ...` does; the command line prints what comes back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import libvirt
 
-from vmferry.errors import NoLab, NoSuchVm
+from vmferry.errors import LabRunning, NoLab, NoSuchVm
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.domain import GuestSpec
 from vmferry.lab.host import DEFAULT_PLACE, LabHost
+from vmferry.lab.links import Cut, LinkState
+from vmferry.lab.several import Lab, lab_at
 from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec
 
 DEMO = GuestSpec("demo", disks=(DiskSpec("vda", internal_snapshot="before"), DiskSpec("vdb", format="raw")))
@@ -37,6 +39,28 @@ class LabStatus:
     vms: tuple[LabVm, ...]
 
 
+@dataclass(frozen=True)
+class HostStatus:
+    """One host of a lab of several; its storages do not count those that are shared."""
+
+    name: str
+    address: str
+    uri: str | None
+    storages: tuple[Path, ...]
+    vms: tuple[LabVm, ...]
+    link: LinkState
+
+
+@dataclass(frozen=True)
+class HostsStatus:
+    """A running lab of several hosts, their shared storages, and the link of the manager's place."""
+
+    at: Path
+    hosts: tuple[HostStatus, ...]
+    shared: tuple[Path, ...]
+    manager_link: LinkState
+
+
 def up(
     at: Path = DEFAULT_PLACE,
     storages: Sequence[StorageSpec] = DEFAULT_STORAGES,
@@ -44,42 +68,120 @@ def up(
     *,
     owner_pid: int | None = None,
 ) -> LabStatus:
-    """Start a lab with one guest that writes; it ends by `down` or with `owner_pid`. Leaves nothing when it fails.
+    """Start a lab of one host with one guest that writes; it ends by `down` or with `owner_pid`.
 
-    Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
+    Leaves nothing when it fails. Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
     """
+    _clear(at)
     host = LabHost(at).up(storages, owner_pid=owner_pid)
     try:
         if guest:
             host.guest(guest)
-        return status(at)
+        return _alone(host)
     except BaseException:
         host.down()
         raise
 
 
+def up_several(
+    hosts: int, at: Path = DEFAULT_PLACE, guest: GuestSpec | None = DEMO, *, owner_pid: int | None = None
+) -> HostsStatus:
+    """Start a lab of several hosts, with a guest on the first; ends and raises as `up`."""
+    _clear(at)
+    lab = Lab(at).up(hosts, owner_pid=owner_pid)
+    try:
+        if guest:
+            lab.hosts[0].guest(guest)
+        return _several(lab)
+    except BaseException:
+        lab.down()
+        raise
+
+
 def down(at: Path = DEFAULT_PLACE) -> None:
     """End the lab at `at`, whichever process started it and however that ended; NoLab when there is none."""
-    host = LabHost(at)
-    if not host.exists:
+    lab = lab_at(at)
+    if lab is None:
         raise NoLab(at=at)
-    host.down()
+    lab.down()
 
 
-def status(at: Path = DEFAULT_PLACE) -> LabStatus:
+def status(at: Path = DEFAULT_PLACE) -> LabStatus | HostsStatus:
     """What the lab at `at` holds now; NoLab when none runs there."""
-    host = LabHost(at)
-    if not host.running:
+    lab = lab_at(at)
+    if lab is None or not lab.running:
         raise NoLab(at=at)
-    storages = tuple(host.storage(name) for name in host.record.storages)
+    return _several(lab) if isinstance(lab, Lab) else _alone(lab)
+
+
+def several(at: Path = DEFAULT_PLACE) -> Lab:
+    """The lab of several hosts that runs at `at`; NoLab."""
+    lab = Lab(at)
+    if not lab.running:
+        raise NoLab(at=at)
+    return lab
+
+
+def link(
+    name: str,
+    at: Path = DEFAULT_PLACE,
+    *,
+    rate: str | None = None,
+    cut: Cut | None = None,
+    heal: bool = False,
+) -> HostsStatus:
+    """Shape (`none` as it is), cut or heal the link of a host or of the manager.
+
+    Raises NoLab, NoSuchLabHost, LabLinkUnfit.
+    """
+    lab = several(at)
+    cable = lab.link(name)
+    if rate is not None:
+        cable.shape(None if rate == "none" else rate)
+    if heal:
+        cable.heal()
+    if cut is not None:
+        cable.cut(cut)
+    return _several(lab)
+
+
+def _clear(at: Path) -> None:
+    """Take away a lab whose processes have died; LabRunning when one lives."""
+    lab = lab_at(at)
+    if lab is not None and lab.running:
+        raise LabRunning(at=at)
+    if lab is not None:
+        lab.down()
+
+
+def _alone(host: LabHost) -> LabStatus:
+    uri, vms = _libvirt_of(host)
+    return LabStatus(host.at, uri, _own_storages(host), vms)
+
+
+def _several(lab: Lab) -> HostsStatus:
+    hosts = []
+    for host in lab.hosts:
+        uri, vms = _libvirt_of(host)
+        hosts.append(HostStatus(host.name, host.address, uri, _own_storages(host), vms, lab.link(host.name).state))
+    shared = tuple(map(lab.shared, lab.record.shared))
+    return HostsStatus(lab.at, tuple(hosts), shared, lab.link(lab.manager.at.name).state)
+
+
+def _own_storages(host: LabHost) -> tuple[Path, ...]:
+    return tuple(host.storage(name) for name in host.record.storages)
+
+
+def _libvirt_of(host: LabHost) -> tuple[str | None, tuple[LabVm, ...]]:
+    """How to reach a host's libvirtd, and its VMs; nothing while it is down."""
     if host.libvirtd_pid is None:
-        return LabStatus(host.at, None, storages, ())
+        return None, ()
     connection = host.connect()
     try:
-        vms = tuple(_vm(host, domain) for domain in connection.listAllDomains())
+        vms = [_vm(host, domain) for domain in connection.listAllDomains()]
     finally:
         connection.close()
-    return LabStatus(host.at, host.uri, storages, tuple(sorted(vms, key=lambda vm: vm.name)))
+    return host.uri, tuple(sorted(vms, key=lambda vm: vm.name))
 
 
 def _vm(host: LabHost, domain: libvirt.virDomain) -> LabVm:

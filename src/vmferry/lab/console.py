@@ -32,47 +32,69 @@ class Edge:
 ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)")
 EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
 NOTE = re.compile(rb"noted (\d+) (\d+)")
+WHOLE = re.compile(rb"(ack|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|second-writer|walked|touched) ")
 BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgements across one of these is no stall
 
 
 @dataclass
 class Console:
-    """The console file of one guest, read a little further each time."""
+    """What one guest said, read a little further each time; in a lab of several hosts each has a file of its own.
+
+    A line that was begun on one host and ended on another is one line.
+    """
 
     file: Path
+    others: tuple[Path, ...] = ()
     acks: list[Ack] = field(default_factory=list)
     runs: list[list[Edge]] = field(default_factory=lambda: [[]])  # one list of edges for each boot
+    second_writers: list[str] = field(default_factory=list)  # what shows that two copies of the guest ran at once
     errors: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     hooks: list[str] = field(default_factory=list)  # what the guest agent's hook was called for: freezing, thawed
     noted: int = 0  # the newest note that is durable on the guest's own file system
     ups: int = 0
     longest_gap_us: int = 0
-    _offset: int = 0
+    _heard: dict[Path, int] = field(default_factory=dict)
+    _begun: dict[Path, bytes] = field(default_factory=dict)  # the line that each file ends with, not ended yet
+    _newest: Path | None = None  # the file that spoke last
+    _seconds: dict[int, Path] = field(default_factory=dict)  # who told of each second of the host's clock
     _last_us: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> Console:
         """Take in the whole lines that came since; gives itself."""
-        if self.file.exists():
-            with self.file.open("rb") as file:
-                file.seek(self._offset)
-                news = file.read()
-            whole = news[: news.rfind(b"\n") + 1]
-            self._offset += len(whole)
-            for line in whole.splitlines():
-                self._take(line)
+        spoken = sorted((f for f in (self.file, *self.others) if f.exists()), key=lambda f: f.stat().st_mtime_ns)
+        for number, file in enumerate(spoken):
+            with file.open("rb") as opened:
+                opened.seek(self._heard.get(file, 0))
+                news = opened.read()
+            if any(before.stat().st_size > self._heard.get(before, 0) for before in spoken[:number]):
+                break  # the guest left that one after it was read: its last words come first
+            if news:
+                self._hear(file, news)
         return self
+
+    def _hear(self, file: Path, news: bytes) -> None:
+        self._heard[file] = self._heard.get(file, 0) + len(news)
+        begun = self._begun.pop(file, b"")
+        if self._newest not in (None, file) and not WHOLE.match(news):
+            begun = self._begun.pop(self._newest, b"") or begun
+        self._newest = file
+        *whole, self._begun[file] = (begun + news).split(b"\n")
+        for line in whole:
+            self._take(line)
 
     def _take(self, line: bytes) -> None:
         if found := ACK.fullmatch(line):
             self._take_ack(found)
         elif found := EDGE.fullmatch(line):
-            self.runs[-1].append(Edge(*map(int, found.groups())))
+            self._take_edge(Edge(*map(int, found.groups())))
         elif BREAK.match(line):
             self._last_us.clear()
             if line.startswith(b"up "):
                 self.ups += 1
                 self.runs.append([])
+        elif line.startswith(b"second-writer "):
+            self.second_writers.append(line.decode(errors="replace"))
         elif line.startswith(b"error "):
             self.errors.append(line.decode(errors="replace"))
         elif line.startswith((b"freezing ", b"thawed ")):
@@ -81,6 +103,14 @@ class Console:
             self.noted = int(found[1])
         elif line.startswith(b"done "):
             self.done.add(line[5:].decode())
+
+    def _take_edge(self, edge: Edge) -> None:
+        """One guest sees each second of the host's clock change once: not here and on another host too."""
+        self.runs[-1].append(edge)
+        assert self._newest is not None
+        where = self._seconds.setdefault(edge.rtc_s, self._newest)
+        if where != self._newest:
+            self.second_writers.append(f"both {where} and {self._newest} tell of second {edge.rtc_s}")
 
     def _take_ack(self, found: re.Match[bytes]) -> None:
         number, place, mono_us, blocks = map(int, found.groups()[1:])

@@ -29,6 +29,7 @@ class DiskSpec:
     bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...; "ide" with hda, hdb
     cache: str = "none"
     encrypted: bool = False  # qcow2 with LUKS; its secret is in the lab's libvirtd (lab/secrets.py)
+    lease: bool = False  # on a storage that all hosts see: shows a second copy of the guest, see guest/lease.c
     file_system: bool = False  # ext4, on the whole disk: the guest mounts it and takes notes there, stamps nothing
 
     @property
@@ -46,6 +47,9 @@ def make_disk(spec: DiskSpec, image: Path) -> None:
     """Make the disk's image. Raises LabPlaceUnfit when the random data would reach into the guest's region."""
     if spec.file_system:
         make_file_system(spec, image)
+        return
+    if spec.lease:
+        make_image(image, spec.format, spec.size_mib, 0)
         return
     if spec.data_mib > spec.region[0]:
         raise LabPlaceUnfit(at=image, reason=f"{spec.size_mib} MiB are too small for {spec.data_mib} MiB of data")

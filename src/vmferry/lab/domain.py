@@ -13,6 +13,7 @@ from vmferry.lab.boot import Boot
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.secrets import secret_of
 
+CONSOLE, COMMANDS = "console.log", "commands"
 OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 LEAST_UEFI_MIB = 256  # with 128 OVMF gives up before the kernel starts
@@ -40,25 +41,29 @@ class GuestSpec:
     @property
     def stamped(self) -> tuple[DiskSpec, ...]:
         """The disks that the guest stamps its writes on."""
-        return tuple(disk for disk in self.disks if not disk.file_system)
+        return tuple(disk for disk in self.disks if not disk.file_system and not disk.lease)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a guest's files are: its console and commands, and the image of each disk."""
+    """Where a guest's files are: its console and commands, and the image of each disk as it was made.
+
+    `inside` is the folder as QEMU sees it; in a lab of several hosts that is one path on all of them.
+    """
 
     uuid: str
     folder: Path
     images: Mapping[str, Path]
+    inside: Path | None = None
 
     @property
     def console(self) -> Path:
-        return self.folder / "console.log"
+        return self.folder / CONSOLE
 
     @property
     def commands(self) -> Path:
         """libvirt adds `.in` and `.out`: pipes, because a socket is unlinked by whichever QEMU ends last."""
-        return self.folder / "commands"
+        return self.folder / COMMANDS
 
     @property
     def nvram(self) -> Path:
@@ -98,7 +103,8 @@ def _cpu(spec: GuestSpec, boot: Boot) -> list[etree._Element]:
 def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
-    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system) + (" lab.agent" if spec.agent else "")
+    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
+    told += "".join(f" lab.lease={d.target}" for d in spec.disks if d.lease) + (" lab.agent" if spec.agent else "")
     os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
@@ -118,8 +124,9 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     if any(disk.bus == "scsi" for disk in spec.disks):
         devices.append(E.controller(type="scsi", index="0", model="virtio-scsi"))
     devices.append(E.controller(type="usb", model="none"))
-    devices.append(E.serial(E.source(path=str(place.console), append="on"), E.target(port="0"), type="file"))
-    devices.append(E.serial(E.source(path=str(place.commands)), E.target(port="1"), type="pipe"))
+    inside = place.inside or place.folder
+    devices.append(E.serial(E.source(path=str(inside / CONSOLE), append="on"), E.target(port="0"), type="file"))
+    devices.append(E.serial(E.source(path=str(inside / COMMANDS)), E.target(port="1"), type="pipe"))
     if spec.agent:
         devices.append(E.channel(E.target(type="virtio", name="org.qemu.guest_agent.0"), type="unix"))
     if spec.tpm:
@@ -135,6 +142,8 @@ def _disk(spec: DiskSpec, place: Place) -> etree._Element:
         type="file",
         device="disk",
     )
+    if spec.lease:
+        disk.append(E.shareable())  # else QEMU's lock would keep a second copy off
     if spec.encrypted:
         secret = E.secret(type="passphrase", uuid=secret_of(place.uuid, spec.target))
         disk.append(E.encryption(secret, format="luks"))

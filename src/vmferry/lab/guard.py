@@ -10,8 +10,7 @@ import select
 import sys
 from pathlib import Path
 
-from vmferry.lab.host import LabHost
-from vmferry.lab.record import read_record
+from vmferry.lab.several import lab_at
 
 LOOK_EVERY_S = 5  # for a lab that somebody else took down
 
@@ -23,15 +22,10 @@ def main() -> None:
         owner_fd = os.pidfd_open(owner)
     except ProcessLookupError:
         owner_fd = None
-    while _same_lab(at, lab_id):
+    while (lab := lab_at(at)) and lab.record.lab_id == lab_id:
         if owner_fd is None or select.select([owner_fd], [], [], LOOK_EVERY_S)[0]:
-            LabHost(at).down()
+            lab.down()
             return
-
-
-def _same_lab(at: Path, lab_id: str) -> bool:
-    record = read_record(at)
-    return record is not None and record.lab_id == lab_id
 
 
 if __name__ == "__main__":

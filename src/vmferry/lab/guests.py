@@ -20,7 +20,7 @@ from vmferry.lab.bare import bare_boot
 from vmferry.lab.boot import prepare_boot
 from vmferry.lab.console import Ack, Console
 from vmferry.lab.disks import DiskSpec, make_disk
-from vmferry.lab.domain import GuestSpec, Place, domain_xml
+from vmferry.lab.domain import COMMANDS, CONSOLE, GuestSpec, Place, domain_xml
 from vmferry.lab.programs import wait_for
 from vmferry.lab.secrets import define_secret, forget_secret, secret_of
 from vmferry.lab.verdict import Verdict, judge, read_region
@@ -57,7 +57,7 @@ class LabGuest:
         """
         boot = bare_boot() if spec.bare else prepare_boot(agent=spec.agent)
         place = _claim_place(host, spec)
-        guest = cls(host, spec, place, Console(place.console))
+        guest = cls(host, spec, place, _console(host, place))
         try:
             for disk in spec.disks:
                 make_disk(disk, place.images[disk.target])
@@ -70,12 +70,12 @@ class LabGuest:
     @classmethod
     def find(cls, host: LabHost, name: str) -> Self:
         """The newest guest of this name that the lab has ever made; NoSuchVm when there was none."""
-        folders = sorted((host.at / "guests").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+        folders = sorted(host.guest_folder("").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
         for folder in reversed(folders):
             with suppress(FileNotFoundError):
-                spec, place = _read_down(folder)
+                spec, place = _read_down(host, folder)
                 if spec.name == name:
-                    return cls(host, spec, place, Console(place.console))
+                    return cls(host, spec, place, _console(host, place))
         raise NoSuchVm(vm=name, host=host.at)
 
     def _start(self, xml: str) -> None:
@@ -103,6 +103,21 @@ class LabGuest:
             deadline_s,
             self.place.console,
         )
+
+    # -- moving
+
+    def moved_to(self, host: LabHost) -> None:
+        """From now on its VM, its console and its commands are those on another host of its lab."""
+        self.console.read()  # between two moves: else nothing tells which words came before the first
+        self.host = host
+        self.place = replace(self.place, folder=host.guest_folder(self.place.uuid))
+
+    def runs_on(self) -> list[str]:
+        """The hosts on which a copy of it runs, by their libvirtd, which must be up; one that waits for memory does not.
+
+        Raises libvirt.libvirtError.
+        """
+        return [host.name for host in self.host.neighbours() if _is_running(host, self.place.uuid)]
 
     # -- hearing
 
@@ -186,7 +201,12 @@ class LabGuest:
         acks = list(console.acks)
         images = images or self.images()
         regions = {disk.target: read_region(disk, images[disk.target]) for disk in self.spec.stamped}
-        return replace(judge(acks, regions), longest_pause_s=console.longest_pause_s, longest_stall_s=self.stall())
+        return replace(
+            judge(acks, regions),
+            longest_pause_s=console.longest_pause_s,
+            longest_stall_s=self.stall(),
+            second_writers=len(console.second_writers),
+        )
 
     def images(self) -> dict[str, Path | str]:
         """The active image of each disk, by target, as libvirt tells it; as made, when libvirt knows the VM no more."""
@@ -203,20 +223,24 @@ class LabGuest:
     # -- ending
 
     def remove(self) -> None:
-        """Power off hard and forget the VM, and its folder on every storage; gone already is fine."""
-        with suppress(libvirt.libvirtError):
-            connection = self.host.connect()
-            try:
-                if domain := _domain(connection, self.place.uuid):
-                    _remove_domain(domain)
-                for secret in self._secrets():
-                    forget_secret(connection, secret)
-            finally:
-                connection.close()
-        self.host.kill_qemu(self.name)
-        for storage in self.host.record.storages:
-            shutil.rmtree(self.host.storage(storage) / self.name, ignore_errors=True)
-        shutil.rmtree(self.place.folder, ignore_errors=True)
+        """Power off hard and forget the VM on every host, and its folder on every storage; gone already is fine."""
+        for host in self.host.neighbours():
+            with suppress(libvirt.libvirtError):
+                self._forget_on(host)
+            host.kill_qemu(self.name)
+            for storage in host.storages:
+                shutil.rmtree(host.storage(storage) / self.name, ignore_errors=True)
+            shutil.rmtree(host.guest_folder(self.place.uuid), ignore_errors=True)
+
+    def _forget_on(self, host: LabHost) -> None:
+        connection = host.connect()
+        try:
+            if domain := _domain(connection, self.place.uuid):
+                _remove_domain(domain)
+            for secret in self._secrets():
+                forget_secret(connection, secret)
+        finally:
+            connection.close()
 
 
 def _claim_place(host: LabHost, spec: GuestSpec) -> Place:
@@ -227,18 +251,41 @@ def _claim_place(host: LabHost, spec: GuestSpec) -> Place:
         raise LabPlaceUnfit(at=taken[0], reason="it exists, and each guest has a folder of its own")
     place = Place(
         uuid_,
-        host.at / "guests" / uuid_[:8],
+        host.guest_folder(uuid_),
         {disk.target: folders[disk.storage] / disk.file_name for disk in spec.disks},
+        host.guest_folder_inside(uuid_),
     )
-    for folder in (*folders.values(), place.folder):
-        folder.mkdir()
-    for end in (".in", ".out"):
-        os.mkfifo(f"{place.commands}{end}")
-    record = {"uuid": uuid_, "spec": asdict(spec), "images": place.images}
-    new = place.folder / "guest.json.new"
-    new.write_text(json.dumps(record, default=str, indent=2))
-    new.replace(place.folder / "guest.json")
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    for neighbour in host.neighbours():
+        _furnish(neighbour.guest_folder(uuid_), place, spec)
     return place
+
+
+def _furnish(folder: Path, place: Place, spec: GuestSpec) -> None:
+    """What a host needs for a guest to come to it, and for anybody to find it there."""
+    folder.mkdir()
+    for end in (".in", ".out"):
+        os.mkfifo(folder / f"{COMMANDS}{end}")
+    record = {"uuid": place.uuid, "spec": asdict(spec), "images": place.images}
+    new = folder / "guest.json.new"
+    new.write_text(json.dumps(record, default=str, indent=2))
+    new.replace(folder / "guest.json")
+
+
+def _console(host: LabHost, place: Place) -> Console:
+    """What the guest says on every host of its lab."""
+    files = [neighbour.guest_folder(place.uuid) / CONSOLE for neighbour in host.neighbours()]
+    return Console(place.console, tuple(file for file in files if file != place.console))
+
+
+def _is_running(host: LabHost, uuid_: str) -> bool:
+    connection = host.connect()
+    try:
+        domain = _domain(connection, uuid_)
+        return domain is not None and domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    finally:
+        connection.close()
 
 
 def _domain(connection: libvirt.virConnect, uuid_: str) -> libvirt.virDomain | None:
@@ -262,9 +309,10 @@ def _remove_domain(domain: libvirt.virDomain) -> None:
         domain.undefineFlags(FORGET_ALL)
 
 
-def _read_down(folder: Path) -> tuple[GuestSpec, Place]:
+def _read_down(host: LabHost, folder: Path) -> tuple[GuestSpec, Place]:
     record = json.loads((folder / "guest.json").read_text())
     fields = record["spec"]
     disks = tuple(DiskSpec(**{**d, "backing": d["backing"] and Path(d["backing"])}) for d in fields["disks"])
     spec = GuestSpec(**{**fields, "disks": disks, "cdrom": fields["cdrom"] and Path(fields["cdrom"])})
-    return spec, Place(record["uuid"], folder, {target: Path(image) for target, image in record["images"].items()})
+    images = {target: Path(image) for target, image in record["images"].items()}
+    return spec, Place(record["uuid"], folder, images, host.guest_folder_inside(record["uuid"]))

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,17 +19,19 @@ from typing import Self
 
 import libvirt
 
-from vmferry.errors import LabPlaceUnfit, LabProgramFailed, LabRunning, NoLab
+from vmferry.errors import LabPlaceUnfit, LabRunning, NoLab
 from vmferry.lab.domain import GuestSpec
 from vmferry.lab.guests import LabGuest
-from vmferry.lab.keeper import BOUND
-from vmferry.lab.processes import in_lab, kill_all, kill_in_lab, pid_in
-from vmferry.lab.programs import program, spawn, wait_for
-from vmferry.lab.record import LabRecord, read_record, write_record
-from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec, make_storage, need_loop_mounts, remove, share, wear_out
+from vmferry.lab.keeper import GUESTS
+from vmferry.lab.node import LabNode, claim, fit, guard
+from vmferry.lab.processes import in_lab, kill_in_lab, pid_in
+from vmferry.lab.programs import program, wait_for
+from vmferry.lab.record import LabRecord, read_hosts, write_record
+from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec, make_storage, need_loop_mounts, share, wear_out
 
 DEFAULT_PLACE = Path("/var/lib/vmferry-lab")
 LONGEST_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero
+FOLDERS = ("run", "etc", "lib", "cache", "log", "ca", GUESTS)
 NEEDED = ("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "ip")
 LIBVIRTD_CONF = """host_uuid = "{host_uuid}"
 unix_sock_group = "root"
@@ -40,6 +40,10 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 listen_tls = 0
 log_outputs = "3:stderr"
+"""
+LISTEN_CONF = """listen_tcp = 1
+listen_addr = "0.0.0.0"
+auth_tcp = "none"
 """
 QEMU_CONF = """security_driver = "none"
 stdio_handler = "file"
@@ -54,42 +58,41 @@ swtpm_group = "root"
 """
 
 
-class LabHost:
-    """A lab at one folder, running or not; any process may hold one and use it."""
+class LabHost(LabNode):
+    """A lab at one folder, or one host of a lab of several; running or not."""
 
     def __init__(self, at: Path = DEFAULT_PLACE) -> None:
-        self.at = at.resolve()  # mountinfo and the lab's namespaces know no symbolic links
-        self._children: list[subprocess.Popen[bytes]] = []
+        super().__init__(at)
 
     # -- up and down
 
-    def up(self, storages: Sequence[StorageSpec] = DEFAULT_STORAGES, *, owner_pid: int | None = None) -> Self:
+    def up(
+        self,
+        storages: Sequence[StorageSpec] = DEFAULT_STORAGES,
+        *,
+        owner_pid: int | None = None,
+        joined: LabRecord | None = None,
+    ) -> Self:
         """Start the lab; it ends with `owner_pid` when one is given. All of it, or nothing, is left behind.
 
+        `joined`: what a host of a lab of several writes down, see lab/several.py.
         Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
         """
         self._check_place()
         need_loop_mounts()
         for name in NEEDED:
             program(name)
-        self._claim()
+        if self.running:
+            raise LabRunning(at=self.at)
+        self.down()  # a lab whose processes have died
+        claim(self.at)
+        write_record(self.at, joined or LabRecord(lab_id=str(uuid.uuid4())))
         try:
             self._build(storages, owner_pid)
         except BaseException:
             self.down()
             raise
         return self
-
-    def down(self) -> None:
-        """End the lab's processes and remove its folder; a lab that is not there, or half there, is fine too."""
-        record = read_record(self.at)
-        if record is None:
-            return
-        kill_all(self.at, first=pid_in(self._libvirtd_pid_file), last=record.keeper_pid)
-        for child in self._children:
-            child.wait()
-        self._children.clear()
-        remove(self.at)
 
     def __enter__(self) -> Self:
         return self
@@ -110,23 +113,25 @@ class LabHost:
         return f"qemu+unix:///system?socket={self.socket}"
 
     @property
-    def record(self) -> LabRecord:
-        """What the lab wrote about itself; NoLab when there is none."""
-        record = read_record(self.at)
-        if record is None:
-            raise NoLab(at=self.at)
-        return record
+    def name(self) -> str:
+        """Its name in a lab of several hosts; the machine's own for a lab that is one host."""
+        return self.record.name or socket.gethostname()
 
     @property
-    def exists(self) -> bool:
-        """Whether there is a lab at this folder, living or left over."""
-        return read_record(self.at) is not None
+    def address(self) -> str:
+        """Where the other hosts of its lab, and the manager, reach it; empty for a lab that is one host."""
+        return self.record.address
 
     @property
-    def running(self) -> bool:
-        """Whether the lab's keeper lives; libvirtd may still be down."""
-        record = read_record(self.at)
-        return bool(record and record.keeper_pid and in_lab(record.keeper_pid, self.at))
+    def tcp_uri(self) -> str:
+        """What libvirt clients on the lab's own network connect to."""
+        return f"qemu+tcp://{self.address}/system"
+
+    def neighbours(self) -> list[LabHost]:
+        """All hosts of its lab, itself among them."""
+        within = self.record.within
+        record = read_hosts(Path(within)) if within else None
+        return [LabHost(Path(within) / name) for name in record.hosts] if record else [self]
 
     def connect(self) -> libvirt.virConnect:
         """A new connection to the lab's libvirtd; the caller closes it."""
@@ -134,9 +139,17 @@ class LabHost:
 
     def storage(self, name: str) -> Path:
         """The folder of a storage; LabPlaceUnfit when the lab has none of that name."""
-        if name not in self.record.storages:
-            raise LabPlaceUnfit(at=self.at / name, reason=f"the storages are {', '.join(self.record.storages)}")
+        record = self.record
+        if name in record.shared:
+            return Path(record.within) / name
+        if name not in record.storages:
+            raise LabPlaceUnfit(at=self.at / name, reason=f"the storages are {', '.join(self.storages)}")
         return self.at / name
+
+    @property
+    def storages(self) -> tuple[str, ...]:
+        """The names of its storages, its own first."""
+        return (*self.record.storages, *self.record.shared)
 
     def add_storage(self, name: str, fs: str = "ext4", size_mib: int = 2048) -> Path:
         """Make one more storage, usable at once by what already runs in the lab."""
@@ -156,9 +169,13 @@ class LabHost:
         """A guest that this or another process made; NoSuchVm when there is none."""
         return LabGuest.find(self, name)
 
-    def inside(self, *argv: str) -> list[str]:
-        """The words that run a program inside the lab's namespaces, where libvirt's own folders are the lab's."""
-        return [program("nsenter"), "-t", str(self.record.keeper_pid), "-m", "-n", *argv]
+    def guest_folder(self, uuid_: str) -> Path:
+        """Where a guest's console, and its commands, are on this host."""
+        return self.at / GUESTS / uuid_[:8]
+
+    def guest_folder_inside(self, uuid_: str) -> Path:
+        """The same folder as this host's QEMU sees it: at one path on every host of a lab."""
+        return Path(self.record.within or self.at) / GUESTS / uuid_[:8]
 
     # -- its processes
 
@@ -180,9 +197,9 @@ class LabHost:
 
     def start_libvirtd(self) -> None:
         """Start libvirtd again if it is down, and wait until it answers."""
-        keeper = self.record.keeper_pid
-        if not self.running or keeper is None:
+        if not self.running:
             raise NoLab(at=self.at)
+        keeper = self.keeper_pid
         wait_for(lambda: self._asked_and_answered(keeper), "libvirtd to answer", log=self._libvirtd_log)
 
     def kill_qemu(self, vm: str) -> None:
@@ -195,47 +212,26 @@ class LabHost:
     def _check_place(self) -> None:
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             raise LabPlaceUnfit(at=self.at, reason="its path is too long for libvirtd's unix socket")
-        if self.at.is_relative_to("/run") or self.at.is_relative_to("/var/run"):
-            raise LabPlaceUnfit(at=self.at, reason="the lab has a /run of its own, which would hide it")
-        if self.running:
-            raise LabRunning(at=self.at)
-
-    def _claim(self) -> None:
-        """Make the folder, or take that of a lab whose processes have died; never that of something else."""
-        self.down()
-        self.at.mkdir(parents=True, exist_ok=True)
-        if any(self.at.iterdir()):
-            raise LabPlaceUnfit(at=self.at, reason="it holds files that are not a lab's")
-        write_record(self.at, LabRecord(lab_id=str(uuid.uuid4())))
+        fit(self.at)
 
     def _build(self, storages: Sequence[StorageSpec], owner_pid: int | None) -> None:
         if owner_pid is not None:
-            self._guard(owner_pid)
+            self._children.append(guard(self.at, self.record.lab_id, owner_pid))
         share(self.at)
-        for name in BOUND:
+        for name in FOLDERS:
             (self.at / name).mkdir()
-        (self.at / "guests").mkdir()
-        (self.at / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=self.record.lab_id))
-        (self.at / "etc/qemu.conf").write_text(QEMU_CONF)
+        (self.at / "etc/libvirtd.conf").write_text(self._libvirtd_conf())
+        (self.at / "etc/qemu.conf").write_text(
+            QEMU_CONF + (f'migration_host = "{self.address}"\n' if self.address else "")
+        )
         for spec in storages:
             self.add_storage(spec.name, spec.fs, spec.size_mib)
-        self._keep()
+        self._start_keeper()
+        wait_for(self._answers, "the lab's libvirtd to answer", log=self._libvirtd_log)
 
-    def _guard(self, owner_pid: int) -> None:
-        words = [sys.executable, "-m", "vmferry.lab.guard", str(self.at), self.record.lab_id, str(owner_pid)]
-        self._children.append(spawn(words, Path(os.devnull)))
-
-    def _keep(self) -> None:
-        namespaces = [program("unshare"), "--mount", "--net", "--propagation", "slave", "--"]
-        words = [*namespaces, sys.executable, "-m", "vmferry.lab.keeper", str(self.at)]
-        keeper = spawn(words, self._libvirtd_log)
-        self._children.append(keeper)
-        write_record(self.at, self.record.with_(keeper_pid=keeper.pid))
-        wait_for(
-            lambda: keeper.poll() is not None or self._answers(), "the lab's libvirtd to answer", log=self._libvirtd_log
-        )
-        if keeper.poll() is not None:
-            raise LabProgramFailed(program="the keeper", reason=self._libvirtd_log.read_text()[-500:])
+    def _libvirtd_conf(self) -> str:
+        alone = LIBVIRTD_CONF.format(host_uuid=self.record.lab_id)
+        return alone + LISTEN_CONF if self.record.within else alone
 
     def _asked_and_answered(self, keeper: int) -> bool:
         if self._answers():
@@ -248,10 +244,6 @@ class LabHost:
             probe.connect(str(self.socket))
             return self.libvirtd_pid is not None
         return False
-
-    @property
-    def _libvirtd_pid_file(self) -> Path:
-        return self.at / "run/libvirtd.pid"
 
     @property
     def _libvirtd_log(self) -> Path:

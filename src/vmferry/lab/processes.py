@@ -40,16 +40,22 @@ def _serves(pid: int, at: Path) -> bool:
 
 def kill_in_lab(pid: int, at: Path, deadline_s: float = 10) -> None:
     """SIGKILL a process of the lab and wait until it has ended; nothing happens if it is not the lab's."""
+    signal_in_lab(pid, at, signal.SIGKILL, deadline_s)
+
+
+def signal_in_lab(pid: int, at: Path, number: signal.Signals, deadline_s: float = 0) -> bool:
+    """Signal a process of the lab, wait for its end up to the deadline; is it gone, or was it never the lab's?"""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return True
     try:
-        if in_lab(pid, at):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], deadline_s)
+        if not in_lab(pid, at):
+            return True
+        signal.pidfd_send_signal(pidfd, number)
+        return bool(select.select([pidfd], [], [], deadline_s)[0])
     except ProcessLookupError:
-        pass  # it ended between the look and the signal
+        return True  # it ended between the look and the signal
     finally:
         os.close(pidfd)
 

@@ -30,6 +30,7 @@ PACKAGES = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "ip": "iproute2",
+    "tc": "iproute2",
 }
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -52,10 +53,21 @@ def run(*argv: str | Path, cwd: Path | None = None, env: Mapping[str, str] | Non
     return done.stdout
 
 
-def spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process that outlives a Ctrl-C at this one's terminal; its output goes to the end of `log`."""
+def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that outlives a Ctrl-C at this one's terminal; its output goes to the end of `log`.
+
+    `environment` is what it has besides this process's own.
+    """
     with log.open("ab") as out:
-        return subprocess.Popen(argv, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(
+            argv,
+            cwd="/",
+            env=os.environ | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 def wait_for(condition: Callable[[], T], what: str, deadline_s: float = 30, log: Path | None = None) -> T:

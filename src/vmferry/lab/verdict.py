@@ -25,7 +25,10 @@ HEAD = struct.Struct("<8sQQQ8sQII")  # as struct stamp in guest/stamp.c
 
 @dataclass(frozen=True)
 class Verdict:
-    """Writes acknowledged, places whose newest acknowledged write is not there, blocks that are not whole."""
+    """Writes acknowledged, places whose newest acknowledged write is not there, blocks that are not whole.
+
+    `second_writers` counts the signs that two copies of the guest ran at once.
+    """
 
     acknowledged: int
     lost: int
@@ -33,10 +36,11 @@ class Verdict:
     longest_pause_s: float = 0.0
     longest_stall_s: float = 0.0
     examples: tuple[str, ...] = ()
+    second_writers: int = 0
 
     @property
     def clean(self) -> bool:
-        return not self.lost and not self.torn
+        return not self.lost and not self.torn and not self.second_writers
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import Self
 from vmferry.errors import LabProgramFailed
 from vmferry.lab.host import LabHost
 from vmferry.lab.programs import program, run, spawn, wait_for
-from vmferry.lab.record import read_record
 
 PORT = 3260
 TARGET = "iqn.2026-11.invalid.vmferry:lab"
@@ -35,9 +34,7 @@ class LabVolumes:
     def __init__(self, host: LabHost) -> None:
         self._at = host.at / "volumes"
         self._at.mkdir(exist_ok=True)
-        record = read_record(host.at)
-        assert record is not None
-        self.inside = (program("nsenter"), "-t", str(record.keeper_pid), "-m", "-n")
+        self.inside = tuple(host.inside())
         self.backing: dict[str, Path] = {}
         """Volume, as a person names it, to the file that holds it."""
         self._luns = count(1)

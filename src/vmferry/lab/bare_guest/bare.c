@@ -7,7 +7,7 @@
  * through its memory: each page must hold what was written there last. A page that was lost on the way is an error.
  *
  * Told by the multiboot command line: lab.write=hda:START:LEN,.. lab.rate=N lab.touch=MIB lab.dirty=MIB_S;
- * lab.probe (say `up` and power off);
+ * lab.lease=hdc (see lease.c); lab.probe (say `up` and power off);
  * and by lines `SEQ COMMAND` on the second serial port, answered with `done SEQ`: stop, go, poweroff.
  */
 #include "machine.h"
@@ -144,8 +144,10 @@ static void write_one(struct disk *d, u32 index)
     stamp.crc32 = crc32_of((u8 *)&stamp, BLOCK - 4);
     if (write_disk(index, place, &stamp))
         say("error write %s %u 5 %U", d->name, place, mono_us());
-    else
+    else {
+        hold_lease();
         say("ack %s %U %u %U 1", d->name, d->number, place, mono_us());
+    }
 }
 
 /* memory */
@@ -225,6 +227,8 @@ void run(const u32 *told)
         power_off();
     make_crc_table();
     add_disks(words, number);
+    if (after(words, "lab.lease="))
+        take_lease(number);
     touch(option(words, "lab.touch="));
     for (;;) {
         look_at_clock(&second, &before);

@@ -5,7 +5,6 @@
 
 #define CONSOLE 0x3f8
 #define COMMANDS 0x2f8
-#define IDE 0x1f0
 #define SECTORS_PER_BLOCK 8
 #define POWER 0x604 /* PM1a control, where SeaBIOS puts it */
 #define TIMER 0x608 /* ACPI's timer: stands still with the guest, which the TSC does not everywhere */
@@ -144,35 +143,57 @@ void power_off(void)
 
 /* disks */
 
-static int ready(u8 wanted)
+static u16 channel(u32 disk)
+{
+    return disk < 2 ? 0x1f0 : 0x170;
+}
+
+static int ready(u16 ide, u8 wanted)
 {
     u8 status;
-    while ((status = inb(IDE + 7)) & 0x80)
+    while ((status = inb(ide + 7)) & 0x80)
         ;
     return status & 0x21 || (status & wanted) != wanted ? -1 : 0;
 }
 
 static int command(u32 disk, u32 sector, u8 code)
 {
-    outb(IDE + 6, 0xe0 | disk << 4 | (sector >> 24 & 15));
-    outb(IDE + 2, SECTORS_PER_BLOCK);
-    outb(IDE + 3, sector);
-    outb(IDE + 4, sector >> 8);
-    outb(IDE + 5, sector >> 16);
-    outb(IDE + 7, code);
-    return ready(0x40);
+    u16 ide = channel(disk);
+    outb(ide + 6, 0xe0 | (disk & 1) << 4 | (sector >> 24 & 15));
+    outb(ide + 2, SECTORS_PER_BLOCK);
+    outb(ide + 3, sector);
+    outb(ide + 4, sector >> 8);
+    outb(ide + 5, sector >> 16);
+    outb(ide + 7, code);
+    return ready(ide, 0x40);
 }
 
 int write_disk(u32 disk, u32 block, const void *content)
 {
     const void *at = content;
+    u16 ide = channel(disk);
     if (command(disk, block * SECTORS_PER_BLOCK, 0x30))
         return -1;
     for (int sector = 0; sector < SECTORS_PER_BLOCK; sector++) {
         u32 words = 256;
-        if (ready(0x08))
+        if (ready(ide, 0x08))
             return -1;
-        __asm__ volatile("rep outsw" : "+S"(at), "+c"(words) : "d"(IDE) : "memory");
+        __asm__ volatile("rep outsw" : "+S"(at), "+c"(words) : "d"(ide) : "memory");
     }
-    return ready(0x40) || command(disk, 0, 0xe7) ? -1 : 0; /* flushed */
+    return ready(ide, 0x40) || command(disk, 0, 0xe7) ? -1 : 0; /* flushed */
+}
+
+int read_disk(u32 disk, u32 block, void *content)
+{
+    void *at = content;
+    u16 ide = channel(disk);
+    if (command(disk, block * SECTORS_PER_BLOCK, 0x20))
+        return -1;
+    for (int sector = 0; sector < SECTORS_PER_BLOCK; sector++) {
+        u32 words = 256;
+        if (ready(ide, 0x08))
+            return -1;
+        __asm__ volatile("rep insw" : "+D"(at), "+c"(words) : "d"(ide) : "memory");
+    }
+    return ready(ide, 0x40);
 }

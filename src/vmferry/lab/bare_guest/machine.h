@@ -22,6 +22,11 @@ void say(const char *format, ...); /* one whole line of %s, %u (u32) and %U (u64
 int heard(char *line, u32 size);   /* a line from the second port: has one come? */
 void power_off(void);
 
-int write_disk(u32 disk, u32 block, const void *content); /* a block of 4 KiB of hda or hdb, durable; 0 or -1 */
+int write_disk(u32 disk, u32 block, const void *content); /* a block of 4 KiB of hda to hdd, durable; 0 or -1 */
+int read_disk(u32 disk, u32 block, void *content);        /* as it is on the medium; 0 or -1 */
+
+/* lease.c: what shows a second copy of this guest */
+void take_lease(u64 number);
+void hold_lease(void);
 
 #endif

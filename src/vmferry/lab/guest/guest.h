@@ -33,6 +33,10 @@ void start_writing(void);
 void stop_writing(void);
 void go_on_writing(void);
 
+/* lease.c: what shows a second copy of this guest */
+void take_lease(uint64_t number);
+void hold_lease(void);
+
 /* memory.c, clock.c, agent.c, listen.c */
 void fill_memory(uint64_t bytes);
 time_t host_seconds(void);

@@ -12,6 +12,7 @@
  *   lab.rate=N                 writes a second and disk, 0: as many as possible
  *   lab.touch=MIB lab.dirty=MIB_S   memory filled at the start, and rewritten each second
  *   lab.fs=vdc                 an ext4 disk: mounted, and a note taken on it 10 times a second (agent.c)
+ *   lab.lease=vdc              a disk that all hosts see: the guest's lease, see lease.c
  *   lab.agent                  start /sbin/qemu-ga
  *   lab.probe                  say `up` and power off
  * and by lines `SEQ COMMAND [ARGUMENT]` on ttyS1, answered with `done SEQ`: stop, go, rate N, dirty N,
@@ -79,6 +80,7 @@ int main(int count, char **words)
     fill_memory((uint64_t)number_option("lab.touch") * MIB);
     watch_host_clock();
     add_disks(number);
+    take_lease(number);
     take_notes(number);
     start_agent();
     start_writing();

@@ -101,6 +101,7 @@ static void write_one(struct disk *d, struct stamp *buffer)
         usleep(100000);
         return;
     }
+    hold_lease();
     say("ack %s %llu %llu %llu %u", d->name, (unsigned long long)d->number, (unsigned long long)place,
         (unsigned long long)mono_us(), run);
     for (uint32_t i = 0; i < run; i++)
