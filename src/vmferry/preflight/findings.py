@@ -150,9 +150,14 @@ def _of_place(host: Host, source: Where, destination: Where) -> list[Finding]:
         return []
     if isinstance(source, Url):
         return _of_new(host, destination)
-    if destination == source or destination.resolve() == source.resolve():
+    if destination == source or _real(host, destination) == _real(host, source):
         return [blocker(f"{source} lies there already", "choose another folder, or leave that disk out")]
     return _of_new(host, destination)
+
+
+def _real(host: Host, path: Path) -> Path:
+    """Its name on that host, whatever links lead to its folder."""
+    return (host.folder(path.parent).real or path.parent) / path.name
 
 
 def _of_new(host: Host, destination: Path) -> list[Finding]:
