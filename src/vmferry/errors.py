@@ -58,6 +58,11 @@ class HostKnown(UsageError):
     says = "there is a host {host} already: `vmferry host remove {host}` first, or choose another name"
 
 
+class HostBusy(VmferryError):
+    says = "{host} is needed by {jobs}: wait for them, or cancel them"
+    exit_code = 3
+
+
 class NoSuchStorage(UsageError):
     says = "{host} has no storage {storage}: see `vmferry storage list`"
 
@@ -107,6 +112,10 @@ class Superseded(VmferryError):
 
 class WorkerRunning(VmferryError):
     says = "a worker (process {pid}) already serves {state}: commands reach it by themselves"
+
+
+class AgentRunning(VmferryError):
+    says = "an agent (process {pid}) already serves {state}"
 
 
 class WorkerUnreachable(VmferryError):

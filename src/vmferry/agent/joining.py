@@ -9,7 +9,7 @@ import secrets
 import shutil
 import ssl
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +59,14 @@ class Joining:
         write_private(fresh, json.dumps(kept).encode())
         fresh.replace(self._token)
         return token
+
+    @property
+    def has_token(self) -> bool:
+        """One that is good now."""
+        try:
+            return bool(time.time() < json.loads(self._token.read_text())["expires"])
+        except FileNotFoundError:
+            return False
 
     def spend(self, secret: bytes) -> bool:
         """Is it the token's? True once only, also for two who ask at the same moment; a wrong one spends nothing."""
@@ -164,7 +172,3 @@ def _decoded(secret: str) -> bytes:
         return b64decode(secret, validate=True)
     except ValueError:
         return b""
-
-
-def encoded(secret: bytes) -> str:
-    return b64encode(secret).decode()

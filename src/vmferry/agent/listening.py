@@ -20,6 +20,7 @@ from vmferry.hosts.agent_link import SOCKET_OPTIONS
 
 PEER = "peer"
 HANDSHAKE_S = 5.0
+SHUTDOWN_S = 1.0
 REQUEST_S = 15.0
 """From the first byte of a request, or the connection, to the last of the request."""
 UNREAD_S = 60.0
@@ -34,7 +35,7 @@ class Loop(asyncio.SelectorEventLoop):
     async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
         if kwargs.get("ssl") is not None:
             kwargs["ssl_handshake_timeout"] = HANDSHAKE_S
-            kwargs["ssl_shutdown_timeout"] = HANDSHAKE_S
+            kwargs["ssl_shutdown_timeout"] = SHUTDOWN_S
         return await super().create_server(*args, **kwargs)
 
 
