@@ -50,6 +50,35 @@ class AmbiguousJob(UsageError):
     says = "{job} may mean any of {candidates}: give more of its letters"
 
 
+class NoSuchHost(UsageError):
+    says = "there is no host {host}: see `vmferry host list`, or name a libvirt URI"
+
+
+class HostKnown(UsageError):
+    says = "there is a host {host} already: `vmferry host remove {host}` first, or choose another name"
+
+
+class HostBusy(VmferryError):
+    says = "{host} is needed by {jobs}: wait for them, or cancel them"
+    exit_code = 3
+
+
+class NoSuchStorage(UsageError):
+    says = "{host} has no storage {storage}: see `vmferry storage list`"
+
+
+class StorageKnown(UsageError):
+    says = "{host} has a storage {storage} already, at {path}: `vmferry storage remove {storage} --host {host}` first"
+
+
+class StorageUnfit(UsageError):
+    says = "{path} on {host} cannot be a storage: {reason}"
+
+
+class JoinRefused(UsageError):
+    says = "{address} does not let this manager in ({reason}): get a new token there, `vmferry agent --new-token`"
+
+
 # -- jobs
 
 
@@ -85,6 +114,10 @@ class WorkerRunning(VmferryError):
     says = "a worker (process {pid}) already serves {state}: commands reach it by themselves"
 
 
+class AgentRunning(VmferryError):
+    says = "an agent (process {pid}) already serves {state}"
+
+
 class WorkerUnreachable(VmferryError):
     says = "the worker for {state} did not answer: {reason}; its log is {log}"
 
@@ -101,6 +134,41 @@ class HostUnreachable(VmferryError):
     """libvirtd or an agent is away; the same call may succeed when it is back."""
 
     says = "{host} does not answer ({reason}): start libvirtd there, the job waits for it"
+
+
+class AgentUnreachable(HostUnreachable):
+    says = "{host} does not answer ({reason}): start vmferry's agent there, the job waits for it"
+
+
+class PeerRefused(HostUnreachable):
+    """A certificate was refused, by this side or by the other."""
+
+    says = "{host} and this side do not trust each other ({reason}): see `vmferry host list`, renew or add the host"
+
+
+class AgentVersionMismatch(VmferryError):
+    says = (
+        "{host} speaks version {theirs} of the agents' protocol, this side {ours}: install the same vmferry on {older}"
+    )
+    exit_code = 4
+
+
+class AgentFailed(VmferryError):
+    says = "{host} failed in a way that nobody foresaw ({reason}): the agent's log there has the details"
+
+
+class PathRefused(VmferryError):
+    says = "{host} does not serve {path} ({reason}): see `vmferry storage list`"
+    exit_code = 3
+
+
+class VmRefused(VmferryError):
+    says = "{host} refuses job {job} the VM {vm}: the job moves {own}"
+    exit_code = 3
+
+
+class RequestTooLarge(UsageError):
+    says = "the request has more than {most} bytes"
 
 
 class HostRefused(VmferryError):

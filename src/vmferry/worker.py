@@ -27,6 +27,7 @@ from vmferry.api.app import make_app
 from vmferry.api.life import Life
 from vmferry.api.place import ALREADY_RUNNING, Place
 from vmferry.errors import VmferryError, WorkerRunning
+from vmferry.fleet import Fleet
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
 from vmferry.transfers import Transfers
@@ -90,14 +91,17 @@ def _libvirt_hosts(state: Path) -> Hosts:
 
 
 def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
+    fleet = Fleet(place.state, f"sqlite:///{place.state / 'vmferry.db'}")
+    hosts = fleet.over(hosts)
     jobs = Jobs(place.state, hosts)
     jobs.start()
+    fleet.start()
     transfers = Transfers(place.state, hosts, jobs.limits)
     try:
         transfers.start()
         with _own_socket(place) as socket_:
             life = Life(idle_s, lambda: jobs.in_flight() + transfers.in_flight(), lambda: server.stop())
-            app = make_app(jobs, transfers, hosts, life, place.log)
+            app = make_app(jobs, transfers, hosts, fleet, life, place.log)
             server = Server(_config(app))
             server.life = life
             _ignore_echoes()
@@ -107,6 +111,7 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     finally:
         transfers.close()
         jobs.close()
+        fleet.close()
         log.info("left", pid=os.getpid())
 
 

@@ -62,6 +62,7 @@ def start(path: Path, *, foreground: bool) -> None:
             ],
         )
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each call to an agent tells nothing
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 

@@ -15,14 +15,14 @@ MOST_FUNCTION_LINES = 50
 
 LAYERS = (
     {"model", "errors", "quantity", "sizes"},
-    {"transfer", "placement", "fence", "forecast", "lock"},
+    {"transfer", "placement", "fence", "forecast", "lock", "authority"},
     {"hosts"},
     {"steps"},
     {"saga"},
     {"strategies"},
     {"preflight", "store"},
     {"desk", "claims", "turns"},
-    {"engine", "ledger", "leftovers", "limits", "carrying"},
+    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet"},
     {"carriers"},
     {"jobs", "transfers"},
     {"api", "worker_log"},

@@ -122,6 +122,28 @@ class TransferBody(BaseModel):
         return TransferRequest(**self.model_dump() | {"priority": self.priority.value})
 
 
+class HostBody(BaseModel):
+    """`vmferry host add`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    address: Annotated[str, Field(min_length=1, max_length=300)]
+    token: Annotated[str, Field(min_length=1, max_length=300)]
+    also: Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(max_length=32)] = []
+
+
+class StorageBody(BaseModel):
+    """`vmferry storage add`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    host: Name
+    path: Absolute
+    grade: Annotated[str, Field(max_length=64)] = ""
+
+
 class RateBody(BaseModel):
     """A new limit; a null rate means none."""
 

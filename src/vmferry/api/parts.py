@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from vmferry.api.life import Life
+from vmferry.fleet import Fleet
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
 from vmferry.transfers import Transfers
@@ -29,6 +30,11 @@ async def _hosts(request: Request) -> Hosts:
     return hosts
 
 
+async def _fleet(request: Request) -> Fleet:
+    fleet: Fleet = request.app.state.fleet
+    return fleet
+
+
 async def _life(request: Request) -> Life:
     life: Life = request.app.state.life
     return life
@@ -37,5 +43,6 @@ async def _life(request: Request) -> Life:
 TheJobs = Annotated[Jobs, Depends(_jobs)]
 TheTransfers = Annotated[Transfers, Depends(_transfers)]
 TheHosts = Annotated[Hosts, Depends(_hosts)]
+TheFleet = Annotated[Fleet, Depends(_fleet)]
 TheLife = Annotated[Life, Depends(_life)]
-Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI")]
+Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI, or a host's name")]

@@ -22,6 +22,8 @@ STATUS: Mapping[type[errors.VmferryError], int] = {
     errors.NoSuchDisk: 404,
     errors.NoSuchJob: 404,
     errors.NoSuchTransfer: 404,
+    errors.NoSuchHost: 404,
+    errors.NoSuchStorage: 404,
     errors.WrongState: 409,
     errors.TransferWrongState: 409,
     errors.UsageError: 400,

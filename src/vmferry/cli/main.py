@@ -9,7 +9,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from vmferry.api.answered import Answered
+from vmferry.cli.agent import agent
 from vmferry.cli.copy import copy
+from vmferry.cli.host_add import host_add
+from vmferry.cli.host_list import host_list
+from vmferry.cli.host_remove import host_remove
+from vmferry.cli.host_revoke import host_revoke
+from vmferry.cli.host_show import host_show
 from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_priority import job_priority
@@ -29,6 +35,9 @@ from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
+from vmferry.cli.storage_add import storage_add
+from vmferry.cli.storage_list import storage_list
+from vmferry.cli.storage_remove import storage_remove
 from vmferry.cli.transfer_list import transfer_list
 from vmferry.cli.transfer_orders import (
     transfer_acknowledge,
@@ -64,7 +73,13 @@ vm = _group("One VM.")
 job = _group("One job.")
 transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
+<<<<<<< HEAD
 lab = _group("A private host, or several, to try things on, without risk.")
+=======
+host = _group("Hosts that run vmferry agent.")
+storage = _group("The storages that hosts serve.")
+lab = _group("A private host to try things on, without risk.")
+>>>>>>> agent
 
 app.command("migrate-storage")(migrate_storage)
 app.command("copy")(copy)
@@ -95,6 +110,17 @@ app.command("limits")(limits)
 app.add_typer(limit, name="limit")
 limit.command("host")(limit_host)
 limit.command("storage")(limit_storage)
+app.command("agent")(agent)
+app.add_typer(host, name="host")
+host.command("add")(host_add)
+host.command("list")(host_list)
+host.command("show")(host_show)
+host.command("revoke")(host_revoke)
+host.command("remove")(host_remove)
+app.add_typer(storage, name="storage")
+storage.command("add")(storage_add)
+storage.command("list")(storage_list)
+storage.command("remove")(storage_remove)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

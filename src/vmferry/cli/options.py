@@ -116,7 +116,7 @@ Connect = Annotated[
         "--connect",
         "-c",
         metavar="URI",
-        help="libvirt to talk to [LIBVIRT_DEFAULT_URI; qemu:///system].",
+        help="libvirt to talk to, or a host's name [LIBVIRT_DEFAULT_URI; qemu:///system].",
         show_default=False,
     ),
 ]

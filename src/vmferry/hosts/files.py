@@ -68,6 +68,7 @@ def folder(path: Path) -> Folder:
         writable=os.access(path, os.W_OK | os.X_OK) and not space.f_flag & os.ST_RDONLY,
         free_bytes=space.f_bavail * space.f_frsize,
         filesystem=f"{path.stat().st_dev:x}",
+        real=path.resolve(),
     )
 
 

@@ -251,3 +251,25 @@ class Hosts(Protocol):
     """Where hosts come from."""
 
     def open(self, connect: str, token: Token | None = None) -> Host: ...
+
+
+LOOKING = frozenset(
+    {
+        "vms",
+        "vm",
+        "power",
+        "active_image",
+        "folder",
+        "volume",
+        "allocated",
+        "exists",
+        "users",
+        "leftovers",
+        "unchanged_since",
+        "mirrored",
+        "mirroring",
+        "saved",
+        "spent",
+    }
+)
+"""The methods that change nothing. All others act: they carry a token, and an agent takes them one after another."""

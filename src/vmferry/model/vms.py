@@ -145,6 +145,10 @@ class Folder:
     reflink: bool = False
     direct: bool = True
     """O_DIRECT works there."""
+    real: Path | None = None
+    """Its name without symbolic links, on that host; None when it is not there."""
+    storage: str = ""
+    """UUID of the declared storage that it lies in, the same on every host that has it; "" for none."""
 
 
 QCOW2_PART = 0.002

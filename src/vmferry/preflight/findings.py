@@ -166,9 +166,14 @@ def _of_place(ends: Ends, source: Where, destination: Where) -> list[Finding]:
         return []
     if isinstance(source, Url) or ends.apart:
         return _of_new(ends.there, destination)
-    if destination == source or destination.resolve() == source.resolve():
+    if destination == source or _real(ends.host, destination) == _real(ends.host, source):
         return [blocker(f"{source} lies there already", "choose another folder, or leave that disk out")]
     return _of_new(ends.there, destination)
+
+
+def _real(host: Host, path: Path) -> Path:
+    """Its name on that host, whatever links lead to its folder."""
+    return (host.folder(path.parent).real or path.parent) / path.name
 
 
 def _of_new(host: Host, destination: Path) -> list[Finding]:

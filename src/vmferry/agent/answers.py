@@ -1,0 +1,44 @@
+"""Errors of an agent's routes as JSON, by name and fields: the manager raises the same class again."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from vmferry.errors import AgentFailed, BadRequest, RequestTooLarge, UsageError, VmferryError
+from vmferry.hosts.wire import dump_error
+
+log = structlog.get_logger()
+
+LARGEST_BODY = 1 << 20
+"""A VM of a thousand disks fits."""
+
+
+def install(app: FastAPI, host: str) -> None:
+    async def known(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, VmferryError)
+        return JSONResponse(dump_error(error), 400 if isinstance(error, UsageError) else 409)
+
+    async def wrong_body(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc'][1:]))} {first['msg']}".strip()
+        return JSONResponse(dump_error(BadRequest(reason=reason)), 422)
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 413:
+            return JSONResponse(dump_error(RequestTooLarge(most=LARGEST_BODY)), 413)
+        return JSONResponse(dump_error(BadRequest(reason=error.detail)), error.status_code)
+
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.error("a request failed in a way nobody foresaw", path=request.url.path, exc_info=error)
+        return JSONResponse(dump_error(AgentFailed(host=host, reason=type(error).__name__)), 500)
+
+    app.add_exception_handler(VmferryError, known)
+    app.add_exception_handler(RequestValidationError, wrong_body)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unforeseen)

@@ -1,0 +1,63 @@
+"""The throttle of a transfer whose budget is granted from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition
+
+from vmferry.transfer import Throttle
+
+LOOK_S = 0.25
+
+
+class Granted(Throttle):
+    """While somebody follows, bytes pass as they are granted; else at the limit that was told last."""
+
+    def __init__(self, hungry: Callable[[], None]) -> None:
+        """`hungry` is called, from any thread, when bytes wait for a grant."""
+        super().__init__(None)
+        self._hungry = hungry
+        self._grants = Condition()
+        self._allowance = 0
+        self._taken: int | None = None
+        self._followed = True
+
+    @property
+    def taken(self) -> int | None:
+        """Bytes so far; None until the first are wanted: only then anything need be granted."""
+        return self._taken
+
+    def grant(self, granted: int, limit_bytes_s: int | None) -> None:
+        """Bytes in all, since it began; a grant that comes late changes nothing."""
+        with self._grants:
+            self._allowance = max(self._allowance, granted)
+            self._grants.notify_all()
+        self.set_limit(limit_bytes_s)
+
+    def follow(self) -> None:
+        """Somebody follows from now on, and grants from what has been taken."""
+        with self._grants:
+            self._followed = True
+
+    def leave_alone(self) -> None:
+        """Nobody follows: go on by itself."""
+        with self._grants:
+            self._followed = False
+            self._grants.notify_all()
+
+    def take(self, wanted: int, check: Callable[[], None]) -> None:
+        while not self._passed(wanted):
+            check()
+        if not self._followed:
+            super().take(wanted, check)
+
+    def _passed(self, wanted: int) -> bool:
+        with self._grants:
+            taken = self._taken or 0
+            if not self._followed or self._allowance > taken:
+                self._taken = taken + wanted
+                return True
+            self._taken = taken
+            self._hungry()
+            self._grants.wait(LOOK_S)
+            return False

@@ -1,0 +1,169 @@
+"""The process of an agent: joins if it has not, then serves until it is told to leave. For `vmferry agent`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from vmferry import worker_log
+from vmferry.agent.joining import Joining, make_join_app
+from vmferry.agent.listening import configured, listen
+from vmferry.agent.metrics import REGISTRY
+from vmferry.agent.service import Agent, HostsFor, Server
+from vmferry.authority import TlsFolder
+from vmferry.errors import AgentRunning, StateUnusable, UsageError, WorkerRunning
+from vmferry.fence import Fence
+from vmferry.hosts.protocol import Hosts
+from vmferry.lock import WorkerLock
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an agent is started with."""
+
+    state: Path
+    listen: tuple[str, int]
+    connect: str
+    metrics: tuple[str, int] | None = None
+    """A plain listener on loopback, for Prometheus."""
+
+
+def new_token(state: Path) -> str:
+    """A token to join with; the agent need not run yet. Raises UsageError if it has joined already."""
+    if TlsFolder(state).there:
+        reason = "this agent has joined already: to let another manager have it, stop it and use --forget"
+        raise UsageError(reason=reason)
+    _make(state)
+    return Joining(state).new_token().text
+
+
+def forget(state: Path) -> None:
+    """Forget manager and certificates, so that the next start joins anew. Storages and epochs stay.
+
+    Raises AgentRunning.
+    """
+    lock = _locked(state)
+    TlsFolder(state).remove()
+    lock.release()
+
+
+def run(options: Options, hosts_for: HostsFor | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises AgentRunning, UsageError, StateUnusable."""
+    worker_log.start(options.state / "agent.log", foreground=True)
+    lock = _locked(options.state)
+    try:
+        if options.metrics is not None:
+            _serve_metrics(options.metrics)
+        tls = TlsFolder(options.state)
+        with _listening(options) as listener:
+            if not tls.there and not _join(options, tls, listener):
+                return
+            agent = Agent(options.state, options.connect, hosts_for or _libvirt_hosts)
+            log.info("serving", host=agent.name, address=_address(listener), connect=options.connect)
+            agent.serve(listener.dup())
+        log.info("left", host=agent.name)
+    finally:
+        lock.release()
+
+
+def _libvirt_hosts(fence: Fence) -> Hosts:
+    from vmferry.hosts.libvirt import LibvirtHosts
+
+    return LibvirtHosts(fence)
+
+
+def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:
+    """Wait for a manager. False if it was told to leave instead.
+
+    uvicorn closes what it listens on, so it gets a second descriptor: who connects meanwhile waits in the queue.
+    """
+    joining = Joining(options.state)
+    token = joining.new_token() if not joining.has_token else None
+    server: list[Server] = []
+    app = make_join_app(joining, tls, lambda: _stop(server))
+    server.append(_server(app, joining))
+    log.info("waiting to join", address=_address(listener), cure="vmferry host add NAME --address ... --token ...")
+    if token is not None:
+        print(f"token: {token.text}", flush=True)
+    server[0].run([listener.dup()])
+    if not tls.there:
+        return False
+    joining.over()
+    log.info("joined", host=tls.name)
+    return True
+
+
+def _server(app: FastAPI, joining: Joining) -> Server:
+    made = Server(configured(app, joining.context()))
+    made.leave = lambda: None
+    return made
+
+
+def _stop(server: list[Server]) -> None:
+    server[0].should_exit = True
+
+
+def _listening(options: Options) -> socket.socket:
+    try:
+        listener = listen(*options.listen)
+    except OSError as error:
+        raise UsageError(
+            reason=f"cannot listen on {options.listen[0]}:{options.listen[1]}: {error.strerror}"
+        ) from error
+    (options.state / "address").write_text(f"{_address(listener)}\n")
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _locked(state: Path) -> WorkerLock:
+    _make(state)
+    lock = WorkerLock(state)
+    try:
+        lock.take()
+    except WorkerRunning as error:
+        raise AgentRunning(pid=error.fields["pid"], state=state) from error
+    return lock
+
+
+def _make(state: Path) -> None:
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateUnusable(state=state, reason=error.strerror) from error
+
+
+def _serve_metrics(at: tuple[str, int]) -> None:
+    """Without TLS, so only for this machine: a scraper needs no certificate of ours."""
+    if at[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise UsageError(reason=f"--metrics has no TLS and listens on loopback only, not on {at[0]}")
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.get("/metrics")
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/healthz")
+    def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    try:
+        listener = listen(*at)
+    except OSError as error:
+        raise UsageError(reason=f"cannot listen on {at[0]}:{at[1]}: {error.strerror}") from error
+    serve: Callable[[], None] = lambda: uvicorn.Server(configured(app, None)).run([listener])  # noqa: E731
+    Thread(target=serve, name="metrics", daemon=True).start()

@@ -1,0 +1,97 @@
+"""An agent that has joined: everything it is made of, on one listener."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from vmferry.agent import admin, calls
+from vmferry.agent.admin import Office
+from vmferry.agent.answers import LARGEST_BODY, install
+from vmferry.agent.calls import Desk
+from vmferry.agent.confined import Confined, ToStorages
+from vmferry.agent.door import Door
+from vmferry.agent.listening import configured
+from vmferry.agent.operations import Operations
+from vmferry.agent.storages import Storages
+from vmferry.agent.trust import Trust
+from vmferry.authority import TlsFolder, server_context
+from vmferry.fence import Fence
+from vmferry.hosts.protocol import Hosts
+
+LAST_WORDS_S = 10.0
+HostsFor = Callable[[Fence], Hosts]
+"""Opens the real host; its acts go through this fence."""
+
+
+class Agent:
+    """Serves `connect` of these hosts, until it is stopped."""
+
+    def __init__(
+        self, state: Path, connect: str, hosts_for: HostsFor, confined: Callable[[str], Confined] | None = None
+    ) -> None:
+        """`confined`: what calls may name, by the agent's own name; the declared storages, unless something else."""
+        tls = TlsFolder(state)
+        self.name = tls.name
+        fence = Fence(state)
+        hosts = hosts_for(fence)
+        storages = Storages(self.name, state)
+        to_storages = ToStorages(self.name, state, storages, hosts.open(connect), tls.path)
+        self.operations = Operations(self.name, fence)
+        self._context = server_context(tls.path)
+        trust = Trust(tls)
+        office = Office(self.name, connect, tls, trust, storages, self.operations)
+        office.renewed = lambda: _reload(self._context, tls.path)
+        desk = Desk(self.name, connect, hosts, confined(self.name) if confined else to_storages, self.operations)
+        self._server = Server(configured(_app(self.name, desk, office, trust), self._context))
+        self._server.leave = self._leave
+
+    def serve(self, listener: socket.socket) -> None:
+        """Return when it has been stopped, by `stop` or a signal."""
+        self._server.run([listener])
+
+    def stop(self) -> None:
+        """From any thread: acts are told to stop, and whoever follows them hears of it."""
+        self._leave()
+        self._server.should_exit = True
+
+    @property
+    def started(self) -> bool:
+        return self._server.started
+
+    def _leave(self) -> None:
+        self.operations.leave(LAST_WORDS_S)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, whose streams end when it is asked to exit, since what they tell of ends."""
+
+    leave: Callable[[], None]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        def then() -> None:
+            self.leave()
+            self.should_exit = True
+
+        Thread(target=then, name="leaving", daemon=True).start()
+
+
+def _app(name: str, desk: Desk, office: Office, trust: Trust) -> FastAPI:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, max_body_size=LARGEST_BODY)
+    app.state.desk, app.state.office = desk, office
+    app.include_router(calls.router)
+    app.include_router(admin.router)
+    app.add_middleware(Door, name=name, trust=trust)
+    install(app, name)
+    return app
+
+
+def _reload(context: ssl.SSLContext, folder: Path) -> None:
+    context.load_cert_chain(folder / "server-cert.pem", folder / "server-key.pem")

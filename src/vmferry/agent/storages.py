@@ -1,0 +1,142 @@
+"""The storages that this host serves: declared by the manager, kept here, looked at before every use.
+
+A file in each of them names it by a UUID, so that two hosts that have the same storage know it, whatever they call
+it; and so that a storage that is not mounted is not taken for an empty one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from pydantic import TypeAdapter
+
+from vmferry.authority import check_name
+from vmferry.errors import NoSuchStorage, StorageKnown, StorageUnfit
+
+MARKER = ".vmferry-storage"
+_LONGEST_MARKER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A storage of this host."""
+
+    name: str
+    path: Path
+    """As it was declared: a folder, or a block device."""
+    uuid: str
+    grade: str = ""
+
+    @property
+    def real(self) -> Path:
+        return self.path.resolve()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be done there now; None when all is well."""
+        if self.path.is_block_device():
+            return None
+        if not self.path.is_dir():
+            return f"storage {self.name} is not there: is {self.path} mounted?"
+        if marker_of(self.path) != self.uuid:
+            return f"storage {self.name} lacks its {MARKER}, or has another one's: is {self.path} mounted?"
+        return None
+
+
+_FILE = TypeAdapter(tuple[Declared, ...])
+
+
+class Storages:
+    """Of one agent; durable in a file of its state folder."""
+
+    def __init__(self, host: str, state: Path) -> None:
+        self._host = host
+        self._file = state / "storages.json"
+        self._lock = Lock()
+        self._all = _FILE.validate_json(self._file.read_bytes()) if self._file.exists() else ()
+
+    def all(self) -> tuple[Declared, ...]:
+        return self._all
+
+    def declare(self, name: str, path: Path, grade: str) -> Declared:
+        """Serve it from now on. The same again is fine. Raises StorageKnown, StorageUnfit."""
+        check_name(name)
+        with self._lock:
+            for known in self._all:
+                if known.name == name and known.path == path:
+                    return known
+                if known.name == name:
+                    raise StorageKnown(host=self._host, storage=name, path=known.path)
+            made = Declared(name, path, self._marked(path), grade)
+            self._write((*self._all, made))
+            return made
+
+    def remove(self, name: str) -> None:
+        """Serve it no longer; what lies there stays, its marker too. Raises NoSuchStorage."""
+        with self._lock:
+            left = tuple(known for known in self._all if known.name != name)
+            if len(left) == len(self._all):
+                raise NoSuchStorage(host=self._host, storage=name)
+            self._write(left)
+
+    def of(self, real: Path) -> Declared | None:
+        """The one that a path without symbolic links lies in, the innermost if there are several."""
+        found = [known for known in self._all if real.is_relative_to(known.real)]
+        return max(found, key=lambda known: len(known.real.parts), default=None)
+
+    def _marked(self, path: Path) -> str:
+        """Its UUID: the one that another host has given it already, or a new one."""
+        if not path.is_absolute() or ".." in path.parts:
+            raise StorageUnfit(path=path, host=self._host, reason="name it by an absolute path without ..")
+        if path.is_block_device():
+            return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._host}:{path}"))
+        if path.resolve() == Path("/"):
+            raise StorageUnfit(path=path, host=self._host, reason="it would serve everything: name a folder below")
+        try:
+            return marker_of(path) or _mark(path)
+        except (OSError, ValueError) as error:
+            raise StorageUnfit(path=path, host=self._host, reason=str(error)) from error
+
+    def _write(self, declared: tuple[Declared, ...]) -> None:
+        fresh = self._file.with_suffix(".new")
+        with fresh.open("wb") as file:
+            file.write(_FILE.dump_json(declared, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._file)
+        self._all = declared
+
+
+def marker_of(path: Path) -> str | None:
+    """The UUID in the marker of a storage; None if it has none. Raises ValueError if it is something else."""
+    try:
+        fd = os.open(path / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{path / MARKER} is no file")
+        return str(uuid.UUID(file.read(_LONGEST_MARKER).decode().strip()))
+
+
+def _mark(path: Path) -> str:
+    """Made whole under another name, then linked: of two hosts that do this at once, one wins, and both know it."""
+    made = str(uuid.uuid4())
+    fresh = path / f"{MARKER}.{made}"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(f"{made}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(fresh, path / MARKER)
+    except FileExistsError:
+        return marker_of(path) or made
+    finally:
+        fresh.unlink()
+    return made

@@ -1,0 +1,140 @@
+"""One side's certificate, key and what it trusts, in files that QEMU, libnbd and GnuTLS find by their names.
+
+`tls` is a link to a folder that never changes, but for its list of revocations: so key and certificate always
+belong together, for whoever opens them meanwhile. Layout as in QEMU's tls-creds-x509.
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from vmferry.authority.ca import write_private
+from vmferry.authority.keys import key_pem
+
+CA, CRL = "ca-cert.pem", "ca-crl.pem"
+PAIRS = (("server-cert.pem", "server-key.pem"), ("client-cert.pem", "client-key.pem"))
+RENEW_PART = 1 / 3
+"""With less of its life left than that, a certificate is due."""
+
+
+class TlsFolder:
+    """STATE/tls."""
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "tls"
+        self._sets = state / "tls.d"
+
+    @property
+    def there(self) -> bool:
+        return (self.path / PAIRS[0][0]).exists()
+
+    @property
+    def version(self) -> str:
+        """Differs after each installation."""
+        return str(self.path.readlink())
+
+    def install(self, key: ec.EllipticCurvePrivateKey, certificate: bytes, ca: bytes, crl: bytes) -> None:
+        """Use these from now on. Raises ValueError if they do not belong together."""
+        mine = x509.load_pem_x509_certificate(certificate)
+        mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        if mine.public_key() != key.public_key():
+            raise ValueError("the certificate is of another key")
+        folder = self._sets / f"{mine.serial_number:x}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        for cert_name, key_name in PAIRS:
+            write_private(folder / cert_name, certificate)
+            write_private(folder / key_name, key_pem(key))
+        write_private(folder / CA, ca)
+        write_private(folder / CRL, crl)
+        self._point_to(folder)
+
+    def _point_to(self, folder: Path) -> None:
+        link = self.path.with_name("tls.new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.relative_to(self.path.parent))
+        link.replace(self.path)
+        for old in self._sets.iterdir():
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def set_revocations(self, crl: bytes) -> None:
+        """Raises ValueError for a list that is not the authority's, or older than the one that is there."""
+        told = _crl(crl, (self.path / CA).read_bytes())
+        if number_of(told) < self.revocations_number():
+            raise ValueError("it is older than the list that is here")
+        fresh = self.path / "ca-crl.new"
+        fresh.unlink(missing_ok=True)
+        write_private(fresh, crl)
+        fresh.replace(self.path / CRL)
+
+    def revocations_number(self) -> int:
+        return number_of(self._revocations())
+
+    def revoked(self) -> frozenset[int]:
+        """Serials."""
+        return frozenset(entry.serial_number for entry in self._revocations())
+
+    def certificate(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((self.path / PAIRS[0][0]).read_bytes())
+
+    @property
+    def name(self) -> str:
+        """Whom the certificate is of."""
+        alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return alternatives.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition(":")[2]
+
+    def due(self, now: datetime | None = None) -> bool:
+        """Is it time to renew the certificate?"""
+        mine = self.certificate()
+        life = mine.not_valid_after_utc - mine.not_valid_before_utc
+        return mine.not_valid_after_utc - (now or datetime.now(UTC)) < life * RENEW_PART
+
+    def remove(self) -> None:
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        shutil.rmtree(self._sets, ignore_errors=True)
+
+    def _revocations(self) -> x509.CertificateRevocationList:
+        return _crl((self.path / CRL).read_bytes(), (self.path / CA).read_bytes())
+
+
+def number_of(crl: x509.CertificateRevocationList) -> int:
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def _crl(pem: bytes, ca: bytes) -> x509.CertificateRevocationList:
+    crl = x509.load_pem_x509_crl(pem)
+    key = x509.load_pem_x509_certificate(ca).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not crl.is_signature_valid(key):
+        raise ValueError("the list of revocations is not signed by the authority")
+    return crl
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """TLS 1.3 only; who connects must show a certificate of the authority before a byte is read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0  # a resumed session would outlive the certificate that it began with
+    return _loaded(context, folder)
+
+
+def client_context(folder: Path) -> ssl.SSLContext:
+    """TLS 1.3 only; the server's certificate must be the authority's, and of the name that is asked for."""
+    return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), folder)
+
+
+def _loaded(context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cafile=folder / CA)
+    cert, key = PAIRS[0]
+    context.load_cert_chain(folder / cert, folder / key)
+    return context

@@ -1,0 +1,30 @@
+"""vmferry storage add: have a host serve a storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmferry.cli.host_options import OnHost, StorageName, storages_page
+from vmferry.cli.options import Json, State
+from vmferry.cli.session import answer, fleet_client
+
+Where = Annotated[Path, typer.Option("--path", metavar="DIR", help="Its folder, or a block device, on that host.")]
+Grade = Annotated[str, typer.Option("--class", metavar="CLASS", help="What kind of storage it is, as gold.")]
+
+
+def storage_add(
+    ctx: typer.Context,
+    *,
+    storage: StorageName,
+    host: OnHost,
+    path: Where,
+    grade: Grade = "",
+    json: Json = False,
+    state: State = None,
+) -> None:
+    """Have a host serve a storage: its agent touches files only in those that were declared so."""
+    found = fleet_client(ctx, state, json=json).add_storage(storage, host, path, grade)
+    answer(found, storages_page([found]), json=json)

@@ -1,0 +1,122 @@
+"""The protocol of a host as JSON, read from its own signatures: a method that is added there travels by itself.
+
+Where an image lies stays told apart: a path travels as a string, a Url or a Place as an object.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from vmferry import errors
+from vmferry.errors import AgentFailed, BadRequest, VmferryError
+from vmferry.hosts.protocol import LOOKING, Host
+from vmferry.transfer import Watch
+
+PROTOCOL = 1
+"""Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One method of the protocol."""
+
+    name: str
+    signature: inspect.Signature
+    types: Mapping[str, TypeAdapter[Any]]
+    """Of the arguments that travel: all but a Watch."""
+    answer: TypeAdapter[Any]
+    watched: str | None
+    """The argument that is a Watch: such a call is long."""
+
+    @property
+    def looks(self) -> bool:
+        return self.name in LOOKING
+
+    def bind(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        """Arguments by name, those with defaults too."""
+        bound = self.signature.bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return {name: value for name, value in bound.arguments.items() if name != "self"}
+
+    def dump(self, arguments: Mapping[str, Any]) -> Json:
+        return {name: _dump(self.types[name], arguments[name]) for name in self.types}
+
+    def load(self, told: object) -> dict[str, Any]:
+        """Raises BadRequest."""
+        if not isinstance(told, dict) or told.keys() != self.types.keys():
+            raise BadRequest(reason=f"{self.name} takes {', '.join(self.types) or 'nothing'}")
+        return {name: _load(type_, told[name], f"{self.name}: {name}") for name, type_ in self.types.items()}
+
+    def dump_answer(self, answer: object) -> Any:
+        return _dump(self.answer, answer)
+
+    def load_answer(self, told: object) -> Any:
+        """Raises BadRequest."""
+        return _load(self.answer, told, f"the answer to {self.name}")
+
+
+def _dump(type_: TypeAdapter[Any], value: object) -> Any:
+    return type_.dump_python(value, mode="json", by_alias=False)
+
+
+def _load(type_: TypeAdapter[Any], told: object, what: str) -> Any:
+    try:
+        return type_.validate_python(told, by_alias=False, by_name=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadRequest(reason=f"{what} {where}: {first['msg']}") from error
+
+
+def _call(name: str) -> Call:
+    method = getattr(Host, name)
+    hints = get_type_hints(method)
+    answer = hints.pop("return")
+    watched = next((n for n, hint in hints.items() if hint is Watch), None)
+    types: dict[str, TypeAdapter[Any]] = {n: TypeAdapter(hint) for n, hint in hints.items() if n != watched}
+    return Call(name, inspect.signature(method), types, TypeAdapter(answer), watched)
+
+
+CALLS: Mapping[str, Call] = {
+    name: _call(name) for name, found in vars(Host).items() if inspect.isfunction(found) and not name.startswith("_")
+}
+
+
+# -- errors
+
+
+def dump_error(error: VmferryError) -> Json:
+    """By name and fields: it is raised again as the same class. The sentence is for an older reader."""
+    fields = {name: _plain(value) for name, value in error.fields.items()}
+    return {"kind": type(error).__name__, "fields": fields, "sentence": str(error)}
+
+
+def load_error(told: object, host: str) -> VmferryError:
+    """The error that was raised there; AgentFailed with its sentence if there is no such class here."""
+    if not isinstance(told, dict) or not isinstance(fields := told.get("fields"), dict):
+        return AgentFailed(host=host, reason=f"it answered {str(told)[:200]}")
+    kind = getattr(errors, str(told.get("kind")), None)
+    if not (isinstance(kind, type) and issubclass(kind, VmferryError)):
+        return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
+    try:
+        return kind(**{str(name): _unplain(value) for name, value in fields.items()})
+    except (TypeError, ValueError):
+        return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return {"path": str(value)}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _unplain(value: object) -> object:
+    return Path(str(value["path"])) if isinstance(value, dict) and "path" in value else value

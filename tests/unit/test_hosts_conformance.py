@@ -1,0 +1,241 @@
+"""One suite for every host: the toy itself, and the toy behind an agent, over TLS. (With libvirt: tests/libvirt.)"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from agents import Realm
+from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
+
+from vmferry.errors import Cancelled, DestinationExists, HostRefused, NoSuchVm, Superseded
+from vmferry.hosts.memory import InMemory, MemoryHosts, World
+from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.protocol import LOOKING, Host, Quiesced
+from vmferry.hosts.remote import remote_host
+from vmferry.hosts.wire import CALLS
+from vmferry.model import Placed, Power, Token, Url
+from vmferry.transfer import Place, Throttle, Transfer
+
+JOB = "abcd2345"
+BASE = SOURCE / "guest-a.img"
+PART = DESTINATION / f"guest-a.img.vmferry-{JOB}.part"
+OVERLAYS = {"vda": SOURCE / f"a.vmferry-{JOB}.r0", "vdb": SOURCE / f"b.vmferry-{JOB}.r0"}
+MEMORY = DESTINATION / f"vmferry-{JOB}.memory"
+
+Open = Callable[[Token | None], Host]
+
+
+class Watcher:
+    """Follows a transfer; cancels it at the n-th look."""
+
+    def __init__(self, cancel_at: int | None = None) -> None:
+        self.throttle = Throttle()
+        self.seen: list[tuple[int, int]] = []
+        self._left = cancel_at
+
+    def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
+        self.seen.append((done_bytes, total_bytes))
+
+    def check(self) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left <= 0:
+                raise Cancelled()
+
+
+@pytest.fixture(scope="module")
+def realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Realm]:
+    made = Realm(tmp_path_factory.mktemp("realm"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+@pytest.fixture(params=["memory", "agent"])
+def open_host(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Open]:
+    hosts = MemoryHosts(InMemory(world))
+    if request.param == "memory":
+        yield lambda token: hosts.open("memory", token)
+        return
+    realm = Realm(tmp_path)
+    link = realm.link(realm.serve("host1", hosts))
+    try:
+        yield lambda token: remote_host(link, token)
+    finally:
+        link.close()
+        realm.close()
+
+
+@pytest.fixture
+def host(open_host: Open) -> Host:
+    return open_host(Token(JOB, 1))
+
+
+def base(bookmarks: str = "vda") -> Transfer[Path | Place, Path | Place]:
+    return Transfer(BASE, PART, Path(f"/state/bookmarks/{JOB}/{bookmarks}"))
+
+
+def test_vms_are_listed_by_name_with_their_chains(open_host: Open, world: World) -> None:
+    add_machine(world, "anna", UUID.replace("1", "2"), {"vda": ((SOURCE / "anna.img", "raw"),)}, Power.OFF)
+    vms = open_host(None).vms()
+    assert [vm.name for vm in vms] == ["anna", "guest"]
+    assert [image.path for image in vms[1].disk("vdb").chain] == [
+        SOURCE / "guest-b.qcow2",
+        SOURCE / "guest-b-base.qcow2",
+    ]
+    assert open_host(None).vm("guest") == vms[1]
+
+
+def test_an_unknown_vm_is_an_error_that_names_it(open_host: Open) -> None:
+    with pytest.raises(NoSuchVm, match="no VM named nobody"):
+        open_host(None).vm("nobody")
+
+
+def test_a_host_opened_for_looking_does_not_act(open_host: Open, world: World) -> None:
+    with pytest.raises((TypeError, AssertionError), match="for looking"):
+        open_host(None).suspend(UUID)
+    assert world.machines[UUID].power is Power.RUNNING
+
+
+def test_an_older_epoch_is_refused_after_a_newer_one_acted(open_host: Open, world: World) -> None:
+    open_host(Token(JOB, 2)).suspend(UUID)
+    with pytest.raises(Superseded, match="epoch 1 is older than 2"):
+        open_host(Token(JOB, 1)).resume(UUID)
+    assert world.machines[UUID].power is Power.PAUSED
+    open_host(Token("other234", 1)).resume(UUID)
+
+
+def test_folders_volumes_and_files_are_told_of(open_host: Open, world: World) -> None:
+    world.volumes.add(Path("/dev/lun0"))
+    world.files[Path("/dev/lun0")] = world.files[BASE]
+    looking = open_host(None)
+    assert looking.folder(SOURCE).filesystem == "fast"
+    found = looking.volume(Path("/dev/lun0"))
+    assert found is not None
+    assert found.where == Path("/dev/lun0")
+    assert looking.volume(Url("nbd://there/disk")) is None
+    assert looking.exists(BASE)
+    assert not looking.exists(PART)
+    assert looking.users(BASE) == (UUID,)
+    assert looking.allocated(PART) == 0
+
+
+def test_a_base_is_copied_compared_and_promoted(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    watch = Watcher()
+    copied = host.copy(base(), watch)
+    compared = host.compare(base(), watch)
+    assert copied.root_hash == compared.root_hash
+    assert host.unchanged_since(base())
+    host.promote(PART, DESTINATION / "guest-a.img")
+    host.promote(PART, DESTINATION / "guest-a.img")
+    assert world.files[DESTINATION / "guest-a.img"].blocks == world.files[BASE].blocks
+    host.forget(base())
+
+
+def test_a_copy_never_overwrites_what_is_not_ours(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    world.files[PART] = world.files[SOURCE / "guest-b.qcow2"]
+    with pytest.raises(DestinationExists, match=PART.name):
+        host.copy(base(), Watcher())
+
+
+def test_a_cancelled_copy_stops_and_is_dropped(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    with pytest.raises(Cancelled):
+        host.copy(base(), Watcher(cancel_at=1))
+    host.drop(base())
+    assert PART not in world.files
+    assert not world.bookmarks
+
+
+def test_a_freeze_sends_the_writes_to_overlays_and_a_commit_takes_them_back(host: Host, world: World) -> None:
+    assert host.freeze(UUID, OVERLAYS, None) is Quiesced.NO
+    assert {target: host.active_image(UUID, target) for target in OVERLAYS} == OVERLAYS
+    assert host.thaw(UUID, 1.0)
+    for target, image in (("vda", BASE), ("vdb", SOURCE / "guest-b.qcow2")):
+        host.commit(UUID, target, Placed(image, "raw" if target == "vda" else "qcow2"), Watcher())
+        host.commit(UUID, target, Placed(image, "raw" if target == "vda" else "qcow2"), Watcher())
+        assert host.active_image(UUID, target) == image
+        host.remove(OVERLAYS[target])
+    world.check()
+    assert world.violations == []
+
+
+def test_a_mirror_is_followed_and_pivoted(host: Host, world: World) -> None:
+    there = DESTINATION / f"a.vmferry-{JOB}.r0"
+    host.freeze(UUID, {"vda": OVERLAYS["vda"]}, None)
+    host.copy(base(), Watcher())
+    host.promote(PART, DESTINATION / "guest-a.img")
+    host.make_overlay(there, Placed(DESTINATION / "guest-a.img", "raw"))
+    host.mirror(UUID, "vda", there, 1 << 20)
+    assert host.mirroring(UUID, "vda")
+    assert host.mirrored(UUID, "vda")[0] is False
+    ready, done, total = host.mirrored(UUID, "vda")
+    assert (ready, done) == (True, total)
+    host.pivot(UUID, "vda")
+    assert host.active_image(UUID, "vda") == there
+    with pytest.raises(HostRefused, match="has none"):
+        host.mirrored(UUID, "vda")
+    assert world.violations == []
+
+
+def test_a_saved_state_is_loaded_standing_and_spent_once(host: Host, world: World) -> None:
+    host.save(UUID, MEMORY, Watcher())
+    assert host.saved(UUID, MEMORY)
+    assert host.power(UUID) is Power.OFF
+    host.restore(UUID, MEMORY, dict(world.machines[UUID].disks), {})
+    assert host.power(UUID) is Power.PAUSED
+    assert not host.spent(MEMORY)
+    assert host.release(UUID, MEMORY, run=True) > 0
+    assert host.spent(MEMORY)
+    assert host.power(UUID) is Power.RUNNING
+    assert world.violations == []
+
+
+def test_definitions_point_to_new_places(host: Host, world: World) -> None:
+    world.machines[UUID].snapshots = {"before": {"vda": BASE}}
+    host.point(UUID, {"vda": Placed(Path("/slow/x"), "raw", 4096)}, {Path("/a"): Path("/b")})
+    host.rewrite_snapshots(UUID, {BASE: Path("/slow/x")})
+    definition = world.machines[UUID].definition
+    assert definition is not None
+    assert definition["vda"] == Placed(Path("/slow/x"), "raw", 4096)
+    assert world.machines[UUID].snapshots["before"]["vda"] == Path("/slow/x")
+    host.make_transient(UUID)
+    assert world.machines[UUID].definition is None
+    host.make_persistent(UUID)
+    assert host.vm(UUID).persistent
+
+
+def test_leftovers_are_listed(host: Host) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    assert list(host.leftovers([SOURCE, DESTINATION])) == sorted(OVERLAYS.values())
+
+
+def test_a_disk_on_a_volume_travels_as_a_place(host: Host, world: World) -> None:
+    lun = Path("/dev/lun0")
+    world.volumes.add(lun)
+    world.files[lun] = type(world.files[BASE])()
+    host.freeze(UUID, OVERLAYS, None)
+    transfer = Transfer(Place(str(BASE)), Place(str(lun), exists=True), Path(f"/state/bookmarks/{JOB}/lun"))
+    assert host.copy(transfer, Watcher()).data_bytes > 0
+    assert world.files[lun].blocks == world.files[BASE].blocks
+
+
+# -- the list of what only looks
+
+
+def test_what_is_listed_as_looking_is_what_acts_nowhere() -> None:
+    """A method that is new in the protocol is an act, unless it is listed; and libvirt's host must agree."""
+    pytest.importorskip("libvirt")
+    from vmferry.hosts.libvirt import LibvirtHost
+
+    guarded = {name for name in CALLS if "acting" in inspect.getsource(getattr(LibvirtHost, name)).split("def ")[0]}
+    assert set(CALLS) - guarded == LOOKING
