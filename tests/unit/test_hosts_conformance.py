@@ -16,7 +16,7 @@ from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import LOOKING, Host, Quiesced
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import CALLS
-from vmferry.model import Placed, Power, Token, Url
+from vmferry.model import Changes, Placed, Power, Token, Url
 from vmferry.transfer import Place, Throttle, Transfer
 
 JOB = "abcd2345"
@@ -191,7 +191,7 @@ def test_a_saved_state_is_loaded_standing_and_spent_once(host: Host, world: Worl
     host.save(UUID, MEMORY, Watcher())
     assert host.saved(UUID, MEMORY)
     assert host.power(UUID) is Power.OFF
-    host.restore(UUID, MEMORY, dict(world.machines[UUID].disks), {})
+    host.restore(UUID, MEMORY, Changes(dict(world.machines[UUID].disks)))
     assert host.power(UUID) is Power.PAUSED
     assert not host.spent(MEMORY)
     assert host.release(UUID, MEMORY, run=True) > 0

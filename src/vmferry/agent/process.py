@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -69,7 +70,7 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         with _listening(options) as listener:
             if not tls.there and not _join(options, tls, listener):
                 return
-            agent = Agent(options.state, options.connect, hosts_for or _libvirt_hosts)
+            agent = Agent(options.state, options.connect, hosts_for or partial(_libvirt_hosts, tls))
             log.info("serving", host=agent.name, address=_address(listener), connect=options.connect)
             agent.serve(listener.dup())
         log.info("left", host=agent.name)
@@ -77,10 +78,11 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         lock.release()
 
 
-def _libvirt_hosts(fence: Fence) -> Hosts:
+def _libvirt_hosts(tls: TlsFolder, fence: Fence) -> Hosts:
+    from vmferry.hosts.exports import Exports, Front
     from vmferry.hosts.libvirt import LibvirtHosts
 
-    return LibvirtHosts(fence)
+    return LibvirtHosts(fence, Exports(Front(tls.address, tls.path)))
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:

@@ -43,7 +43,7 @@ class MoveBody(BaseModel):
     connect: Name
     path: Absolute | None = None
     disks: dict[Name, Absolute | UrlBody] = Field(default_factory=dict, max_length=256)
-    via: Literal["auto", "live", "quick", "offline"] = "auto"
+    via: Literal["auto", "live", "quick", "offline", "lan"] = "auto"
     max_pause_s: Pause = 2.0
     limit_bytes_s: Rate | None = None
     keep_source: bool = False
@@ -51,9 +51,13 @@ class MoveBody(BaseModel):
     format: Literal["raw", "qcow2"] | None = None
     overwrite: bool = False
     priority: Priority = Priority.NORMAL
+    to: Name | None = None
+    networks: dict[Name, Name] = Field(default_factory=dict, max_length=256)
 
     def request(self) -> MoveRequest:
         return MoveRequest(
+            to=self.to,
+            networks=self.networks,
             vm=self.vm,
             connect=self.connect,
             path=self.path,

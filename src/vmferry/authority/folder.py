@@ -91,6 +91,15 @@ class TlsFolder:
         alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return alternatives.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition(":")[2]
 
+    @property
+    def address(self) -> str:
+        """The first under which other hosts reach it, as the certificate says. Raises ValueError when it says none."""
+        alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        for kind in (x509.IPAddress, x509.DNSName):
+            for found in alternatives.get_values_for_type(kind):
+                return str(found)
+        raise ValueError(f"the certificate of {self.name} has no address")
+
     def due(self, now: datetime | None = None) -> bool:
         """Is it time to renew the certificate?"""
         mine = self.certificate()

@@ -31,6 +31,7 @@ from vmferry.cli.lab_status import lab_status
 from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
 from vmferry.cli.limit import limit_host, limit_storage, limits
+from vmferry.cli.migrate import migrate
 from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
@@ -73,15 +74,12 @@ vm = _group("One VM.")
 job = _group("One job.")
 transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
-<<<<<<< HEAD
-lab = _group("A private host, or several, to try things on, without risk.")
-=======
 host = _group("Hosts that run vmferry agent.")
 storage = _group("The storages that hosts serve.")
-lab = _group("A private host to try things on, without risk.")
->>>>>>> agent
+lab = _group("A private host, or several, to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
+app.command("migrate")(migrate)
 app.command("copy")(copy)
 app.command("verify")(verify)
 app.command("vms")(vms)

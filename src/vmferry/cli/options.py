@@ -15,7 +15,7 @@ from vmferry.model import Priority, Url, Where
 
 T = TypeVar("T")
 
-VIA = ("auto", "live", "quick", "offline")
+VIA = ("auto", "live", "quick", "offline", "lan")
 
 
 @dataclass

@@ -35,9 +35,9 @@ class RelocatingHost(FilesHost):
         with self._look("mark_of") as world:
             return str(world.files[path].changed) if path in world.files else ""
 
-    def serve(self, image: Path | Place) -> Place:
+    def serve(self, source: Path | Place) -> Place:
         with self._act("serve") as (world, _):
-            path = image if isinstance(image, Path) else Path(image.at)
+            path = source if isinstance(source, Path) else Path(source.at)
             url = f"nbds://{self.name}/{path}"
             if path not in world.files:
                 raise self._refuse("serve", f"{path} is not there")

@@ -187,7 +187,7 @@ class Host(Protocol):
     def mark_of(self, path: Path) -> str:
         """Changes with every write to the file; empty when it is not there."""
 
-    def serve(self, image: Path | Place) -> Place:
+    def serve(self, source: Path | Place) -> Place:
         """Let the other hosts read an image that does not change, over NBD with TLS, until `end_serving`.
 
         A path is served byte for byte, a place as the content of its image.
@@ -270,6 +270,12 @@ LOOKING = frozenset(
         "mirroring",
         "saved",
         "spent",
+        "definition",
+        "mark_of",
+        "misses",
+        "announced",
+        "standing_s",
+        "arrived",
     }
 )
 """The methods that change nothing. All others act: they carry a token, and an agent takes them one after another."""

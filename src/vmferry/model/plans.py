@@ -106,6 +106,8 @@ class FileMove:
 
     source: Path
     destination: Path
+    stays: bool = False
+    """It lies where libvirt chose, and is left there."""
 
 
 class Priority(StrEnum):

@@ -153,7 +153,7 @@ def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
 def _left(moves: Collection[DiskMove], files: Collection[FileMove]) -> set[Path]:
     """The folders that images are removed from in the end; those that other VMs use stay where they are."""
     images = [image for image in _distinct(moves) if not image.shared and not image.from_volume]
-    sources = [*(image.source for image in images), *(file.source for file in files)]
+    sources = [*(image.source for image in images), *(file.source for file in files if not file.stays)]
     return {source.parent for source in sources if isinstance(source, Path)}
 
 

@@ -112,10 +112,9 @@ def file_moves(vm: Vm, moves: Collection[DiskMove], path: Path | None, *, apart:
     """The NVRAM, when it lies in a folder that a disk leaves, or the VM leaves its host."""
     if vm.nvram is None or not moves:
         return ()
-    if apart:
-        return (FileMove(vm.nvram, (path or next(iter(moves)).overlay_copies.parent) / vm.nvram.name),)
     left = {move.overlays.parent for move in moves if not move.active.from_volume}
-    if not any(vm.nvram.is_relative_to(folder) for folder in left):
+    stays = not any(vm.nvram.is_relative_to(folder) for folder in left)
+    if stays and not apart:
         return ()
     folder = path or next(iter(moves)).overlay_copies.parent
-    return (FileMove(vm.nvram, folder / vm.nvram.name),)
+    return (FileMove(vm.nvram, folder / vm.nvram.name, stays),)

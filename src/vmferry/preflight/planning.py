@@ -97,19 +97,28 @@ def _wanted(request: MoveRequest, vm: Vm, ends: Ends) -> tuple[list[Wanted], lis
             raise NoSuchDisk(vm=vm.name, target=target, present=", ".join(present) or "none")
     wanted, notes = [], []
     for disk in vm.disks:
-        if disk.target in request.disks:
-            wanted.append(_to(request, disk, request.disks[disk.target], ends.there))
-        elif ends.apart and disk.chain:
-            wanted.append(_to(request, disk, request.path or relocating.same_folder(disk), ends.there))
-        elif request.path is not None and not ends.apart:
-            why = findings.stays(disk)
-            if why is None:
-                wanted.append(_to(request, disk, request.path, ends.there))
-            elif disk.chain:
-                notes.append(findings.stays_note(disk, why, request.path))
+        to = request.disks.get(disk.target) or _asked(request, disk, ends)
+        if isinstance(to, Finding):
+            notes.append(to)
+        elif to is not None:
+            wanted.append(_to(request, disk, to, ends.there))
     if not wanted:
         raise UsageError(reason=f"{vm.name} has no disk that moves by itself: name one with --disk TARGET=DIR")
     return wanted, notes
+
+
+def _asked(request: MoveRequest, disk: Disk, ends: Ends) -> Where | Finding | None:
+    """Where a disk goes that --disk does not name, or why it stays; None when there is nothing to say."""
+    if not disk.chain:
+        return None
+    if ends.apart:
+        if relocating.stays(ends, disk):
+            return relocating.stays_note(ends, disk)
+        return request.path or relocating.same_folder(disk)
+    if request.path is None:
+        return None
+    why = findings.stays(disk)
+    return request.path if why is None else findings.stays_note(disk, why, request.path)
 
 
 def _to(request: MoveRequest, disk: Disk, to: Where, host: Host) -> Wanted:

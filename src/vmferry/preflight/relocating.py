@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.errors import NoSuchVm
-from vmferry.model import Disk, Finding, MoveRequest, Vm, Where
+from vmferry.errors import NoSuchVm, PathRefused
+from vmferry.model import Disk, Finding, MoveRequest, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
 
 
@@ -13,6 +13,25 @@ def same_folder(disk: Disk) -> Where:
     """Where a disk goes of which nothing is said: the folder of the same name."""
     where = disk.active.path
     return where.parent if isinstance(where, Path) and not disk.active.volume else where
+
+
+def stays(ends: Ends, disk: Disk) -> bool:
+    """Is the disk's storage the same one on both hosts?"""
+    where = disk.active.path if disk.chain else None
+    if not isinstance(where, Path) or disk.active.volume:
+        return False
+    here = ends.host.folder(where.parent)
+    if not here.storage:
+        return False
+    try:
+        return ends.there.folder(where.parent).storage == here.storage and ends.there.exists(where)
+    except PathRefused:
+        return False  # no storage of that host
+
+
+def stays_note(ends: Ends, disk: Disk) -> Finding:
+    what = f"disk {disk.target} ({disk.active.path}) stays where it is: {ends.there.name} has the same storage"
+    return Finding(Severity.NOTE, what)
 
 
 def of_vm(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:

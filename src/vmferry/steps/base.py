@@ -138,6 +138,12 @@ class Job:
             transfer.bookmarks,
         )
 
+    def closed(self, transfer: DiskTransfer) -> DiskTransfer:
+        """The same transfer for what asks only for its destination: another host knows no path of this one."""
+        if not self.plan.relocates:
+            return transfer
+        return Transfer(transfer.destination, transfer.destination, transfer.bookmarks)
+
     def _bookmarks_of(self, destination: Where) -> Path:
         """Disks of one name may go to several folders."""
         name = blake3(str(destination).encode()).hexdigest(8)

@@ -33,7 +33,7 @@ class CopyBase(Step):
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:
-            job.there.drop(job.base_transfer(image))
+            job.there.drop(job.closed(job.base_transfer(image)))
         if job.plan.relocates:
             job.host.end_serving()
 
@@ -96,7 +96,7 @@ class CopyFiles(Step):
             if job.facts.get(f"file:{file.destination}"):
                 take_back(job, file.destination, part)
             if job.plan.relocates:
-                job.there.drop(job.transfer(file.source, part))
+                job.there.drop(job.closed(job.transfer(file.source, part)))
             job.there.remove(part)
 
 

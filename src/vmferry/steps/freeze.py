@@ -231,12 +231,12 @@ def copy_overlay(job: Job, disk: DiskMove, round_: int, *, hurry: bool = False) 
 
 def drop_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
     final = job.overlay_copy(disk, round_)
-    job.there.drop(job.transfer(job.overlay(disk, round_), _part(final)))
+    job.there.drop(job.closed(job.transfer(job.overlay(disk, round_), _part(final))))
     job.there.remove(final)
 
 
 def forget_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
-    job.there.forget(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_))))
+    job.there.forget(job.closed(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_)))))
 
 
 def _part(final: Path) -> Path:

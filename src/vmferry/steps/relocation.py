@@ -46,7 +46,7 @@ class CarryMemory(Step):
         job.there.promote(_part(job), job.memory)
 
     def undo(self, job: Job) -> None:
-        job.there.drop(job.transfer(job.saved, _part(job)))
+        job.there.drop(job.closed(job.transfer(job.saved, _part(job))))
         job.there.remove(job.memory)
 
     def found(self, job: Job) -> bool:
@@ -197,9 +197,9 @@ def power_of(host: Host, uuid: str) -> Power:
 
 def forget_carried(job: Job) -> None:
     """The bookmarks of what was carried beside the disks."""
-    job.there.forget(job.transfer(job.saved, _part(job)))
+    job.there.forget(job.closed(job.transfer(job.saved, _part(job))))
     for file in job.plan.files:
-        job.there.forget(job.transfer(file.source, job.file_part(file)))
+        job.there.forget(job.closed(job.transfer(file.source, job.file_part(file))))
 
 
 def _part(job: Job) -> Path:

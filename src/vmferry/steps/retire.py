@@ -61,11 +61,12 @@ class Retire(Step):
             for image in reversed(_owned(job)):
                 job.host.remove(_file(image))
             for file in job.plan.files:
-                job.host.remove(file.source)
+                if not file.stays:
+                    job.host.remove(file.source)
 
     def _forget(self, job: Job) -> None:
         for image in job.plan.images:
-            job.there.forget(job.base_transfer(image))
+            job.there.forget(job.closed(job.base_transfer(image)))
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
                 forget_overlay_copy(job, disk, round_)
