@@ -16,6 +16,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vmferry import worker_log
+from vmferry.agent.crossing import TunnelCrossing
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.metrics import REGISTRY
@@ -70,7 +71,7 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         with _listening(options) as listener:
             if not tls.there and not _join(options, tls, listener):
                 return
-            agent = Agent(options.state, options.connect, hosts_for or partial(_libvirt_hosts, tls))
+            agent = Agent(options.state, options.connect, hosts_for or partial(_libvirt_hosts, tls, options.connect))
             log.info("serving", host=agent.name, address=_address(listener), connect=options.connect)
             agent.serve(listener.dup())
         log.info("left", host=agent.name)
@@ -78,11 +79,11 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         lock.release()
 
 
-def _libvirt_hosts(tls: TlsFolder, fence: Fence) -> Hosts:
+def _libvirt_hosts(tls: TlsFolder, connect: str, fence: Fence) -> Hosts:
     from vmferry.hosts.exports import Exports, Front
     from vmferry.hosts.libvirt import LibvirtHosts
 
-    return LibvirtHosts(fence, Exports(Front(tls.address, tls.path)))
+    return LibvirtHosts(fence, Exports(Front(tls.address, tls.path)), TunnelCrossing(connect, tls))
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:

@@ -60,6 +60,8 @@ class Between:
     def end_serving(self) -> None:
         if self._exports is not None:
             self._exports.end(self._job)
+        if self._crossing is not None:
+            self._crossing.end(self._job)
 
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         return self._link.call("list its networks", lambda c: written.misses(c, definition, networks))

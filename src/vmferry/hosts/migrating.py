@@ -39,6 +39,9 @@ class Crossing(Protocol):
     def receive(self, job: str) -> str:
         """Open this end for one migration of a job. Returns the word that the other end needs."""
 
+    def end(self, job: str) -> None:
+        """Cut all that passes for a job."""
+
     def to(self, job: str, word: str) -> AbstractContextManager[tuple[str, str, str]]:
         """The way to the host that gave the word, while the context is open. See Incoming."""
 

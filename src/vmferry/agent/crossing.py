@@ -1,0 +1,90 @@
+"""The way of libvirt's live migration from agent to agent: three unix sockets on each host, tunnels between them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from urllib.parse import parse_qs, urlsplit
+
+from vmferry.authority import TlsFolder, client_context, server_context
+from vmferry.errors import BadRequest
+from vmferry.tunnel import Peer, Tickets, TunnelClient, TunnelServer
+
+RUN = Path("/run/vmferry")
+LIBVIRTD = Path("/run/libvirt/libvirt-sock")
+TICKET_S = 600.0
+"""Between the destination's being ready and the source's first connection."""
+STREAMS = ("libvirt", "memory", "disks")
+
+
+class TunnelCrossing:
+    """Implements hosts.migrating.Crossing. Both hosts give QEMU the same path, each on its own machine."""
+
+    def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN) -> None:
+        self._libvirtd = _socket_of(connect)
+        self._tls = tls
+        self._run = run
+        self._tickets = Tickets()
+        self._given: dict[str, list[str]] = {}
+        self._server: TunnelServer | None = None
+        self._lock = Lock()
+
+    def receive(self, job: str) -> str:
+        folder = self._folder(job)
+        leads = {"libvirt": self._libvirtd, "memory": folder / "memory", "disks": folder / "disks"}
+        with self._lock:
+            for old in self._given.pop(job, []):  # of an attempt that was cut off
+                self._tickets.withdraw(old)
+            tickets = {name: self._tickets.issue(leads[name], TICKET_S, None) for name in STREAMS}
+            self._given[job] = list(tickets.values())
+            port = self._listening().port
+        return json.dumps({"host": self._tls.address, "port": port, "tickets": tickets})
+
+    @contextmanager
+    def to(self, job: str, word: str) -> Iterator[tuple[str, str, str]]:
+        """Raises BadRequest for a word that no agent has given."""
+        host, port, tickets = _told(word)
+        folder, context = self._folder(job), client_context(self._tls.path)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            for name in STREAMS:
+                stack.enter_context(TunnelClient(folder / name, Peer(host, port, tickets[name]), context))
+            connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
+            yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
+
+    def end(self, job: str) -> None:
+        """Cut what a job's tickets have let in."""
+        with self._lock:
+            for ticket in self._given.pop(job, []):
+                self._tickets.withdraw(ticket)
+        shutil.rmtree(self._run / job, ignore_errors=True)
+
+    def _folder(self, job: str) -> Path:
+        """Empty, and QEMU makes its sockets there."""
+        folder = self._run / job
+        shutil.rmtree(folder, ignore_errors=True)
+        self._run.mkdir(mode=0o711, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def _listening(self) -> TunnelServer:
+        if self._server is None:
+            self._server = TunnelServer((self._tls.address, 0), server_context(self._tls.path), self._tickets)
+        return self._server
+
+
+def _socket_of(connect: str) -> Path:
+    given = parse_qs(urlsplit(connect).query).get("socket")
+    return Path(given[0]) if given else LIBVIRTD
+
+
+def _told(word: str) -> tuple[str, int, dict[str, str]]:
+    try:
+        told = json.loads(word)
+        return str(told["host"]), int(told["port"]), {name: str(told["tickets"][name]) for name in STREAMS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequest(reason=f"that is no way to a host: {error}") from error
