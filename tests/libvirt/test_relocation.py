@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
-from tests.libvirt.test_lab_hosts import MOVING
+from tests.libvirt.seen import TWO_DISKS, nothing_of_ours, of_snapshot, untouched
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost
 
@@ -61,5 +59,5 @@ def test_a_quick_relocation_carries_disks_snapshots_and_memory_and_loses_nothing
     assert guest.name not in one.run("virsh", "list", "--all", "--name")
 
 
-def LEASE_AT(guest: LabGuest) -> Path:  # noqa: N802
+def LEASE_AT(guest: LabGuest) -> Path:
     return guest.place.images["vdc"]

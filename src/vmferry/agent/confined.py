@@ -26,6 +26,8 @@ from vmferry.transfer import Place, Transfer
 from vmferry.transfer.places import Scheme
 
 READ_ONLY = frozenset({"source", "backing"})
+ABROAD = frozenset({"there"})
+"""Paths of another host, which its own agent looks at."""
 KEPT_JOBS = 1000
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
@@ -87,7 +89,7 @@ class ToStorages:
     def allowed(self, call: Call, token: Token | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
         vm = self._own_vm(call, token, arguments.get("uuid"))
         use = _Use(not call.looks, call.looks, token.job if token else "", vm)
-        return {name: self._walk(value, use.of(name)) for name, value in arguments.items()}
+        return {name: value if name in ABROAD else self._walk(value, use.of(name)) for name, value in arguments.items()}
 
     def told(self, answer: Any) -> Any:
         """File systems of two hosts may have the same number."""

@@ -114,9 +114,9 @@ class Between:
         return self._cross().receive(self._job)
 
     @acting
-    def migrate(self, uuid: str, to: str, changes: Changes, watch: Watch) -> None:
+    def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
         with self._cross().to(self._job, to) as incoming:
-            migrate(self._link, uuid, Incoming(*incoming), changes, watch)
+            migrate(self._link, uuid, Incoming(*incoming), there, watch)
 
     def standing_s(self, uuid: str) -> float:
         return self._link.stood_s(uuid)

@@ -134,24 +134,24 @@ class RelocatingHost(FilesHost):
         with self._act("receive"):
             return self.name
 
-    def migrate(self, uuid: str, to: str, changes: Changes, watch: Watch) -> None:
+    def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
         watch.check()
         with self._act("migrate") as (world, middle):
             root = self._root(world)
-            machine, there = world.machine(uuid), root.at(to).machine(uuid)
+            machine, arriving = world.machine(uuid), root.at(to).machine(uuid)
             live = machine.live
             if live is None:
                 raise self._refuse("migrate", f"{machine.name} is not running")
             for target, image in live.disks.items():
-                copy = root.at(to).files[changes.disks[target].path]
+                copy = root.at(to).files[there.disks[target].path]
                 copy.blocks = dict(world.files[image.path].blocks)
                 copy.changed += 1
-            there.live = Live(dict(changes.disks), Power.PAUSED, unproved=True)
+            arriving.live = Live(dict(there.disks), Power.PAUSED, unproved=True)
             middle()
             for target, image in live.disks.items():  # what was written since
-                root.at(to).files[changes.disks[target].path].blocks.update(world.files[image.path].blocks)
+                root.at(to).files[there.disks[target].path].blocks.update(world.files[image.path].blocks)
             self._effect(world, "migrate")
-            there.live.unproved = False
+            arriving.live.unproved = False
             machine.live = None
             if machine.definition is None:
                 del world.machines[uuid]

@@ -229,10 +229,10 @@ class Host(Protocol):
     def receive(self, uuid: str) -> str:
         """Be ready for a VM that comes while it runs. Returns where to: an opaque word for `migrate`."""
 
-    def migrate(self, uuid: str, to: str, changes: Changes, watch: Watch) -> None:
+    def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
         """Carry a running VM's memory and the rest of these disks over; it arrives standing.
 
-        Cut off or cancelled, it runs on here.
+        Cut off or cancelled, it runs on here. The paths are those of the other host.
         """
 
     def standing_s(self, uuid: str) -> float:
