@@ -17,7 +17,7 @@ from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.test_lab import assert_nothing_is_left
 
 from vmferry.errors import LabPlaceUnfit, LabProgramFailed
-from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec, wait_for
+from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec, commands, wait_for
 from vmferry.lab.ferry import Ferry
 from vmferry.lab.links import Cut
 from vmferry.lab.processes import kill_all, lab_processes
@@ -290,32 +290,37 @@ def test_a_lab_of_several_hosts_ends_with_its_owner_even_by_sigkill(tmp_path: Pa
 def test_several_hosts_by_command(tmp_path: Path) -> None:
     place = tmp_path / "own"
     at = ("--at", place)
-    with Ferry(tmp_path / "state", "none") as ferry:
-        try:
-            ended = ferry.run("lab", "up", "--hosts", "2", *at, "--json")
-            assert ended.code == 0, ended.err
-            hosts = json.loads(ended.out)["hosts"]
-            assert [(h["name"], h["address"], len(h["vms"])) for h in hosts] == [
-                ("host1", "10.231.0.1", 1),
-                ("host2", "10.231.0.2", 0),
-            ]
-            ferry.run("lab", "link", "host2", "--rate", "100mbit", "--cut", "silent", *at)
-            assert "cut (silent)" in ferry.run("lab", "status", *at).out
-            ferry.run("lab", "link", "host2", "--heal", *at)
-            assert "at most 100mbit" in ferry.run("lab", "status", *at).out
-            there = ferry.run("lab", "exec", "manager", *at, "--", "virsh", "-c", "qemu+tcp://host2/system", "hostname")
-            assert there.out.strip() == "host2"
-            assert "runs at" in ferry.run("lab", "up", *at).err
-            kill_all(place / "host1")
-            kill_all(place / "host2")
-            kill_all(place / "manager")
-            kill_all(place / "switch")
-            alone = ferry.run("lab", "up", *at, "--json")
-            assert "hosts" not in json.loads(alone.out), "one host, in the place of a lab whose processes had died"
-            assert ferry.run("lab", "down", *at).code == 0
-            assert_nothing_is_left(place)
-        finally:
-            ferry.run("lab", "down", *at)
+    ferry = Ferry(tmp_path / "state", "none")
+    try:
+        lab = commands.up_several(2, place, guest=None, owner_pid=os.getpid())
+        assert [(host.name, host.address) for host in lab.hosts] == [("host1", "10.231.0.1"), ("host2", "10.231.0.2")]
+        ferry.run("lab", "link", "host2", "--rate", "100mbit", "--cut", "silent", *at)
+        assert "cut (silent)" in ferry.run("lab", "status", *at).out
+        healed = ferry.run("lab", "link", "host2", "--heal", *at, "--json")
+        assert json.loads(healed.out)["hosts"][1]["link"] == {"rate": "100mbit", "cut": ""}
+        there = ferry.run("lab", "exec", "manager", *at, "--", "virsh", "-c", "qemu+tcp://host2/system", "hostname")
+        assert there.out.strip() == "host2"
+        assert "already runs" in ferry.run("lab", "up", *at).err
+        assert "no host host9" in ferry.run("lab", "link", "host9", "--heal", *at).err
+        assert ferry.run("lab", "down", *at).code == 0
+        assert_nothing_is_left(place)
+    finally:
+        Lab(place).down()
+
+
+def test_a_lab_takes_the_place_of_one_of_several_hosts_whose_processes_have_died(tmp_path: Path) -> None:
+    place = tmp_path / "own"
+    try:
+        commands.up_several(1, place, guest=None, owner_pid=os.getpid())
+        for node in ("host1", "manager", "switch"):
+            kill_all(place / node)
+        alone = commands.up(place, guest=None, owner_pid=os.getpid())
+        assert alone.uri == LabHost(place).uri
+        commands.down(place)
+        assert_nothing_is_left(place)
+    finally:
+        Lab(place).down()
+        LabHost(place).down()
 
 
 # -- words

@@ -113,7 +113,7 @@ class LabGuest:
         self.place = replace(self.place, folder=host.guest_folder(self.place.uuid))
 
     def runs_on(self) -> list[str]:
-        """The hosts on which a copy of it runs, by their libvirtd, which must be up; not one that waits for memory.
+        """The hosts on which a copy of it runs, as their libvirtd tells; one that waits for memory does not run yet.
 
         Raises libvirt.libvirtError.
         """
