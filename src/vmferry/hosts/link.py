@@ -79,10 +79,11 @@ class Link:
             if self._conn is None:
                 _run_event_loop()
                 try:
-                    self._conn = libvirt.open(self.uri)
+                    conn = libvirt.open(self.uri)
+                    self._listen(conn)  # fails too where there is no QEMU behind the URI
                 except libvirt.libvirtError as error:
                     raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
-                self._listen(self._conn)
+                self._conn = conn
             return self._conn
 
     def _listen(self, conn: libvirt.virConnect) -> None:
