@@ -53,6 +53,8 @@ class Link:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
+        self.redefining = threading.Lock()
+        """Held from reading a definition to writing it back: of two changes at once one would be lost."""
         self._conn: libvirt.virConnect | None = None
         self._stops: dict[str, float] = {}
 
