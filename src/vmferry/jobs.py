@@ -134,6 +134,10 @@ class Jobs:
         self._wake.set()
         return self._view(row)
 
+    def refuse_busy(self, uuid: str) -> None:
+        """Raises VmBusy while a job moves the VM."""
+        self._store.refuse_busy(uuid)
+
     def _new(self, plan: Plan, request: MoveRequest, host: Host) -> NewJob:
         return NewJob(
             id="".join(secrets.choice(LETTERS) for _ in range(8)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from vmferry.api import cpu as about_cpu
 from vmferry.api import jobs as about_jobs
 from vmferry.api import limits as about_limits
 from vmferry.api import looking, problems
@@ -48,5 +49,6 @@ def make_app(jobs: Jobs, transfers: Transfers, hosts: Hosts, life: Life, log_pat
     app.include_router(about_jobs.router, prefix="/v1")
     app.include_router(about_limits.router, prefix="/v1")
     app.include_router(about_transfers.router, prefix="/v1")
+    app.include_router(about_cpu.router, prefix="/v1")
     problems.install(app, log_path)
     return app

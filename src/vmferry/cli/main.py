@@ -10,6 +10,9 @@ import typer
 
 from vmferry.api.answered import Answered
 from vmferry.cli.copy import copy
+from vmferry.cli.cpu_baseline import cpu_baseline
+from vmferry.cli.cpu_check import cpu_check
+from vmferry.cli.cpu_limit import cpu_limit
 from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_priority import job_priority
@@ -62,6 +65,7 @@ vm = _group("One VM.")
 job = _group("One job.")
 transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
+cpu = _group("Processor compatibility: VMs that run on hosts with different processors.")
 lab = _group("A private host to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
@@ -93,6 +97,10 @@ app.command("limits")(limits)
 app.add_typer(limit, name="limit")
 limit.command("host")(limit_host)
 limit.command("storage")(limit_storage)
+app.add_typer(cpu, name="cpu")
+cpu.command("check")(cpu_check)
+cpu.command("baseline")(cpu_baseline)
+cpu.command("limit")(cpu_limit)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vmferry.api.client import Client
+    from vmferry.api.cpu_client import CpuClient
     from vmferry.api.transfer_client import TransferClient
 
 
@@ -31,6 +32,14 @@ def transfer_client(ctx: typer.Context, state: Path | None, *, json: bool = Fals
 
     globals_of(ctx).json = json
     return TransferClient(state_folder(ctx, state), says=print_error)
+
+
+def cpu_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> CpuClient:
+    """The same, for processors."""
+    from vmferry.api.cpu_client import CpuClient
+
+    globals_of(ctx).json = json
+    return CpuClient(state_folder(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:
