@@ -232,6 +232,44 @@ class SavedStateUncertain(VmferryError):
     exit_code = 4
 
 
+# -- processors
+
+
+class BadCpuXml(UsageError):
+    says = "this is not libvirt's <cpu> element ({reason}): take what `vmferry cpu baseline HOST --xml` prints"
+
+
+class NoSuchCpu(UsageError):
+    says = (
+        "{host} knows no CPU model {model}: give baseline, x86-64-v2, x86-64-v3, x86-64-v4, none, "
+        "or one that `virsh cpu-models {arch}` names there"
+    )
+
+
+class NoGuestsOfKind(UsageError):
+    says = "{host} has no {guests} guests, it has {present}: choose another host, or mend its emulator"
+
+
+class NotPersistent(VmferryError):
+    says = "{vm} is transient, so it has no definition to change: define it first (`virsh dumpxml`, `virsh define`)"
+    exit_code = 3
+
+
+class CpuUnfit(VmferryError):
+    says = "{host} cannot give {vm} the CPU {to}: it lacks {missing}; choose a lower one"
+    exit_code = 3
+
+
+class VendorsDiffer(VmferryError):
+    says = "{vendors}: processors of different vendors have no CPU in common; group the hosts by vendor"
+    exit_code = 3
+
+
+class BaselineUnfit(VmferryError):
+    says = "no greatest common CPU of {hosts} was found ({reason}): try `vmferry cpu limit VM --to x86-64-v2` instead"
+    exit_code = 3
+
+
 # -- transfers
 
 

@@ -139,6 +139,10 @@ class Jobs:
         host = self._hosts.open(request.connect)
         return host, self._hosts.open(request.to) if request.to else host
 
+    def refuse_busy(self, uuid: str) -> None:
+        """Raises VmBusy while a job moves the VM."""
+        self._store.refuse_busy(uuid)
+
     def _new(self, plan: Plan, request: MoveRequest, host: Host, there: Host) -> NewJob:
         return NewJob(
             id="".join(secrets.choice(LETTERS) for _ in range(8)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from vmferry.api import cpu as about_cpu
 from vmferry.api import fleet as about_fleet
 from vmferry.api import jobs as about_jobs
 from vmferry.api import limits as about_limits
@@ -51,5 +52,6 @@ def make_app(jobs: Jobs, transfers: Transfers, hosts: Hosts, fleet: Fleet, life:
     app.include_router(about_limits.router, prefix="/v1")
     app.include_router(about_fleet.router, prefix="/v1")
     app.include_router(about_transfers.router, prefix="/v1")
+    app.include_router(about_cpu.router, prefix="/v1")
     problems.install(app, log_path)
     return app

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url
+from vmferry.model.processors import CpuLimitRequest
 from vmferry.model.transfers import NO_PROGRESS_S, RETRY_DELAY_S, SHORTEST_RETRY_DELAY_S, TransferRequest
 
 
@@ -102,6 +103,21 @@ class SharedLimitBody(BaseModel):
 
     def limit(self) -> SharedLimit:
         return SharedLimit(self.scope, self.connect, self.place, self.limit_bytes_s)
+
+
+class CpuLimitBody(BaseModel):
+    """`vmferry cpu limit`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    vm: Name
+    connect: Name
+    to: Name
+    hosts: Annotated[tuple[Name, ...], Field(max_length=256)] = ()
+    xml: Annotated[str, Field(max_length=64 << 10)] = ""
+
+    def request(self) -> CpuLimitRequest:
+        return CpuLimitRequest(**self.model_dump())
 
 
 class TransferBody(BaseModel):

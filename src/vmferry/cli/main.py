@@ -11,6 +11,9 @@ import typer
 from vmferry.api.answered import Answered
 from vmferry.cli.agent import agent
 from vmferry.cli.copy import copy
+from vmferry.cli.cpu_baseline import cpu_baseline
+from vmferry.cli.cpu_check import cpu_check
+from vmferry.cli.cpu_limit import cpu_limit
 from vmferry.cli.host_add import host_add
 from vmferry.cli.host_list import host_list
 from vmferry.cli.host_remove import host_remove
@@ -77,6 +80,7 @@ limit = _group("What all jobs together may move; of one job: vmferry job limit."
 host = _group("Hosts that run vmferry agent.")
 storage = _group("The storages that hosts serve.")
 lab = _group("A private host, or several, to try things on, without risk.")
+cpu = _group("Processor compatibility: VMs that run on hosts with different processors.")
 
 app.command("migrate-storage")(migrate_storage)
 app.command("migrate")(migrate)
@@ -119,6 +123,10 @@ app.add_typer(storage, name="storage")
 storage.command("add")(storage_add)
 storage.command("list")(storage_list)
 storage.command("remove")(storage_remove)
+app.add_typer(cpu, name="cpu")
+cpu.command("check")(cpu_check)
+cpu.command("baseline")(cpu_baseline)
+cpu.command("limit")(cpu_limit)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

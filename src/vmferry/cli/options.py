@@ -123,6 +123,7 @@ Connect = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its first letters.")]
 TransferId = Annotated[str, typer.Argument(metavar="ID", help="The transfer's id, or its first letters.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A libvirt URI, or the name of an added host.")]
 Folder = Annotated[
     Path | None,
     typer.Option("--path", metavar="DIR", parser=saying(_folder), help="Where all the VM's files go."),

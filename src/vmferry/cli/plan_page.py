@@ -19,7 +19,7 @@ def plan_page(preview: Preview) -> RenderableType:
     """Findings first when they forbid the move, steps and figures else."""
     plan = preview.plan
     parts: list[RenderableType] = [_headline(plan)]
-    parts += _findings(plan.findings)
+    parts += finding_lines(plan.findings)
     if not plan.blockers:
         parts += [Text(), *(_disk(disk) for disk in plan.disks), *_files(plan), Text(), _figures(plan)]
         parts += [Text(), Text("Steps", style="bold"), _steps(preview)]
@@ -30,7 +30,7 @@ def plan_page(preview: Preview) -> RenderableType:
 
 def findings_page(plan: Plan) -> RenderableType:
     """What stands against a move, with its cures."""
-    return Group(_headline(plan), *_findings(plan.findings))
+    return Group(_headline(plan), *finding_lines(plan.findings))
 
 
 def _headline(plan: Plan) -> RenderableType:
@@ -39,7 +39,8 @@ def _headline(plan: Plan) -> RenderableType:
     return Text(f"{shown(plan.vm)} can be moved: {plan.technology.console_name}", style="bold green")
 
 
-def _findings(findings: tuple[Finding, ...]) -> Iterator[RenderableType]:
+def finding_lines(findings: tuple[Finding, ...]) -> Iterator[RenderableType]:
+    """What forbids first, each with its cure."""
     for finding in sorted(findings, key=lambda f: f.severity is not Severity.BLOCKER):
         blocks = finding.severity is Severity.BLOCKER
         yield _entry("!" if blocks else "-", shown(finding.what), "red" if blocks else "yellow")

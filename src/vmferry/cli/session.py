@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vmferry.api.client import Client
+    from vmferry.api.cpu_client import CpuClient
     from vmferry.api.fleet_client import FleetClient
     from vmferry.api.transfer_client import TransferClient
 
@@ -40,6 +41,14 @@ def fleet_client(ctx: typer.Context, state: Path | None, *, json: bool = False) 
 
     globals_of(ctx).json = json
     return FleetClient(state_folder(ctx, state), says=print_error)
+
+
+def cpu_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> CpuClient:
+    """The same, for processors."""
+    from vmferry.api.cpu_client import CpuClient
+
+    globals_of(ctx).json = json
+    return CpuClient(state_folder(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:

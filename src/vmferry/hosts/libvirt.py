@@ -13,7 +13,7 @@ import libvirt
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, images, look, volumes
+from vmferry.hosts import domain_xml, files, images, look, processors, volumes
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.disks import RunningDisks
@@ -25,6 +25,7 @@ from vmferry.hosts.protocol import DiskTransfer, Quiesced
 from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
 from vmferry.model import Changes, Folder, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
 
 R = TypeVar("R")
@@ -107,6 +108,28 @@ class LibvirtHost(Between):
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         return files.leftovers(folders)
+
+    # -- processors
+
+    def platform(self) -> Platform:
+        return self._link.call("look at its processor", lambda c: processors.platform(c, self.name))
+
+    def needs(self, uuid: str) -> VmNeeds:
+        return self._link.call("read the VM", lambda c: processors.needs(c, self._lookup(c, uuid)))
+
+    def cpu(self, xml: str) -> Cpu:
+        return self._link.call("read a CPU", lambda c: processors.read(c, xml))
+
+    def cpu_fit(self, xml: str, guests: Guests) -> CpuFit:
+        return self._link.call("compare a CPU", lambda c: processors.fit(c, xml, guests))
+
+    def cpu_baseline(self, cpus: Sequence[str], guests: Guests) -> Cpu:
+        return self._link.call("find the common CPU", lambda c: processors.baseline(c, cpus, guests))
+
+    @acting
+    def set_cpu(self, uuid: str, xml: str | None, to: str) -> None:
+        with self._link.redefining:
+            self._link.call("change its CPU", lambda c: processors.set_cpu(c, uuid, xml, to))
 
     # -- files
 
@@ -262,7 +285,8 @@ class LibvirtHost(Between):
             if domain_xml.replace_places(root, disks, files):
                 conn.defineXML(domain_xml.text(root))
 
-        self._link.call("change its definition", act)
+        with self._link.redefining:
+            self._link.call("change its definition", act)
 
     @acting
     def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:

@@ -53,6 +53,8 @@ class Link:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
+        self.redefining = threading.Lock()
+        """Held from reading a definition to writing it back: of two changes at once one would be lost."""
         self._conn: libvirt.virConnect | None = None
         self._stops: dict[str, float] = {}
 
@@ -84,10 +86,11 @@ class Link:
             if self._conn is None:
                 _run_event_loop()
                 try:
-                    self._conn = libvirt.open(self.uri)
+                    conn = libvirt.open(self.uri)
+                    self._listen(conn)  # fails too where there is no QEMU behind the URI
                 except libvirt.libvirtError as error:
                     raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
-                self._listen(self._conn)
+                self._conn = conn
             return self._conn
 
     def _listen(self, conn: libvirt.virConnect) -> None:

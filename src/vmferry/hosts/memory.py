@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vmferry.hosts.memory_call import Hook, Killed, Moment
+from vmferry.hosts.memory_processors import ProcessorsHost
 from vmferry.hosts.memory_relocation import RelocatingHost
 from vmferry.hosts.memory_world import BLOCK, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
 from vmferry.hosts.protocol import Quiesced
@@ -27,7 +28,7 @@ class MemoryHosts:
         return MemoryHost(self._ground, token, self._hook, self._pace_s, connect)
 
 
-class MemoryHost(RelocatingHost):
+class MemoryHost(RelocatingHost, ProcessorsHost):
     """Disks, memory and definitions of running VMs; what each call does is told by the protocol."""
 
     # -- a running VM's disks

@@ -17,8 +17,10 @@ from pathlib import Path
 from threading import RLock
 
 from vmferry.errors import NoSuchVm
+from vmferry.hosts.memory_cpu import Processor, platform
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import Placed, Power, Where
+from vmferry.model.processors import Platform
 
 BLOCK = 4 << 20
 BLOCKS = 6
@@ -91,6 +93,7 @@ class Machine:
     """Its file systems are frozen."""
     slow_thaws: int = 0
     """How often its agent is told to thaw before it does."""
+    processor: Processor = field(default_factory=Processor)
 
     @property
     def disks(self) -> dict[str, Placed]:
@@ -133,6 +136,7 @@ class World:
     """Files that stand for devices: they are there from the beginning, and stay."""
     full: set[str] = field(default_factory=set)
     """File systems without space."""
+    platform: Platform = field(default_factory=platform)
     effects: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     stamps: int = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vmferry.model import Changes, Definition, Folder, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
 DiskTransfer = Transfer[Path | Place, Path | Place]
@@ -60,6 +61,33 @@ class Host(Protocol):
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         """Files there that carry a job's id."""
+
+    # -- processors
+
+    def platform(self) -> Platform:
+        """Its versions, and the CPUs and machine types that it has for guests."""
+
+    def needs(self, uuid: str) -> VmNeeds:
+        """What the VM asks of a host that is to take it over: one that runs or is saved, as it runs."""
+
+    def cpu(self, xml: str) -> Cpu:
+        """A <cpu> element with all its features. Raises BadCpuXml."""
+
+    def cpu_fit(self, xml: str, guests: Guests) -> CpuFit:
+        """Can it give such guests this CPU? Raises HostRefused for a model or feature that it does not know."""
+
+    def cpu_baseline(self, cpus: Sequence[str], guests: Guests) -> Cpu:
+        """The greatest CPU common to these (Offer.cpu.xml of several hosts) that can migrate.
+
+        Raises HostRefused when there is none, or when it does not know one of them.
+        """
+
+    def set_cpu(self, uuid: str, xml: str | None, to: str) -> None:
+        """Give the persistent definition this CPU, keeping in it what was there; None puts that back.
+
+        Topology, NUMA cells and caches stay. One that runs or is saved has it after its next start.
+        Raises NotPersistent.
+        """
 
     # -- files
 
@@ -275,6 +303,11 @@ LOOKING = frozenset(
         "misses",
         "announced",
         "standing_s",
+        "platform",
+        "needs",
+        "cpu",
+        "cpu_fit",
+        "cpu_baseline",
         "arrived",
     }
 )

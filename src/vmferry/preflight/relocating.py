@@ -7,6 +7,7 @@ from pathlib import Path
 from vmferry.errors import NoSuchVm, PathRefused
 from vmferry.model import Disk, Finding, MoveRequest, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
+from vmferry.preflight.platform import platform_findings
 
 
 def same_folder(disk: Disk) -> Where:
@@ -35,7 +36,11 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
 
 
 def of_vm(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
-    return [*_of_name(ends, vm), *_of_networks(ends, vm, request)]
+    return [
+        *_of_name(ends, vm),
+        *_of_networks(ends, vm, request),
+        *platform_findings(ends.host.needs(vm.uuid), ends.there.platform()),
+    ]
 
 
 def _of_name(ends: Ends, vm: Vm) -> list[Finding]:
