@@ -240,6 +240,19 @@ class DestinationTaken(VmferryError):
     exit_code = 3
 
 
+# -- tunnels between hosts
+
+
+class TunnelRefused(VmferryError):
+    says = "there is no tunnel with {peer} ({reason}): mend that, then try again with a new ticket"
+    passing = True
+
+
+class TunnelCut(VmferryError):
+    says = "the tunnel was cut ({reason}): what passed through it can go on through a new one"
+    passing = True
+
+
 # -- receipts
 
 

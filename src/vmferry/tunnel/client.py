@@ -1,0 +1,130 @@
+"""The end of a tunnel that calls: a unix socket for local programs, which each reach the peer through it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from vmferry.errors import TunnelRefused, VmferryError
+from vmferry.tunnel.connection import Connection, Ending, Patience
+from vmferry.tunnel.hello import knock
+from vmferry.tunnel.listening import MOST, Listening
+from vmferry.tunnel.server import Told, unheard
+from vmferry.tunnel.wire import tune
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other host's tunnel, and the ticket that it gave."""
+
+    host: str
+    port: int
+    ticket: str = field(repr=False)
+    named: str | None = None  # in its certificate, where that is not the host
+
+    @property
+    def shown(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TunnelClient:
+    """Listens on a unix socket that only its owner can use; each connection to it becomes one to the peer.
+
+    A program whose connection the peer does not take sees its socket end; `told` is called, in the connection's
+    own thread, with the reason. `context` has to bring a certificate and to check the peer's.
+    """
+
+    def __init__(
+        self,
+        at: Path,
+        peer: Peer,
+        context: ssl.SSLContext,
+        told: Told = unheard,
+        patience: Patience | None = None,
+    ) -> None:
+        """Listens when this returns. Raises ValueError for a context that would trust anybody, OSError."""
+        if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
+            raise ValueError("a tunnel needs TLS 1.3 and checks the peer's certificate")
+        self.at = at
+        self._peer, self._context, self._told = peer, context, told
+        self._patience = patience or Patience()
+        self._listening = Listening(_private(at), self._serve, MOST)
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._listening)
+
+    def close(self) -> None:
+        """Cut all connections, wait until they are gone, and remove the socket."""
+        self._listening.stop()
+        self.at.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self, local: socket.socket, connection: Connection) -> None:
+        peer = self._peer.shown
+        try:
+            link, peer_quiet_s = self._call(connection)
+            connection.carry(local, link, self._patience.quiet_s, peer_quiet_s)
+        except (OSError, VmferryError) as error:
+            connection.cut(error if isinstance(error, VmferryError) else TunnelRefused(peer=peer, reason=str(error)))
+        reason = str(connection.error) if connection.error else None
+        log.info("a tunnel has ended", peer=peer, whole=reason is None, reason=reason)
+        self._told(Ending(self._peer.ticket, peer, connection.sent, connection.received, connection.error))
+
+    def _call(self, connection: Connection) -> tuple[ssl.SSLSocket, float]:
+        """Raises TunnelRefused, OSError, and the error with which the connection was cut meanwhile."""
+        peer, patience = self._peer, self._patience
+        deadline = time.monotonic() + patience.hello_s
+        plain = socket.create_connection((peer.host, peer.port), timeout=patience.hello_s)
+        connection.hold(plain)
+        tune(plain, patience.quiet_s)
+        name = peer.named or peer.host
+        link = self._context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=name)
+        connection.hold(link)
+        link.settimeout(max(0.01, deadline - time.monotonic()))
+        link.do_handshake()
+        return link, knock(link, peer.shown, peer.ticket, patience.quiet_s, deadline)
+
+
+def _private(at: Path) -> socket.socket:
+    """A listening socket that is its owner's alone from the first moment: bind() takes the mode of the descriptor.
+
+    One that a killed process left is replaced; anything else there stays. Raises OSError.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        _clear(at)
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(at))
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _clear(at: Path) -> None:
+    """Remove a socket on which nobody listens; found out without a connection, which would use up a ticket."""
+    if not at.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(at))
+        except ConnectionRefusedError:
+            at.unlink(missing_ok=True)
+        except OSError:  # of another type than ours, EPROTOTYPE: somebody is there
+            return

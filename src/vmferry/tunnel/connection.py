@@ -1,0 +1,119 @@
+"""One connection through a tunnel: a socket here, a socket to the other host, two threads, one end."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock, Thread
+
+from vmferry.errors import TunnelCut, VmferryError
+from vmferry.tunnel.frames import BadFrame
+from vmferry.tunnel.inward import Inward
+from vmferry.tunnel.outward import Bell, Count, Outward
+from vmferry.tunnel.wire import Wire, hang_up
+
+QUIET_S = 30.0
+HELLO_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for the other host."""
+
+    quiet_s: float = QUIET_S  # without a byte from it, before it is taken for gone
+    hello_s: float = HELLO_S  # until it has said who it is
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a connection.
+
+    Whoever reads a stream that ends with its end of file has to look here before the stream is believed: a tunnel
+    that is cut ends the local socket too. A program that is killed while it sends looks like one that is done.
+    """
+
+    ticket: str = field(repr=False)
+    peer: str
+    sent: Count
+    received: Count
+    error: VmferryError | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Each side's bytes were delivered to the last one, and both sides know."""
+        return self.error is None
+
+
+class Connection:
+    """Sockets that end together, from any thread, at any moment of their life."""
+
+    def __init__(self) -> None:
+        self.error: VmferryError | None = None
+        self.sent, self.received = Count(), Count()
+        self._lock = Lock()
+        self._closed = False
+        self._ends: list[socket.socket] = []
+        self._bell = Bell()
+        self._outward: Outward | None = None
+
+    def hold(self, end: socket.socket) -> None:
+        """From now on this socket ends with the others. Raises the error with which they were cut before."""
+        with self._lock:
+            self._ends.append(end)
+            if self.error:
+                raise self.error
+
+    def cut(self, error: VmferryError) -> None:
+        """End it: when this returns nothing more is delivered here. The first error is the one that counts."""
+        with self._lock:
+            self.error = self.error or error
+            if self._closed:
+                return
+            if self._outward:
+                self._outward.stopped = True
+            for end in self._ends:
+                hang_up(end)
+            self._bell.ring()
+
+    def carry(self, local: socket.socket, tls: ssl.SSLSocket, quiet_s: float, peer_quiet_s: float) -> None:
+        """Carry bytes both ways until both sides are done, or it is cut: then `error` says why."""
+        local.setblocking(False)
+        wire = Wire(tls)
+        outward = Outward(local, wire, self._bell, peer_quiet_s)
+        inward = Inward(wire, local, outward, quiet_s)
+        self.sent, self.received = outward.count, inward.count
+        with self._lock:
+            self._outward = outward
+            if self.error:
+                return
+        thread = Thread(target=self._run, args=(outward.run,), name="tunnel-out", daemon=True)
+        thread.start()
+        self._run(inward.run)
+        thread.join()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for end in self._ends:
+                end.close()
+            self._bell.close()
+
+    def _run(self, run: Callable[[], None]) -> None:
+        """Whatever ends one thread ends the other: none may wait for one that is gone."""
+        error: VmferryError | None = TunnelCut(reason="an error that nobody foresaw, see the log")
+        try:
+            run()
+            error = None
+        except BadFrame as bad:
+            error = TunnelCut(reason=f"the other host sent {bad}")
+        except EOFError:
+            error = TunnelCut(reason="the other host ended it in the middle")
+        except OSError as failed:
+            error = TunnelCut(reason=f"the link failed: {failed.strerror or failed}")
+        except TunnelCut as cut:
+            error = cut
+        finally:
+            if error:
+                self.cut(error)

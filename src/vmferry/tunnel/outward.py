@@ -1,0 +1,128 @@
+"""From the local socket to the wire: one thread, one buffer, and the choice of when to compress."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from dataclasses import dataclass
+
+from vmferry.errors import TunnelCut
+from vmferry.tunnel.choice import Choice, Sent
+from vmferry.tunnel.frames import HEAD, MOST, Kind, Squeezer, bare
+from vmferry.tunnel.wire import Wire
+
+PINGS = 4
+"""In the time after which the peer would give us up."""
+
+
+@dataclass(slots=True)
+class Count:
+    """Bytes that went one way."""
+
+    plain: int = 0  # as the programs at both ends see them
+    wire: int = 0  # as they passed the link, heads included, TLS and TCP not
+
+
+class Bell:
+    """Wakes a thread that polls it."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def ring(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def hush(self) -> None:
+        """It rang: be ready to ring again."""
+        os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Outward:
+    """Carries what a local program sends, until it sends no more and the peer's bytes were delivered."""
+
+    def __init__(self, local: socket.socket, wire: Wire, bell: Bell, peer_quiet_s: float) -> None:
+        self.count = Count()
+        self.ended = False
+        self.stopped = False
+        """Set before the sockets are hung up, whose silence would else look like an end."""
+        self._local, self._wire, self._bell = local, wire, bell
+        self._ping_s = peer_quiet_s / PINGS
+        self._memory = bytearray(HEAD.size + MOST)
+        self._view = memoryview(self._memory)
+        self._squeezer = Squeezer()
+        self._choice = Choice(time.monotonic())
+        self._delivered = self._done = False
+        self._poll = select.poll()
+        self._poll.register(local, select.POLLIN)
+        self._poll.register(bell, select.POLLIN)
+
+    def delivered(self) -> None:
+        """All that the peer sent has arrived: tell it. Called by the other thread."""
+        self._delivered = True
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Returns when both sides were told all that there is to tell. Raises TunnelCut, OSError."""
+        while not (self.ended and self._done):
+            if self._delivered and not self._done:
+                self._say(Kind.DONE)
+                self._done = True
+            elif not self._ready():
+                self._say(Kind.PING)
+            elif not self.ended:
+                self._carry()
+
+    def _ready(self) -> bool:
+        """Wait for something to do; nothing came for so long that the peer has to hear of us if not."""
+        began = time.monotonic()
+        ready = self._poll.poll(self._ping_s * 1000)
+        self._choice.waited(time.monotonic() - began)
+        if any(fd == self._bell.fileno() for fd, _ in ready):
+            self._bell.hush()
+        if self.stopped:
+            raise TunnelCut(reason="it was to end")
+        return bool(ready)
+
+    def _carry(self) -> None:
+        try:
+            count = self._local.recv_into(self._view[HEAD.size :])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise TunnelCut(reason=f"the program at the socket left: {error}") from error
+        if self.stopped:
+            raise TunnelCut(reason="it was to end")
+        if count:
+            self._send(count)
+            return
+        self._poll.unregister(self._local)
+        self._say(Kind.END)
+        self.ended = True
+
+    def _send(self, count: int) -> None:
+        """Send the first bytes of the buffer as one frame."""
+        content = self._view[HEAD.size : HEAD.size + count]
+        began = time.monotonic()
+        tried_wire, tried_s, frame = None, 0.0, None
+        if self._choice.squeeze(count, began):
+            frame = self._squeezer.frame(content)
+            tried_wire, tried_s = len(frame) if frame else count, time.monotonic() - began
+        if frame is None:
+            HEAD.pack_into(self._memory, 0, Kind.RAW, count, count)
+            frame = self._view[: HEAD.size + count]
+        blocked_s = self._wire.send(frame)
+        self.count.plain += count
+        self.count.wire += len(frame)
+        self._choice.sent(Sent(count, len(frame), tried_wire, tried_s, blocked_s), time.monotonic())
+
+    def _say(self, kind: Kind) -> None:
+        self._wire.send(bare(kind))
+        self.count.wire += HEAD.size

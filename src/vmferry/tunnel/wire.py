@@ -1,0 +1,89 @@
+"""A TLS connection that two threads use at once: one sends, one receives."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from contextlib import suppress
+from threading import Lock
+
+UNSENT = 512 * 1024
+"""Bytes that wait in the kernel, at most. More would only make the link's rate hard to see, and pings late."""
+_LOOK_S = 1.0
+_KEEPALIVES = 3
+
+
+class Wire:
+    """Sends and receives on a TLS socket without ever waiting inside OpenSSL.
+
+    OpenSSL's connections are not made for two threads at once, and Python locks them only since 3.13, where a
+    reader that waits keeps the writer out. So the socket does not block, each call holds a lock, and who has to
+    wait does so outside of it.
+    """
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self._tls = tls
+        self._lock = Lock()
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(tls, select.POLLIN)
+        self._writable.register(tls, select.POLLOUT)
+        tls.setblocking(False)
+
+    def send(self, content: memoryview) -> float:
+        """Hand over all of it; gives the seconds in which the link took nothing. Raises OSError."""
+        blocked_s = 0.0
+        while content:
+            try:
+                with self._lock:
+                    # A try that was not finished has to be repeated with the same bytes: it is, by the same thread.
+                    content = content[self._tls.send(content) :]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                began = time.monotonic()
+                self._writable.poll(_LOOK_S * 1000)
+                blocked_s += time.monotonic() - began
+        return blocked_s
+
+    def receive(self, into: memoryview) -> int:
+        """What there is, perhaps nothing, without waiting. Raises EOFError once there will be no more, OSError."""
+        got = 0
+        with self._lock, suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while got < len(into):
+                count = self._tls.recv_into(into[got:])  # a record at most, 16 KiB
+                if not count:
+                    break
+                got += count
+            else:
+                return got
+            if not got:
+                raise EOFError
+        return got
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for something to receive, not longer than this."""
+        return bool(self._readable.poll(seconds * 1000))
+
+
+def tune(link: socket.socket, quiet_s: float) -> None:
+    """Small answers go at once, a peer that is gone is noticed while nothing is said, and little waits unsent.
+
+    TCP_USER_TIMEOUT is not set: it also ends a connection whose reader takes its time (seen: 3.3 s after the
+    window had closed, at 3 s), and a guest's disk may be slow for longer than that. Pings do its work.
+    """
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    each_s = max(1, round(quiet_s / (_KEEPALIVES + 1)))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, each_s)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, each_s)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVES)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+
+
+def hang_up(end: socket.socket) -> None:
+    """End a socket under the threads that use it: they wake up, and nothing more passes.
+
+    SSLSocket.shutdown would do it too, but forgets the TLS first: what is sent after that goes in the clear.
+    """
+    with suppress(OSError):
+        socket.socket.shutdown(end, socket.SHUT_RDWR)

@@ -1,0 +1,147 @@
+"""A tunnel's frames and tickets: what is refused before it can cost anything."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmferry.errors import VmferryError
+from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
+from vmferry.tunnel.tickets import Tickets
+
+TEXT = b"one and the same sentence, again and again. " * 5000
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Caller:
+    """What a ticket let in."""
+
+    def __init__(self) -> None:
+        self.error: VmferryError | None = None
+
+    def cut(self, error: VmferryError) -> None:
+        self.error = error
+
+
+# -- frames
+
+
+def test_what_was_compressed_comes_back() -> None:
+    frame = Squeezer().frame(memoryview(TEXT))
+    assert frame is not None
+    head = head_of(frame[: HEAD.size])
+    assert (head.kind, head.plain) == (Kind.ZSTD, len(TEXT))
+    assert head.wire * 20 < len(TEXT)
+    assert Expander().expand(frame[HEAD.size :], head.plain) == TEXT
+
+
+def test_noise_makes_no_frame() -> None:
+    assert Squeezer().frame(memoryview(random.Random(1).randbytes(MOST))) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "wire", "plain"),
+    [
+        (9, 1, 1),
+        (Kind.RAW, 0, 0),
+        (Kind.RAW, MOST + 1, MOST + 1),
+        (Kind.RAW, 5, 6),
+        (Kind.ZSTD, 0, 7),
+        (Kind.ZSTD, 7, 7),
+        (Kind.ZSTD, 7, MOST + 1),
+        (Kind.ZSTD, 0xFFFFFFFF, 0xFFFFFFFF),
+        (Kind.END, 0, 1),
+        (Kind.PING, 1, 0),
+    ],
+)
+def test_a_head_that_cannot_be_is_refused(number: int, wire: int, plain: int) -> None:
+    with pytest.raises(BadFrame):
+        head_of(memoryview(HEAD.pack(number, wire, plain)))
+
+
+@pytest.mark.parametrize("says_its_size", [True, False], ids=["says its size", "hides its size"])
+def test_a_bomb_is_refused_before_it_takes_memory(*, says_its_size: bool) -> None:
+    bomb = zstandard.ZstdCompressor(write_content_size=says_its_size).compress(bytes(256 << 20))
+    assert len(bomb) < 10_000
+    with pytest.raises(BadFrame):
+        Expander().expand(memoryview(bomb), MOST)
+
+
+def test_a_frame_with_something_behind_it_is_refused() -> None:
+    frame = zstandard.ZstdCompressor().compress(TEXT)
+    with pytest.raises(BadFrame):
+        Expander().expand(memoryview(frame + frame), len(TEXT))
+
+
+@given(st.data())
+def test_damage_to_a_compressed_frame_never_gives_more_than_was_declared(data: st.DataObject) -> None:
+    frame = bytearray(zstandard.ZstdCompressor().compress(TEXT))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(frame)))
+    with suppress(BadFrame):
+        assert len(Expander().expand(memoryview(frame)[:cut], len(TEXT))) == len(TEXT)
+
+
+# -- tickets
+
+
+def test_a_ticket_lets_in_as_often_as_it_says() -> None:
+    tickets = Tickets()
+    ticket = tickets.issue(Path("/there"), 60, uses=2)
+    assert [tickets.admit(ticket, Caller()) for _ in range(3)] == [Path("/there"), Path("/there"), None]
+
+
+def test_a_ticket_expires_but_what_it_let_in_stays() -> None:
+    clock, caller = Clock(), Caller()
+    tickets = Tickets(clock)
+    ticket = tickets.issue(Path("/there"), 60, uses=None)
+    assert tickets.admit(ticket, caller)
+    clock.now = 60
+    assert tickets.admit(ticket, Caller()) is None
+    assert (caller.error, len(tickets)) == (None, 1)
+    tickets.ended(ticket, caller, used=True)
+    assert len(tickets) == 0
+
+
+def test_a_ticket_that_was_withdrawn_cuts_what_it_let_in_and_only_that() -> None:
+    tickets, caller, other = Tickets(), Caller(), Caller()
+    ticket, others = tickets.issue(Path("/there"), 60), tickets.issue(Path("/there"), 60)
+    assert tickets.admit(ticket, caller)
+    assert tickets.admit(others, other)
+    tickets.withdraw(ticket)
+    tickets.withdraw(ticket)
+    assert "withdrawn" in str(caller.error)
+    assert other.error is None
+    assert tickets.admit(ticket, Caller()) is None
+
+
+def test_a_ticket_that_led_nowhere_was_not_used() -> None:
+    tickets, caller = Tickets(), Caller()
+    ticket = tickets.issue(Path("/there"), 60)
+    assert tickets.admit(ticket, caller)
+    tickets.ended(ticket, caller, used=False)
+    assert tickets.admit(ticket, caller)
+    tickets.ended(ticket, caller, used=True)
+    assert tickets.admit(ticket, caller) is None
+
+
+@pytest.mark.parametrize("guess", ["", "x", "\ud800", "é" * 70])
+def test_a_ticket_that_nobody_issued_lets_nobody_in(guess: str) -> None:
+    tickets = Tickets()
+    tickets.issue(Path("/there"), 60)
+    assert tickets.admit(guess, Caller()) is None
