@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -119,3 +119,14 @@ def admitted(pair: Pair, keys: Path, quiet_s: float = 30.0) -> tuple[ssl.SSLSock
     far, _ = pair.listener.accept()
     far.settimeout(ANSWER_S)
     return caller, far
+
+
+@contextmanager
+def tunnel_to(there: Path, here: Path, keys: Path) -> Iterator[Callable[[], None]]:
+    """A tunnel from the socket `here` to a server's socket; gives what withdraws its ticket."""
+    tickets = Tickets()
+    ticket = tickets.issue(there, 3600, None)
+    with TunnelServer(("127.0.0.1", 0), context(keys, "server"), tickets) as server:
+        peer = Peer("127.0.0.1", server.port, ticket)
+        with TunnelClient(here, peer, context(keys, "client")):
+            yield lambda: tickets.withdraw(ticket)
