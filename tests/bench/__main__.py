@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmferry.errors import VmferryError
 
-from . import migrations, transfer
+from . import migrations, transfer, tunnel
 from .machine import headline, machine
 from .migrations import Bench
 from .ours import NotMoved
@@ -27,6 +27,7 @@ FULL: Mapping[str, Case] = {
     "reflink": lambda at: migrations.reflink(at, virtual_gib=100, data_mib=1024),
     "transfer": lambda at: transfer.between_storages(at.lab.storage("san1"), at.lab.storage("san2"), 1024, at.runs),
     "transfer-reflink": lambda at: transfer.reflinking(at.lab.storage("reflink"), 100, 1024, at.runs),
+    "tunnel": lambda at: tunnel.streams(512, 48, at.runs),
 }
 SMALL: Mapping[str, Case] = {
     "live": lambda at: migrations.live(at, data_mib=64),
@@ -36,6 +37,7 @@ SMALL: Mapping[str, Case] = {
     "reflink": lambda at: migrations.reflink(at, virtual_gib=10, data_mib=64),
     "transfer": lambda at: transfer.between_storages(at.lab.storage("san1"), at.lab.storage("san2"), 128, at.runs),
     "transfer-reflink": lambda at: transfer.reflinking(at.lab.storage("reflink"), 10, 128, at.runs),
+    "tunnel": lambda at: tunnel.streams(64, 8, at.runs),
 }
 
 
