@@ -287,6 +287,21 @@ def test_a_broken_stream_is_cut_and_the_server_lives_on(tmp_path: Path, keys: Pa
         works(at)
 
 
+def test_a_stream_is_not_whole_until_the_peer_says_that_it_was_delivered(tmp_path: Path, keys: Path) -> None:
+    with pair(tmp_path, keys) as at:
+        caller, far = admitted(at, keys)
+        with caller, far:
+            caller.sendall(frame(Kind.END))
+            assert read_all(far) == b""
+            far.sendall(b"the end")
+            far.shutdown(socket.SHUT_WR)
+            got = b""
+            while not got.endswith(frame(Kind.END)):
+                got += caller.recv(1000)
+            caller.close()
+            assert not at.at_server.get(timeout=ANSWER_S).whole
+
+
 def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys, patience=QUICK) as at:
         caller, far = admitted(at, keys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.errors import VmferryError
+from vmferry.errors import TunnelCut, VmferryError
 from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
+from vmferry.tunnel.outward import Bell, Outward
 from vmferry.tunnel.tickets import Tickets
+from vmferry.tunnel.wire import Wire
 
 TEXT = b"one and the same sentence, again and again. " * 5000
 
@@ -77,8 +81,14 @@ def test_a_head_that_cannot_be_is_refused(number: int, wire: int, plain: int) ->
 def test_a_bomb_is_refused_before_it_takes_memory(*, says_its_size: bool) -> None:
     bomb = zstandard.ZstdCompressor(write_content_size=says_its_size).compress(bytes(256 << 20))
     assert len(bomb) < 10_000
-    with pytest.raises(BadFrame):
-        Expander().expand(memoryview(bomb), MOST)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFrame):
+            Expander().expand(memoryview(bomb), MOST)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * MOST
 
 
 def test_a_frame_with_something_behind_it_is_refused() -> None:
@@ -95,6 +105,42 @@ def test_damage_to_a_compressed_frame_never_gives_more_than_was_declared(data: s
     cut = data.draw(st.integers(0, len(frame)))
     with suppress(BadFrame):
         assert len(Expander().expand(memoryview(frame)[:cut], len(TEXT))) == len(TEXT)
+
+
+# -- what is sent
+
+
+class Recorder(Wire):
+    """A wire that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+
+    def send(self, content: memoryview) -> float:
+        self.said.append(bytes(content))
+        return 0.0
+
+
+class HungUp(socket.socket):
+    """A local socket that is hung up by a cut just when it is read, which looks like an end of file."""
+
+    outward: Outward
+
+    def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:
+        self.outward.stopped = True
+        return 0
+
+
+def test_a_cut_is_never_told_as_an_end() -> None:
+    bell, wire = Bell(), Recorder()
+    end, other = socket.socketpair()
+    with other, HungUp(fileno=end.detach()) as local:
+        other.sendall(b"x")
+        local.outward = Outward(local, wire, bell, peer_quiet_s=30)
+        with pytest.raises(TunnelCut):
+            local.outward.run()
+    bell.close()
+    assert wire.said == []
 
 
 # -- tickets
