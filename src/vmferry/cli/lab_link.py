@@ -40,4 +40,5 @@ def lab_link(
     from vmferry.lab import commands
     from vmferry.lab.host import DEFAULT_PLACE
 
-    print_lab(commands.link(host, at or DEFAULT_PLACE, rate=rate, cut=cut, heal=heal), json=json)
+    how = cut.value if cut else None
+    print_lab(commands.link(host, at or DEFAULT_PLACE, rate=rate, cut=how, heal=heal), json=json)
