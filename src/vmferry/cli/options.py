@@ -101,6 +101,7 @@ def _format(text: str | None) -> str | None:
     return text
 
 
+rate_given = saying(_rate)
 State = Annotated[
     Path | None,
     typer.Option(

@@ -18,10 +18,11 @@ from vmferry.hosts import domain_xml, files, images, look, volumes
 from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
+from vmferry.hosts.load import read_load
 from vmferry.hosts.protocol import DiskTransfer, Quiesced
 from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Folder, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.model import Folder, Load, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Watch
 
 P = ParamSpec("P")
@@ -107,6 +108,9 @@ class LibvirtHost:
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         return files.leftovers(folders)
+
+    def load(self) -> Load:
+        return self._link.call("look at its load", read_load)
 
     # -- files
 

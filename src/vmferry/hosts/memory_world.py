@@ -18,7 +18,7 @@ from threading import RLock
 
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Placed, Power, Where
+from vmferry.model import Load, Placed, Power, Where
 
 BLOCK = 4 << 20
 BLOCKS = 6
@@ -120,6 +120,8 @@ class World:
     """Files that stand for devices: they are there from the beginning, and stay."""
     full: set[str] = field(default_factory=set)
     """File systems without space."""
+    load: Load = field(default_factory=lambda: Load(0.0))
+    """What its guests bear."""
     effects: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     stamps: int = 0

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Folder, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model import Folder, Load, Placed, Power, Token, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
 DiskTransfer = Transfer[Path | Place, Path | Place]
@@ -60,6 +60,9 @@ class Host(Protocol):
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         """Files there that carry a job's id."""
+
+    def load(self) -> Load:
+        """What its running guests and its storages bear; asked once a second, so it waits for nobody."""
 
     # -- files
 

@@ -14,11 +14,11 @@ from vmferry.model.jobs import (
     Phase,
     Progress,
     Receipt,
-    Scope,
-    SharedLimit,
     StepRecord,
     Token,
 )
+from vmferry.model.limits import InForce, LimitView, Scope, SharedLimit, Window
+from vmferry.model.load import DiskWaits, Load
 from vmferry.model.plans import (
     DiskMove,
     FileMove,
@@ -53,13 +53,17 @@ __all__ = [
     "DiskMove",
     "DiskProgress",
     "DiskReceipt",
+    "DiskWaits",
     "FileMove",
     "Finding",
     "Folder",
     "Image",
     "ImageMove",
+    "InForce",
     "JobState",
     "JobView",
+    "LimitView",
+    "Load",
     "MoveRequest",
     "Phase",
     "Placed",
@@ -80,6 +84,7 @@ __all__ = [
     "Vm",
     "Volume",
     "Where",
+    "Window",
     "checksum",
     "volume_bytes",
 ]
