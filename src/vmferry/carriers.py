@@ -56,6 +56,7 @@ class Carriers:
         self._dispatcher = Thread(target=self._dispatch, name="transfers", daemon=True)
 
     def start(self) -> None:
+        self._limits.tell(self._opened_or_closed)
         self._dispatcher.start()
 
     def close(self) -> bool:
@@ -94,6 +95,15 @@ class Carriers:
         carrying = self._at_work.get(transfer)
         return carrying.course if carrying is not None else None
 
+    def closed(self, row: TransferRow) -> str:
+        """Why it cannot begin, if a calendar is the reason."""
+        return self._limits.closed(row.slots)
+
+    def _opened_or_closed(self) -> None:
+        for row in self._store.rows({TransferState.QUEUED}):
+            self._changed(row.id)
+        self._wake.set()
+
     # -- turns
 
     def _dispatch(self) -> None:
@@ -122,7 +132,8 @@ class Carriers:
             for id, carrying in list(self._at_work.items())
             if id in rows
         ]
-        found = turns([claim for claim in waiting if claim.id not in self._at_work], at_work, self._most)
+        ready = [c for c in waiting if c.id not in self._at_work and not self._limits.closed(c.slots)]
+        found = turns(ready, at_work, self._most)
         for id in found.make_way:
             self.halt(id, Halt.MAKE_WAY)
         for id in found.begin:

@@ -32,6 +32,8 @@ class Course:
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_s: float = 0.0
+    held: str = ""
+    """Why it is no further, in words."""
 
 
 class Carrying:
@@ -83,7 +85,7 @@ class _Phase:
         self._name = name
 
     def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
-        self._carrying.moved(Course(self._name, done_bytes, total_bytes, rate_bytes_s))
+        self._carrying.moved(Course(self._name, done_bytes, total_bytes, rate_bytes_s, self.throttle.says))
 
     def check(self) -> None:
         self._carrying.check()

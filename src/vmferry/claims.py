@@ -11,6 +11,8 @@ from vmferry.model import SAVES, Plan, Url, Where
 
 HOST_SLOTS = 10
 STORAGE_SLOTS = 10
+HOST = "host "
+"""How a host's slot begins; what follows is its URI."""
 
 
 def slots_of(plan: Plan, host: Host, there: Host) -> tuple[str, ...]:
@@ -22,7 +24,7 @@ def slots_of(plan: Plan, host: Host, there: Host) -> tuple[str, ...]:
 
 
 def host_slot(connect: str) -> str:
-    return f"host {connect}"
+    return f"{HOST}{connect}"
 
 
 def storage_slot(where: Where, host: Host) -> str:
@@ -38,7 +40,7 @@ def _of_image(where: Where, host: Host, *, volume: bool) -> str:
 
 def jobs_at_once(slot: str) -> int:
     """How many jobs may hold the same slot."""
-    return HOST_SLOTS if slot.startswith("host ") else STORAGE_SLOTS
+    return HOST_SLOTS if slot.startswith(HOST) else STORAGE_SLOTS
 
 
 def room_of(plan: Plan, there: Host) -> Mapping[str, int]:

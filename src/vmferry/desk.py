@@ -69,11 +69,13 @@ class Board:
             self._progress = replace(self._progress, **shown)  # type: ignore[arg-type]
         self._changed()
 
-    def disk(self, seen: DiskProgress) -> None:
+    def disk(self, seen: DiskProgress, held: str = "") -> None:
+        """How far a disk is; `held`: why it is no further."""
         with self._lock:
             disks = {disk.target: disk for disk in self._progress.disks} | {seen.target: seen}
             rate, left = self._look(disks)
-            self._progress = replace(self._progress, disks=tuple(disks.values()), rate_bytes_s=rate, seconds_left=left)
+            seen_now = {"rate_bytes_s": rate, "seconds_left": left, "held": held}
+            self._progress = replace(self._progress, disks=tuple(disks.values()), **seen_now)  # type: ignore[arg-type]
         self._changed()
 
     def _look(self, disks: Mapping[str, DiskProgress]) -> tuple[float, float | None]:
@@ -151,7 +153,7 @@ class JobDesk:
         self.deaf().check()
 
     def disk(self, progress: DiskProgress, rate_bytes_s: float) -> None:
-        self.board.disk(progress)
+        self.board.disk(progress, self.throttle.says)
 
     def says(self, now: str) -> None:
         self.board.show(now=now)

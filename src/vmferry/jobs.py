@@ -93,6 +93,8 @@ class Jobs:
         self._lock.take()
         self._store = Store(f"sqlite:///{self.state / 'vmferry.db'}")
         self.limits = Limits(self._store, self._hosts)
+        self.limits.tell(self._opened_or_closed)
+        self.limits.start()
         self._epochs = self._store.take_over()
         self._at_start = [row.id for row in self._store.rows(ACTIVE)]
         self._engine.start()
@@ -106,6 +108,7 @@ class Jobs:
         self._dispatcher.join()
         for orders in list(self._orders.values()):
             orders.set(stop=True)
+        self.limits.close()
         if self._engine.close(PATIENCE_S):
             self._store.close()
             self._lock.release()
@@ -285,7 +288,7 @@ class Jobs:
         """Give slots to queued jobs and workflows to started ones, whenever something has changed."""
         while not self._closing:
             try:
-                self._store.start_waiting(jobs_at_once)
+                self._store.start_waiting(lambda slot: 0 if self.limits.closed((slot,)) else jobs_at_once(slot))
                 running = [row.id for row in self._store.rows(ACTIVE - {JobState.QUEUED})]
                 for job in sorted(self._engine.without_workflow(running), key=running.index, reverse=True):
                     self._engine.launch(job)
@@ -371,7 +374,15 @@ class Jobs:
     def _view(self, row: Row) -> JobView:
         return row.view(self._progress(row), self._store.journal(row.id))
 
+    def _opened_or_closed(self) -> None:
+        """A calendar lets jobs begin, or no longer."""
+        for row in self._store.rows({JobState.QUEUED}):
+            self._bump(row.id)
+        self._wake.set()
+
     def _progress(self, row: Row) -> Progress:
+        if row.state is JobState.QUEUED:
+            return Progress(steps=len(row.plan.steps), held=self.limits.closed(row.slots))
         board = self._boards.get(row.id)
         return board.progress if board is not None else Progress(steps=len(row.plan.steps))
 

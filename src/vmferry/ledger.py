@@ -31,7 +31,7 @@ class JobLedger:
     def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None:
         says = step.says if act == "do" else f"undoing: {step.says}"
         self.store.begun(self.desk.token, StepRecord(act, number, step.name, says, now()))
-        self.desk.board.show(now=says, step=number + 1, next=self._next(act, number))
+        self.desk.board.show(now=says, held="", step=number + 1, next=self._next(act, number))
 
     def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None:
         token = self.desk.token

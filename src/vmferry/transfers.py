@@ -248,6 +248,7 @@ class Transfers:
             done_bytes=min(course.done_bytes, course.total_bytes),
             total_bytes=course.total_bytes,
             rate_bytes_s=course.rate_bytes_s,
+            held=course.held if row.state is not TransferState.QUEUED else self._carriers.closed(row),
             failures=row.failures,
             sentence=row.sentence,
             kind=row.kind,

@@ -35,6 +35,7 @@ def headline(facts: dict[str, str], runs: int) -> Sequence[str]:
         f"Medians of {runs}, in seconds; ratio is vmferry's to the other's; the aim is a ratio where it says x.",
         "Guests write 100 times a second to two disks, qcow2 and raw, that go from ext4 to xfs; the reflink case",
         "has one raw disk in one xfs. vmferry hashes and compares all that it moves, the others do neither.",
+        "It moves in the foreground, as they do, but for the guest's latency: there with --priority low.",
     ]
 
 

@@ -30,7 +30,9 @@ STORAGES = (
     StorageSpec("san2", "xfs", 8192),
     StorageSpec("reflink", "xfs", 8192),
 )
+UNDISTURBED = "no move"
 SETTLED_ACKS = 20
+UNDISTURBED_ACKS = 2000
 TOUCH_S = 300
 
 Move = Callable[[LabGuest, Path], Sample]
@@ -53,13 +55,15 @@ class Bench:
             _settle(guest)
             folder.mkdir()
             edges = len(guest.console.read().runs[-1])
+            acks = len(guest.acks())
             told = move(guest, folder)
+            took = [ack.took_us / 1e6 for ack in guest.acks()[acks:]]
             guest.wait_acks(SETTLED_ACKS)
             guest.wait_edges(3)
             if complaints := guest.errors():
                 raise AssertionError(f"the guest complains: {complaints[0]}")
             seen = guest.console.runs[-1][max(0, edges - 2) :]
-            return {**told, "pause": longest_jump_s(seen), "stall": guest.stall()}
+            return {**told, **_latency(took), "pause": longest_jump_s(seen), "stall": guest.stall()}
         finally:
             guest.remove()
             shutil.rmtree(folder, ignore_errors=True)
@@ -142,6 +146,43 @@ def _quick(at: Bench, kind: GuestSpec, case: str, touched_mib: int) -> list[Row]
         *_alone(f"{case}: the pause", seen[OURS], {**pauses, "between steps": "pause between"}),
         *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
     ]
+
+
+def latency(at: Bench, data_mib: int) -> list[Row]:
+    """What a guest that writes 100 times a second feels of its disk's move, and of none."""
+    case = f"guest's latency, {data_mib / 1024:g} GiB"
+    spec = GuestSpec("latency", disks=(DiskSpec("vda", format="raw", size_mib=data_mib + 256, data_mib=data_mib),))
+    spec = replace(spec, rate=100)
+    seen = alternate(
+        case,
+        at.runs,
+        {
+            OURS: lambda: at.measure(spec, lambda guest, to: migrate(at.ferry, guest, to, "live", "low"), "san2"),
+            BLOCKCOPY: lambda: at.measure(spec, lambda guest, to: blockcopy(at.lab, guest, to), "san2"),
+            UNDISTURBED: lambda: at.measure(spec, _leave_alone, "san2"),
+        },
+    )
+    against, beside = _Against(case, seen, BLOCKCOPY), _Against(case, seen, UNDISTURBED)
+    return [
+        against.row("p99 of a write, by guest's clock", "p99", "p99", Aim(0.5)),
+        beside.row("p99 of a write, by guest's clock", "p99", "p99"),
+        against.row("p50 of a write", "p50", "p50"),
+        beside.row("p50 of a write", "p50", "p50"),
+        against.row("job, with comparison", "whole", "whole"),
+    ]
+
+
+def _leave_alone(guest: LabGuest, _: Path) -> Sample:
+    guest.wait_acks(UNDISTURBED_ACKS, TOUCH_S)
+    return {}
+
+
+def _latency(took_s: list[float]) -> Sample:
+    """Of the writes that ended meanwhile; nothing of a guest that does not tell."""
+    if not any(took_s):
+        return {}
+    ordered = sorted(took_s)
+    return {"p50": ordered[len(ordered) // 2], "p99": ordered[len(ordered) * 99 // 100]}
 
 
 def reflink(at: Bench, virtual_gib: int, data_mib: int) -> list[Row]:

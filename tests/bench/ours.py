@@ -27,11 +27,15 @@ class NotMoved(Exception):
     """The command did not end well: there is nothing to measure."""
 
 
-def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str) -> Sample:
-    """Move a guest. Its worker runs already, so that the command's time is the command's own and the job's."""
+def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str, priority: str = "foreground") -> Sample:
+    """Move a guest. Its worker runs already, so that the command's time is the command's own and the job's.
+
+    In the foreground unless told otherwise: the other tools do not give way to guests either.
+    """
     began = time.monotonic()
+    asked = ("--path", folder, "--via", via, "--max-pause", MAX_PAUSE, "--priority", priority)
     try:
-        ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", via, "--max-pause", MAX_PAUSE)
+        ended = ferry.run("migrate-storage", guest.name, *asked)
     except subprocess.TimeoutExpired as late:
         raise NotMoved(f"the job does not end: {ferry.jobs()[0]}") from late
     command_s = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from vmferry.errors import BadPlace, DestinationExists, DestinationTaken, Transf
 from vmferry.fence import Fence
 from vmferry.hosts.libvirt import LibvirtHosts
 from vmferry.limits import Limits
-from vmferry.model import Priority, Scope, Seal, SharedLimit
+from vmferry.model import Priority, Scope, Seal, SharedLimit, Window
 from vmferry.model.transfers import TransferRequest, TransferState, TransferView
 from vmferry.store import Store
 from vmferry.store.codec import load
@@ -354,3 +355,24 @@ def test_an_order_that_makes_no_sense_is_refused(service: Service, order: str) -
         service.submit("bbbb", "2.img", limit_bytes_s=SLOW)
     with pytest.raises(TransferWrongState, match="is possible only while it is"):
         getattr(service.all, order)("bbbb" if order == "acknowledge" else "aaaa")
+
+
+def test_a_transfer_waits_while_a_calendar_lets_nothing_move_says_so_and_goes_on(service: Service) -> None:
+    hour = {"now": time.gmtime(12 * 3600)}
+    service.limits.local = lambda _: hour["now"]
+    lunch = Window(tuple(range(7)), 12 * 60, 13 * 60, 0)
+    service.submit("aaaa", limit_bytes_s=SLOW)
+    service.until_bookmarked("aaaa", 2)
+    service.limits.set(SharedLimit(Scope.HOST, HERE, "", None, (lunch,)))
+    until(lambda: "the calendar of host" in service.all.get("aaaa").held, "it to say that it waits")
+    service.submit("bbbb", "other.img")
+    until(lambda: "the calendar of host" in service.all.get("bbbb").held, "the next one to say that it waits")
+    assert service.all.get("aaaa").state is S.TRANSFERRING
+    assert service.all.get("bbbb").state is S.QUEUED
+    stood = service.all.get("aaaa").done_bytes
+    hour["now"] = time.gmtime(13 * 3600)
+    service.limits.start()
+    service.reach("aaaa", S.TRANSFERRED)
+    done = service.reach("bbbb", S.TRANSFERRED)
+    assert (done.held, stood < len(BYTES)) == ("", True)
+    service.limits.close()

@@ -219,6 +219,30 @@ def test_limits_of_host_and_storage_are_set_and_listed(site: Site) -> None:
     assert "no limit" in site.run("--connect", "memory", "limit", "storage", "/san2", "none").stdout
 
 
+def test_a_calendar_is_set_kept_shown_and_cleared(site: Site) -> None:
+    host = ("--connect", "memory", "limit", "host")
+    told = site.run(*host, "10MiB", "--during", "daily 00:00-24:00=2MiB", "--during", "sat 03:00-04:00=0").stdout
+    assert "10 MiB/s; daily 00:00-24:00 2.0 MiB/s; sat 03:00-04:00 nothing moves; now " in told
+    assert "20 MiB/s; daily 00:00-24:00" in site.run(*host, "20MiB").stdout
+    [limit] = site.json("limits")
+    assert limit["during"][1] == {"days": [5], "from_min": 180, "to_min": 240, "limit_bytes_s": 0}
+    assert limit["now_bytes_s"] in (2 << 20, 0)
+    assert site.run(*host, "--during", "none").stdout.strip() == "host memory: 20 MiB/s"
+
+
+def test_a_job_that_a_calendar_keeps_waiting_says_so_on_every_page(site: Site) -> None:
+    site.run("limit", "host", "--during", "daily 00:00-24:00=0")
+    job = site.submit()
+    says = "waiting: the calendar of host qemu:///system lets nothing move"
+    assert says in site.run("job", "show", job).stdout
+    watcher = site.start("job", "watch", job)
+    assert watcher.stdout
+    assert says in watcher.stdout.readline() + watcher.stdout.readline()
+    site.run("limit", "host", "--during", "none")
+    site.ended(watcher)
+    assert site.lies_on() == {"san2"}
+
+
 def test_a_jobs_priority_is_changed_while_it_runs(site: Site) -> None:
     site.hold("copy")
     job = site.submit("--priority", "high")

@@ -21,7 +21,7 @@ LAYERS = (
     {"saga"},
     {"strategies"},
     {"preflight", "store"},
-    {"desk", "claims", "turns"},
+    {"desk", "claims", "turns", "sampling"},
     {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors"},
     {"carriers"},
     {"jobs", "transfers"},

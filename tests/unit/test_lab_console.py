@@ -129,3 +129,8 @@ def test_an_edge_that_fell_into_the_pause_does_not_shorten_it() -> None:
 def test_a_steady_clock_shows_no_pause() -> None:
     assert longest_jump_s(edges((1, 0), (2, 1_000_000), (3, 2_000_000))) == 0
     assert longest_jump_s([]) == 0
+
+
+def test_how_long_a_write_took_is_heard_and_a_guest_that_does_not_tell_is_fine(tmp_path: Path) -> None:
+    heard = console(tmp_path, "ack vda 1 1 1000 1 734\nack vda 2 1 2000 1\n")
+    assert [ack.took_us for ack in heard.acks] == [734, 0]

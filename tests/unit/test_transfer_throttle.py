@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import Cancelled
-from vmferry.transfer.throttle import BURST_S, Throttle
+from vmferry.transfer.throttle import BURST_S, Gate, Throttle
 
 MIB = 1024 * 1024
 
@@ -232,3 +232,82 @@ def test_who_gives_way_can_be_cancelled() -> None:
 
     with pytest.raises(Cancelled):
         second.take(MIB, cancel)
+
+
+def asked_of_nobody() -> None:
+    """A gate that needs nobody to look."""
+
+
+def test_all_but_foreground_pass_the_gate_of_the_guests() -> None:
+    clock = FakeClock()
+    gate = Gate(asked_of_nobody, clock)
+    gate.give(MIB, "giving way")
+    first, second = Throttle(None, clock, [gate], rank=0), Throttle(None, clock, [gate], rank=1)
+    for _ in range(10):
+        first.take(MIB, go_on)
+    assert clock.time == 0.0
+    assert (first.tightest_bytes_s, first.says, first.gives_way) == (None, "", False)
+    for _ in range(10):
+        second.take(MIB, go_on)
+    assert clock.time >= 9.0
+    assert (second.tightest_bytes_s, second.says, second.gives_way) == (MIB, "giving way", True)
+    assert second.ordered_bytes_s is None
+    assert gate.passed_bytes == 10 * MIB
+    assert (first.slowed, second.slowed) == (False, True)
+
+
+def test_who_insists_does_not_give_way() -> None:
+    clock = FakeClock()
+    gate = Gate(asked_of_nobody, clock)
+    gate.give(1, "giving way")
+    throttle = Throttle(None, clock, [gate], rank=3)
+    throttle.insists = True
+    throttle.take(MIB, go_on)
+    assert clock.time == 0.0
+
+
+def test_the_gate_asks_to_be_looked_after_whenever_somebody_comes() -> None:
+    asked: list[None] = []
+    gate = Gate(lambda: asked.append(None), FakeClock())
+    job = Throttle(None, FakeClock(), [gate], rank=2)
+    job.take(1000, go_on)
+    job.moved(500)  # by an agent, which asks nobody here
+    assert len(asked) == 2
+    assert gate.passed_bytes == 1500
+
+
+def test_nothing_passes_what_is_closed_and_who_waits_can_be_cancelled() -> None:
+    clock = FakeClock()
+    host = Throttle(None, clock)
+    job = Throttle(None, clock, [host])
+    host.close("until Monday")
+    assert (job.says, job.closed) == ("until Monday", "until Monday")
+
+    def cancel_after_a_minute() -> None:
+        if clock.time > 60:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        job.take(1, cancel_after_a_minute)
+    host.close("")
+    before = clock.time
+    job.take(100 * MIB, go_on)
+    assert clock.time == before
+    assert job.says == ""
+
+
+def test_opening_wakes_who_waits() -> None:
+    throttle = Throttle()
+    throttle.close("until Monday")
+    waiting, done = Event(), Event()
+
+    def wait() -> None:
+        throttle.take(10**9, waiting.set)
+        done.set()
+
+    thread = Thread(target=wait, daemon=True)
+    thread.start()
+    assert waiting.wait(10)
+    throttle.close("")
+    assert done.wait(10)
+    thread.join(10)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url
+from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url, Window
+from vmferry.model.limits import DAY_MIN
 from vmferry.model.processors import CpuLimitRequest
 from vmferry.model.transfers import NO_PROGRESS_S, RETRY_DELAY_S, SHORTEST_RETRY_DELAY_S, TransferRequest
 
@@ -91,8 +93,22 @@ class LimitBody(BaseModel):
     max_pause_s: Pause | None = None
 
 
+class WindowBody(BaseModel):
+    """A span of each week; 0 bytes a second lets nothing move in it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    days: Annotated[list[Annotated[int, Field(ge=0, le=6)]], Field(min_length=1, max_length=7)]
+    from_min: Annotated[int, Field(ge=0, lt=DAY_MIN)]
+    to_min: Annotated[int, Field(ge=0, le=DAY_MIN)]
+    limit_bytes_s: Annotated[int, Field(ge=0, description="bytes a second")]
+
+    def window(self) -> Window:
+        return Window(tuple(sorted(set(self.days))), self.from_min, self.to_min, self.limit_bytes_s)
+
+
 class SharedLimitBody(BaseModel):
-    """A limit of a host (no place) or of a storage; a null rate means none."""
+    """A limit of a host (no place) or of a storage; what is left out stays, a null rate means none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,9 +116,15 @@ class SharedLimitBody(BaseModel):
     connect: Name
     place: Annotated[str, Field(max_length=2048)] = ""
     limit_bytes_s: Rate | None = None
+    during: Annotated[list[WindowBody], Field(max_length=64)] = Field(default_factory=list)
 
-    def limit(self) -> SharedLimit:
-        return SharedLimit(self.scope, self.connect, self.place, self.limit_bytes_s)
+    def onto(self, before: SharedLimit) -> SharedLimit:
+        """What was set before, with what is asked for now."""
+        if "limit_bytes_s" in self.model_fields_set:
+            before = replace(before, limit_bytes_s=self.limit_bytes_s)
+        if "during" in self.model_fields_set:
+            before = replace(before, during=tuple(body.window() for body in self.during))
+        return before
 
 
 class CpuLimitBody(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from vmferry.api.starting import start
 from vmferry.api.version import VERSION
 from vmferry.api.wire import Event, Health, Leaving, Preview, Problem, from_json, to_json
 from vmferry.errors import WorkerUnreachable
-from vmferry.model import FINAL, JobState, JobView, MoveRequest, Receipt, SharedLimit, Vm
+from vmferry.model import FINAL, JobState, JobView, LimitView, MoveRequest, Receipt, Scope, Vm
 
 T = TypeVar("T")
 
@@ -115,11 +115,13 @@ class Client:
     def reap(self, connect: str) -> list[Path]:
         return [Path(path) for path in self._call("DELETE", "leftovers", params={"connect": connect})]
 
-    def limits(self) -> list[SharedLimit]:
-        return [from_json(SharedLimit, limit) for limit in self._call("GET", "limits")]
+    def limits(self) -> list[LimitView]:
+        return [from_json(LimitView, limit) for limit in self._call("GET", "limits")]
 
-    def set_shared_limit(self, limit: SharedLimit) -> SharedLimit:
-        return from_json(SharedLimit, self._call("PUT", "limits", json=to_json(limit)))
+    def set_shared_limit(self, scope: Scope, connect: str, place: str, change: Mapping[str, object]) -> LimitView:
+        """Change `limit_bytes_s` (None: no limit) and `during`, the windows; what is left out stays."""
+        body = {"scope": scope, "connect": connect, "place": place, **change}
+        return from_json(LimitView, self._call("PUT", "limits", json=body))
 
     def watch(self, job: str) -> Iterator[Event]:
         """Every change until the job is final or stuck, from worker to worker if they die."""

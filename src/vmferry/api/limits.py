@@ -6,18 +6,18 @@ from fastapi import APIRouter
 
 from vmferry.api.bodies import SharedLimitBody
 from vmferry.api.parts import TheJobs
-from vmferry.model import SharedLimit
+from vmferry.model import LimitView
 
 router = APIRouter(tags=["limits"])
 
 
 @router.get("/limits")
-def all_limits(jobs: TheJobs) -> list[SharedLimit]:
-    """Of hosts and storages, as they were set."""
-    return list(jobs.limits.all())
+def all_limits(jobs: TheJobs) -> list[LimitView]:
+    """Of hosts and storages, as they were set, with what holds now."""
+    return jobs.limits.seen()
 
 
 @router.put("/limits")
-def set_limit(body: SharedLimitBody, jobs: TheJobs) -> SharedLimit:
+def set_limit(body: SharedLimitBody, jobs: TheJobs) -> LimitView:
     """Set one, for the jobs that run and those that come."""
-    return jobs.limits.set(body.limit())
+    return jobs.limits.view(jobs.limits.change(body.scope, body.connect, body.place, body.onto))

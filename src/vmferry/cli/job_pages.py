@@ -90,6 +90,8 @@ def _facts(job: JobView) -> RenderableType:
         grid.add_row("says", Text(shown(job.sentence), style=STYLE.get(job.state, "")))
     if job.state not in FINAL:
         grid.add_row("now", Text(shown(job.progress.now)))
+        if job.progress.held:
+            grid.add_row("", Text(shown(job.progress.held), style="yellow"))
         grid.add_row("next", Text(shown(job.progress.next)))
         grid.add_row("progress", figures_text(job.progress))
         grid.add_row("priority", shown(job.priority))

@@ -39,6 +39,8 @@ def lab_link(
     from vmferry.cli.lab_page import print_lab
     from vmferry.lab import commands
     from vmferry.lab.host import DEFAULT_PLACE
+    from vmferry.lab.links import Cut as LinkCut
 
-    how = cut.value if cut else None
+    words: dict[Cut, LinkCut] = {Cut.CABLE: "cable", Cut.SILENT: "silent", Cut.IN: "in", Cut.OUT: "out"}
+    how = words[cut] if cut else None
     print_lab(commands.link(host, at or DEFAULT_PLACE, rate=rate, cut=how, heal=heal), json=json)

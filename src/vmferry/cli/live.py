@@ -98,6 +98,8 @@ def _lines(event: Event, elapsed: float) -> RenderableType:
     grid.add_column(overflow="fold")
     step = f"  (step {progress.step} of {progress.steps})" if progress.steps else ""
     grid.add_row("now", Text(shown(progress.now) + step))
+    if progress.held:
+        grid.add_row("", Text(shown(progress.held), style="yellow"))
     if progress.next:
         grid.add_row("next", Text(shown(progress.next)))
     grid.add_row("so far", Text(", ".join(filter(None, [seconds_text(elapsed), figures_text(progress)]))))

@@ -101,6 +101,7 @@ def _format(text: str | None) -> str | None:
     return text
 
 
+rate_given = saying(_rate)
 State = Annotated[
     Path | None,
     typer.Option(
@@ -153,7 +154,7 @@ PriorityLevel = Annotated[
         "--priority",
         metavar="|".join(Priority),
         parser=priority_text,
-        help="Jobs of a higher one go first; those below trickle meanwhile.",
+        help="A higher one goes first, those below trickle meanwhile; all but foreground give way to guests.",
     ),
 ]
 Format = Annotated[

@@ -57,6 +57,7 @@ def _facts(transfer: TransferView) -> list[tuple[str, str]]:
         ("from", f"{transfer.source} ({transfer.source_format})"),
         ("to", f"{transfer.destination} ({transfer.destination_format})"),
         ("progress", figures_text(transfer)),
+        ("held back", transfer.held),
         ("says", transfer.sentence),
         ("failures", str(transfer.failures or "")),
         ("tried again", (transfer.retry_at or "")[:19]),

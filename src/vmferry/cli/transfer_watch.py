@@ -59,4 +59,4 @@ class _Page:
         if happens != self._told or time.monotonic() - self._at >= BETWEEN_LINES_S:
             figures = figures_text(seen) if happens == self._told else ""
             self._told, self._at = happens, time.monotonic()
-            print(shown("  ".join(filter(None, (happens, figures, next_text(seen))))), flush=True)
+            print(shown("  ".join(filter(None, (happens, figures, seen.held, next_text(seen))))), flush=True)

@@ -77,15 +77,16 @@ class PlainLines:
         if event.state in FINAL:
             return  # `end` says it
         progress = event.progress
-        happens = (str(event.state), event.sentence, progress.now)
+        waits = progress.held if event.state is JobState.QUEUED else ""  # else it changes each second, as figures do
+        happens = (str(event.state), event.sentence, progress.now, waits)
         if happens != self._shown:
             self._shown, self._last = happens, self._clock()
             self._line(happens_text(event))
         elif self._clock() - self._last >= BETWEEN_LINES_S:
             self._last = self._clock()
             figures = f"{percent_text(progress)}  {figures_text(progress)}".strip()
-            if figures:
-                self._line(f"  {figures}")
+            if told := "  ".join(filter(None, (figures, progress.held))):
+                self._line(f"  {told}")
 
     def say(self, text: str) -> None:
         self._line(text)
@@ -107,7 +108,8 @@ def happens_text(event: Event) -> str:
     now = f"{progress.now}{step}" if progress.now else ""
     if event.state is JobState.RUNNING and not event.sentence:
         return now or STATE[event.state]
-    return ": ".join(part for part in (STATE[event.state], event.sentence or now) if part)
+    waits = progress.held if event.state is JobState.QUEUED else ""
+    return ": ".join(part for part in (STATE[event.state], event.sentence or now or waits) if part)
 
 
 def print_end(job: JobView, receipt: Receipt | None) -> None:

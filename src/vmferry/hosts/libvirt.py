@@ -20,11 +20,12 @@ from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
+from vmferry.hosts.load import read_load
 from vmferry.hosts.migrating import Crossing
 from vmferry.hosts.protocol import DiskTransfer, Quiesced
 from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Changes, Folder, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
 
@@ -130,6 +131,9 @@ class LibvirtHost(Between):
     def set_cpu(self, uuid: str, xml: str | None, to: str) -> None:
         with self._link.redefining:
             self._link.call("change its CPU", lambda c: processors.set_cpu(c, uuid, xml, to))
+
+    def load(self) -> Load:
+        return self._link.call("look at its load", read_load)
 
     # -- files
 

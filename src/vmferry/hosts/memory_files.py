@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, Host
 from vmferry.hosts.memory_call import Caller
 from vmferry.hosts.memory_world import BLOCK, BLOCKS, Bookmark, File, Machine, World
 from vmferry.hosts.protocol import DiskTransfer
-from vmferry.model import Disk, Folder, Image, Placed, Power, Vm, Volume, Where
+from vmferry.model import Disk, Folder, Image, Load, Placed, Power, Vm, Volume, Where
 from vmferry.transfer import Compared, Copied, Place, Watch
 
 FREE = 1 << 40
@@ -71,6 +72,11 @@ class FilesHost(Caller):
         with self._look("leftovers") as world:
             files = [p for p in world.files if isinstance(p, Path)]
             return sorted(p for p in files if p.parent in folders and "vmferry-" in p.name)
+
+    def load(self) -> Load:
+        """As the world has it; no moment of any job, so no guest writes and no hook is told."""
+        with self._ground.here() as world:
+            return replace(world.load, at_s=time.monotonic())
 
     def _vm(self, world: World, machine: Machine) -> Vm:
         disks = tuple(

@@ -19,7 +19,7 @@ from threading import RLock
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.memory_cpu import Processor, platform
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Placed, Power, Where
+from vmferry.model import Load, Placed, Power, Where
 from vmferry.model.processors import Platform
 
 BLOCK = 4 << 20
@@ -137,6 +137,8 @@ class World:
     full: set[str] = field(default_factory=set)
     """File systems without space."""
     platform: Platform = field(default_factory=platform)
+    load: Load = field(default_factory=lambda: Load(0.0))
+    """What its guests bear."""
     effects: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     stamps: int = 0

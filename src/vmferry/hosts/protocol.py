@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Changes, Definition, Folder, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model import Changes, Definition, Folder, Load, Placed, Power, Token, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
@@ -88,6 +88,9 @@ class Host(Protocol):
         Topology, NUMA cells and caches stay. One that runs or is saved has it after its next start.
         Raises NotPersistent.
         """
+
+    def load(self) -> Load:
+        """What its running guests and its storages bear; asked once a second, so it waits for nobody."""
 
     # -- files
 
@@ -308,6 +311,7 @@ LOOKING = frozenset(
         "cpu",
         "cpu_fit",
         "cpu_baseline",
+        "load",
         "arrived",
     }
 )

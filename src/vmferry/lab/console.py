@@ -18,6 +18,8 @@ class Ack:
     place: int
     mono_us: int
     blocks: int
+    took_us: int = 0
+    """From the begin of the write until it was durable, by the guest's clock; 0 of a guest that does not tell."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Edge:
     slack_us: int
 
 
-ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)")
+ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)(?: (\d+))?")
 EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
 NOTE = re.compile(rb"noted (\d+) (\d+)")
 WHOLE = re.compile(rb"(ack|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|second-writer|walked|touched) ")
@@ -113,8 +115,8 @@ class Console:
             self.second_writers.append(f"both {where} and {self._newest} tell of second {edge.rtc_s}")
 
     def _take_ack(self, found: re.Match[bytes]) -> None:
-        number, place, mono_us, blocks = map(int, found.groups()[1:])
-        ack = Ack(found[1].decode(), number, place, mono_us, blocks)
+        number, place, mono_us, blocks, took_us = map(int, found.groups(default=b"0")[1:])
+        ack = Ack(found[1].decode(), number, place, mono_us, blocks, took_us)
         self.acks.append(ack)
         gap_us = mono_us - self._last_us.get(ack.disk, mono_us)
         self.longest_gap_us = max(self.longest_gap_us, gap_us)

@@ -74,24 +74,8 @@ class Progress:
     rate_bytes_s: float = 0.0
     seconds_left: float | None = None
     pause_forecast_s: float | None = None
-
-
-class Scope(StrEnum):
-    """What jobs share a budget of."""
-
-    HOST = "host"
-    STORAGE = "storage"
-
-
-@dataclass(frozen=True, slots=True)
-class SharedLimit:
-    """Bytes a second that all jobs together may move on a host, or from and to a storage."""
-
-    scope: Scope
-    connect: str
-    place: str
-    """A folder of the storage, or its volume; empty for a host."""
-    limit_bytes_s: int | None
+    held: str = ""
+    """Why it goes slower than it could, or waits; empty when nothing holds it back."""
 
 
 # -- what is left

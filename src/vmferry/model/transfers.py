@@ -99,6 +99,8 @@ class TransferView:
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_s: float = 0.0
+    held: str = ""
+    """Why it goes slower than it could, or waits; empty when nothing holds it back."""
     failures: int = 0
     """How often it met an error that may pass."""
     sentence: str = ""

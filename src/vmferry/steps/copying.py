@@ -29,7 +29,8 @@ class CopyBase(Step):
                 seconds += copied.seconds
         if seconds > 0.05 and sum(moved) > 1 << 20:
             job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
-            job.facts.put("limited", job.desk.throttle.tightest_bytes_s is not None)
+            throttle = job.desk.throttle
+            job.facts.put("limited", throttle.slowed or throttle.tightest_bytes_s is not None)
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:

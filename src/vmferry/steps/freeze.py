@@ -108,11 +108,16 @@ class Rounds(Step):
             with phase(job, f"round {self._round(job)}") as moved:
                 moved.append(self._copy_closed(job))
             remaining = self._remaining(job)
-            if self._small(job, remaining) or self._left_to_mirror(before, remaining):
-                job.facts.put("rounds", self._round(job))
-                return
             stalls = before is not None and remaining > SHRINKS * before
-            if (stalls or self._round(job) >= MOST_ROUNDS) and not self._wait_for_calm(job):
+            yields = stalls and job.desk.throttle.gives_way
+            if self._small(job, remaining) or (stalls and not yields and self.technology is Technology.LIVE):
+                job.facts.put(
+                    "rounds", self._round(job)
+                )  # what no longer shrinks is the mirror's: it follows the guest
+                return
+            if yields:
+                job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink
+            elif (stalls or self._round(job) >= MOST_ROUNDS) and not self._wait_for_calm(job):
                 continue
             before = remaining
             self._next_round(job)
@@ -140,10 +145,6 @@ class Rounds(Step):
             return remaining <= SMALL_BYTES or self._round(job) >= MOST_ROUNDS
         return pause <= job.desk.max_pause_s
 
-    def _left_to_mirror(self, before: int | None, remaining: int) -> bool:
-        """A live job whose rounds no longer shrink gains nothing by one more: the mirror follows the guest."""
-        return self.technology in MIRRORS and before is not None and remaining > SHRINKS * before
-
     def _next_round(self, job: Job) -> None:
         following = self._round(job) + 1
         job.facts.put("rounds", following)
@@ -156,9 +157,9 @@ class Rounds(Step):
         Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
         """
         job.desk.state(JobState.PAUSED, self._why(job))
-        asked = (job.desk.throttle.tightest_bytes_s, job.desk.max_pause_s)
+        asked = (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s)
         more = self._round(job) < MOST_ROUNDS
-        while (job.desk.throttle.tightest_bytes_s, job.desk.max_pause_s) == asked:
+        while (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s) == asked:
             before = self._remaining(job)
             job.desk.wait(LOOK_S)
             spare_source(job)

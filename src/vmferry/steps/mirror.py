@@ -16,6 +16,7 @@ QUICK_LOOK_S = 0.02
 QUICK_LOOKS = 50
 """A small rest is mirrored within a second: 0.1 s between looks would be a third of the step."""
 CATCH_UP_LOOKS = 50
+CLOSED_LOOK_S = 1.0
 SLOW_LOOKS = 600
 LITTLE_BYTES = 4 << 20
 """Written in a few milliseconds."""
@@ -32,6 +33,7 @@ class Mirror(Step):
     says = "mirroring the rest"
 
     def do(self, job: Job) -> None:
+        _wait_until_open(job)
         with phase(job, "mirror") as moved:
             arm(job, job.frozen_disks)
             moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks)
@@ -107,17 +109,26 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
         looks += 1
         if looks == SLOW_LOOKS:
             job.desk.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
-        if job.desk.throttle.tightest_bytes_s != limit:
+        if job.desk.throttle.ordered_bytes_s != limit:
             limit = _limit(job, disks)
 
 
 def _limit(job: Job, disks: list[DiskMove]) -> int | None:
     """Start the mirrors, or give running ones their share of the job's limit. Returns the limit."""
-    limit = job.desk.throttle.tightest_bytes_s
+    limit = job.desk.throttle.ordered_bytes_s  # giving way to a guest, it would never catch up with it
     for disk in disks:
         share = max(1, limit // len(disks)) if limit else None
         job.host.mirror(job.uuid, disk.target, job.overlay_copy(disk, rounds(job)), share)
     return limit
+
+
+def _wait_until_open(job: Job) -> None:
+    """While a calendar lets nothing move, no mirror is begun: one that runs has to go on to its end."""
+    while why := job.desk.throttle.closed:
+        job.desk.says(why)
+        job.desk.wait(CLOSED_LOOK_S)
+        spare_source(job)
+    job.desk.says(Mirror.says)
 
 
 def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:

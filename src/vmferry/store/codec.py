@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -20,6 +21,16 @@ def load(kind: type[T], text: str) -> T:
     """The record of that kind. Raises pydantic.ValidationError."""
     record: T = _adapter(kind).validate_json(text, by_alias=False, by_name=True)
     return record
+
+
+def dump_all(records: Sequence[object]) -> str:
+    return f"[{','.join(map(dump, records))}]"
+
+
+def load_all(kind: type[T], text: str) -> tuple[T, ...]:
+    """The records of that kind. Raises pydantic.ValidationError."""
+    records: tuple[T, ...] = _adapter(tuple[kind, ...]).validate_json(text, by_alias=False, by_name=True)  # type: ignore[valid-type]
+    return records
 
 
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:

@@ -27,15 +27,17 @@ from vmferry.model import (
     SharedLimit,
     StepRecord,
     Token,
+    Window,
 )
 from vmferry.store import tables
-from vmferry.store.codec import dump, load
+from vmferry.store.codec import dump, dump_all, load, load_all
 from vmferry.store.records import NewJob, Row
-from vmferry.store.tables import facts, jobs, journal, limits, phases, receipts
+from vmferry.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
 
 log = structlog.get_logger()
 
 Fact = str | int | float | bool | None | list[str]
+LIMIT_KEY = ("scope", "connect", "place")
 HOLDS_SLOTS = ACTIVE - {JobState.QUEUED}
 
 
@@ -119,13 +121,16 @@ class Store:
         """Start the queued jobs whose slots are all free, by priority, then first come first served. Returns their ids.
 
         A job takes all its slots or none. One that has to wait keeps its places in all its lines: no later
-        job that needs one of them passes it.
+        job that needs one of them passes it. Where `limit` is 0 a place is closed, perhaps for hours: who waits
+        for it keeps no places.
         """
         started = []
         with self._engine.begin() as connection:
             held = _slots_held(connection)
             waited: set[str] = set()
             for job, slots in _waiting(connection):
+                if any(limit(slot) < 1 for slot in slots):
+                    continue
                 if waited.isdisjoint(slots) and all(held[slot] < limit(slot) for slot in slots):
                     held.update(slots)
                     _change(connection, job, JobState.RUNNING, "", "")
@@ -193,14 +198,14 @@ class Store:
         key = {"scope": limit.scope.value, "connect": limit.connect, "place": limit.place}
         with self._engine.begin() as connection:
             _replace(connection, limits, key, limit_bytes_s=limit.limit_bytes_s)
+            _replace(connection, calendars, key, during=dump_all(limit.during))
 
     def limits(self) -> tuple[SharedLimit, ...]:
-        query = sa.select(limits).order_by(limits.c.scope, limits.c.connect, limits.c.place)
+        joined = limits.outerjoin(calendars, sa.and_(*(limits.c[n] == calendars.c[n] for n in LIMIT_KEY)))
+        query = sa.select(limits, calendars.c.during).select_from(joined)
         with self._reading() as connection:
-            return tuple(
-                SharedLimit(Scope(found["scope"]), found["connect"], found["place"], found["limit_bytes_s"])
-                for found in connection.execute(query).mappings()
-            )
+            found = connection.execute(query.order_by(limits.c.scope, limits.c.connect, limits.c.place)).mappings()
+            return tuple(_limit(row) for row in found)
 
     @contextmanager
     def _acting(self, token: Token) -> Iterator[sa.Connection]:
@@ -239,6 +244,11 @@ class Store:
         with self._reading() as connection:
             text = connection.execute(sa.select(receipts.c.receipt).where(receipts.c.job == job)).scalar_one_or_none()
         return load(Receipt, text) if text is not None else None
+
+
+def _limit(found: sa.RowMapping) -> SharedLimit:
+    during = load_all(Window, found["during"] or "[]")
+    return SharedLimit(Scope(found["scope"]), found["connect"], found["place"], found["limit_bytes_s"], during)
 
 
 def _row(connection: sa.Connection, job: str) -> Row:

@@ -88,6 +88,16 @@ limits = sa.Table(
     sa.Column("limit_bytes_s", sa.BigInteger),
 )
 
+# Beside the limits, and not a column of theirs: a state folder of an earlier version gets it as it is opened.
+calendars = sa.Table(
+    "calendars",
+    metadata,
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("connect", sa.String, primary_key=True),
+    sa.Column("place", sa.String, primary_key=True),
+    sa.Column("during", sa.Text, nullable=False),
+)
+
 transfers = sa.Table(
     "transfers",
     metadata,

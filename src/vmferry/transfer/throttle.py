@@ -15,6 +15,7 @@ BUSY_S = 1.0  # who has moved bytes so recently is at work
 TRICKLE_S = 2.0  # a piece passes so often whatever goes before it
 MIN_WAIT_S = 0.001  # less would spin on rounding errors
 LOOK_S = 0.25  # a waiter looks for cancel, pause and a new limit at least this often
+SLOWED_S = 0.1  # who waits so long for a piece is slower than it could be; a busy machine alone keeps it less
 
 
 class Clock(Protocol):
@@ -53,6 +54,11 @@ class Throttle:
         rank: int = 0,
     ) -> None:
         self.rank = rank
+        self.insists = False
+        """Gives no way to guests, whatever its rank: what it moves has to be quicker than what they write."""
+        self.slowed = False
+        """Has any piece had to wait?"""
+        self._closed = ""
         self._clock = clock or SystemClock()
         self._above = tuple(above)
         self._passed_at: dict[int, float] = {}  # rank to when its newest piece passed
@@ -70,8 +76,35 @@ class Throttle:
     @property
     def tightest_bytes_s(self) -> int | None:
         """The lowest limit that holds here, its own or one above."""
-        limits = [self._limit, *(throttle.tightest_bytes_s for throttle in self._above)]
+        limits = [self._limit, *(throttle.tightest_bytes_s for throttle in self._met)]
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def ordered_bytes_s(self) -> int | None:
+        """The lowest that a person has set, whatever the guests leave at the moment."""
+        limits = [self._limit, *(throttle.ordered_bytes_s for throttle in self._above)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def closed(self) -> str:
+        """Why nothing passes here, or further up; empty when it does."""
+        return self._closed or next(filter(None, (throttle.closed for throttle in self._above)), "")
+
+    @property
+    def says(self) -> str:
+        """Why less passes than could, in words; empty when only limits hold, which are known."""
+        return self.closed or next(filter(None, (throttle.says for throttle in self._met)), "")
+
+    @property
+    def gives_way(self) -> bool:
+        """Is it held back for the sake of guests at present?"""
+        return any(throttle.gives_way for throttle in self._met)
+
+    def close(self, why: str) -> None:
+        """Let nothing pass until it is called with an empty text; who waits looks for cancel as ever."""
+        with self._change:
+            self._closed = why
+            self._change.notify_all()
 
     def set_limit(self, limit_bytes_s: int | None) -> None:
         """From now on this many bytes per second, None for no limit; who waits is woken to look again."""
@@ -90,14 +123,30 @@ class Throttle:
 
     def take(self, wanted: int, check: Callable[[], None]) -> None:
         """Wait until wanted bytes may move; what check raises ends the wait, and takes nothing where it waited."""
-        if self._limit is not None:
+        began = self._clock.now()
+        if self._limit is not None or self._closed:
             number = next(self._numbers)
             while not self._granted(number, wanted):
                 check()
-        for throttle in self._above:
+        for throttle in self._met:
             while not throttle.gave_way(self.rank):
                 check()
             throttle.take(wanted, check)
+        self.slowed = self.slowed or self._clock.now() - began > SLOWED_S
+
+    def moved(self, count: int) -> None:
+        """So many bytes were moved under tightest_bytes_s, without asking here: by another process, another host."""
+        for throttle in self._met:
+            throttle.moved(count)
+
+    def meets(self, rank: int) -> bool:
+        """Has who is of that rank to pass here?"""
+        return True
+
+    @property
+    def _met(self) -> list[Throttle]:
+        """Those above that this one has to pass."""
+        return [throttle for throttle in self._above if throttle.meets(0 if self.insists else self.rank)]
 
     def gave_way(self, rank: int) -> bool:
         """Let those go first that go before this rank, for at most LOOK_S; True when it is its turn."""
@@ -131,6 +180,8 @@ class Throttle:
 
     def _lacking_s(self, number: int, wanted: int) -> float:
         """Seconds until this waiter may look again, 0 when it may go."""
+        if self._closed:
+            return LOOK_S
         if self._limit is None:
             return 0.0
         if number != min(self._waiting):
@@ -146,6 +197,53 @@ class Throttle:
         if self._limit is not None:
             self._tokens = min(self._burst(), self._tokens + (now - self._filled_at) * self._limit)
         self._filled_at = now
+
+
+class Gate(Throttle):
+    """What the guests of one host leave to background work: all but foreground passes here.
+
+    `asked` is called whenever somebody wants to, so that somebody may look how the guests are.
+    """
+
+    def __init__(self, asked: Callable[[], None], clock: Clock | None = None) -> None:
+        super().__init__(None, clock)
+        self.passed_bytes = 0
+        self._asked = asked
+        self._why = ""
+
+    def give(self, limit_bytes_s: int | None, why: str) -> None:
+        """From now on so many bytes a second, None for all there is."""
+        self._why = why
+        if limit_bytes_s != self.limit_bytes_s:
+            self.set_limit(limit_bytes_s)
+
+    @property
+    def ordered_bytes_s(self) -> int | None:
+        return None
+
+    @property
+    def gives_way(self) -> bool:
+        return self.limit_bytes_s is not None
+
+    @property
+    def says(self) -> str:
+        return self.closed or self._why
+
+    def meets(self, rank: int) -> bool:
+        return rank > 0
+
+    def take(self, wanted: int, check: Callable[[], None]) -> None:
+        self._asked()
+        super().take(wanted, check)
+        self._count(wanted)
+
+    def moved(self, count: int) -> None:
+        self._asked()
+        self._count(count)
+
+    def _count(self, passed: int) -> None:
+        with self._change:
+            self.passed_bytes += passed
 
 
 def _valid(limit_bytes_s: int | None) -> int | None:

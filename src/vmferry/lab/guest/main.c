@@ -2,8 +2,8 @@
  *
  * The lab guest's own program, run by the kernel as /init.
  *
- * Promise: a line `ack DISK NUMBER PLACE MONO_US BLOCKS` is printed only after the BLOCKS blocks of 4 KiB
- * from block PLACE of DISK, stamped with NUMBER, were written with O_DIRECT | O_DSYNC, so are durable.
+ * Promise: a line `ack DISK NUMBER PLACE MONO_US BLOCKS TOOK_US` is printed only after the BLOCKS blocks of
+ * 4 KiB from block PLACE of DISK, stamped with NUMBER, were written with O_DIRECT | O_DSYNC, so are durable.
  * lab/verdict.py reads the disks afterwards and looks for each of them.
  *
  * Told by the kernel command line:

@@ -94,6 +94,7 @@ static void write_one(struct disk *d, struct stamp *buffer)
     d->number++;
     for (uint32_t i = 0; i < run; i++)
         fill(buffer + i, d, place, i, run);
+    uint64_t began = mono_us();
     ssize_t done = pwrite(d->fd, buffer, (size_t)run * BLOCK, place * BLOCK);
     if (done != (ssize_t)run * BLOCK) {
         say("error write %s %llu %d %llu", d->name, (unsigned long long)place, done < 0 ? errno : 0,
@@ -101,9 +102,10 @@ static void write_one(struct disk *d, struct stamp *buffer)
         usleep(100000);
         return;
     }
+    uint64_t ended = mono_us();
     hold_lease();
-    say("ack %s %llu %llu %llu %u", d->name, (unsigned long long)d->number, (unsigned long long)place,
-        (unsigned long long)mono_us(), run);
+    say("ack %s %llu %llu %llu %u %llu", d->name, (unsigned long long)d->number, (unsigned long long)place,
+        (unsigned long long)ended, run, (unsigned long long)(ended - began));
     for (uint32_t i = 0; i < run; i++)
         d->written[place + i - d->first] = d->number;
 }

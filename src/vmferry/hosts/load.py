@@ -1,0 +1,50 @@
+"""What libvirt and the kernel tell of a host's load."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import libvirt
+
+from vmferry.model import DiskWaits, Load
+
+PRESSURE = Path("/proc/pressure/io")
+"""See the kernel's Documentation/accounting/psi.rst; missing where the kernel was built or booted without."""
+_SOME = re.compile(r"^some .*\btotal=(\d+)", re.M)
+
+_LISTED = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+"""A domain that is being saved, say, tells little instead of keeping us waiting."""
+
+
+def read_load(conn: libvirt.virConnect) -> Load:
+    told = conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK, _LISTED)
+    disks = [waits for domain, stats in told for waits in _disks(domain, stats)]
+    return Load(time.monotonic(), tuple(disks), stalled_s())
+
+
+def stalled_s(pressure: Path = PRESSURE) -> float | None:
+    """Seconds in which some process waited for storage, since the machine began."""
+    try:
+        found = _SOME.search(pressure.read_text())
+    except OSError:
+        return None
+    return int(found[1]) / 1e6 if found else None
+
+
+def _disks(domain: libvirt.virDomain, stats: Mapping[str, int | str]) -> Iterator[DiskWaits]:
+    """Those that tell how long their writes took; a guest that has none to write to tells nothing."""
+    for n in range(int(stats.get("block.count", 0))):
+        writes, nanoseconds = stats.get(f"block.{n}.wr.reqs"), stats.get(f"block.{n}.wr.times")
+        if writes is None or nanoseconds is None:
+            continue
+        yield DiskWaits(
+            vm=domain.name(),
+            uuid=domain.UUIDString(),
+            target=str(stats[f"block.{n}.name"]),
+            writes=int(writes),
+            seconds=(int(nanoseconds) + int(stats.get(f"block.{n}.fl.times", 0))) / 1e9,
+            local=f"block.{n}.path" in stats,
+        )

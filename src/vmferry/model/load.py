@@ -1,0 +1,28 @@
+"""What a host's running guests and its storages bear, in totals that only grow: two looks tell what was between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DiskWaits:
+    """How long the writes to one disk of a running guest have taken since its QEMU began."""
+
+    vm: str
+    uuid: str
+    target: str
+    writes: int
+    seconds: float
+    """Of all these writes, and of the flushes that made them durable."""
+    local: bool = True
+    """It lies in a file or on a device of the host, so that the kernel counts who waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    at_s: float
+    """When it was read, by the host's own clock that only goes forward."""
+    disks: tuple[DiskWaits, ...] = ()
+    stalled_s: float | None = None
+    """Seconds in which some process waited for storage (PSI, "some" of /proc/pressure/io); None if not told."""

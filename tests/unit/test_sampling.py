@@ -1,0 +1,85 @@
+"""The gate of a host's guests, with a host that tells what the test says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vmferry.errors import HostUnreachable
+from vmferry.hosts.load import stalled_s
+from vmferry.hosts.memory import InMemory, MemoryHost, World
+from vmferry.lab.programs import wait_for
+from vmferry.model import DiskWaits, Load
+from vmferry.sampling import Sampler
+from vmferry.transfer.idle import START_BYTES_S
+
+MIB = 1 << 20
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("guests of")]
+
+
+@contextmanager
+def sampler(world: World) -> Iterator[Sampler]:
+    made = Sampler("memory", lambda: MemoryHost(InMemory(world)))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_it_looks_only_while_somebody_moves_something() -> None:
+    with sampler(World()) as watching:
+        assert threads() == []
+        watching.gate.take(1000, lambda: None)
+        assert len(threads()) == 1
+        wait_for(lambda: threads() == [], "the thread to end by itself", 60)
+        watching.gate.take(1000, lambda: None)
+        assert len(threads()) == 1
+    assert threads() == []
+
+
+def test_a_running_guest_lets_a_copy_begin_softly() -> None:
+    world = World(load=Load(0.0, (DiskWaits("web01", "uuid", "vda", 1000, 2.0),)))
+    with sampler(world) as watching:
+        watching.gate.take(1000, lambda: None)
+        wait_for(lambda: watching.gate.limit_bytes_s == START_BYTES_S, "a soft beginning")
+    assert watching.gate.limit_bytes_s is None, "nobody is held back by who does not look any more"
+
+
+def test_a_host_that_does_not_answer_holds_nobody_back() -> None:
+    asked = threading.Event()
+
+    def away() -> MemoryHost:
+        asked.set()
+        raise HostUnreachable(host="memory", reason="it is off")
+
+    watching = Sampler("memory", away)
+    try:
+        watching.gate.give(MIB, "what was found before")
+        watching.gate.moved(1000)
+        assert asked.wait(30)
+        wait_for(lambda: watching.gate.limit_bytes_s is None, "the gate to open")
+        assert watching.gate.says == ""
+    finally:
+        watching.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("some avg10=0.23 avg60=8.67 avg300=11.47 total=81877956\nfull avg10=0.22 total=67522028\n", 81.877956),
+        ("full avg10=0.22 avg60=7.45 avg300=9.41 total=67522028\n", None),
+        ("", None),
+    ],
+)
+def test_pressure_is_read_as_the_kernel_writes_it(text: str, seconds: float | None, tmp_path: Path) -> None:
+    told = tmp_path / "io"
+    told.write_text(text)
+    assert stalled_s(told) == seconds
+    assert stalled_s(tmp_path / "missing") is None
