@@ -12,7 +12,7 @@ RUN_PACKAGES := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
 LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
 TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
 	btrfs-progs swtpm swtpm-tools ovmf git \
-	qemu-guest-agent procps socat stunnel4
+	qemu-guest-agent procps socat stunnel4 fio rsync
 
 .PHONY: demo test check format lint types unit block libvirt bench clean
 
@@ -53,7 +53,8 @@ block: $(READY)
 libvirt: $(READY)
 	$(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
 
-bench: $(READY)  ## against virsh, cp, qemu-img and nbdcopy, in one run
+bench: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
+bench: packages $(READY)  ## against virsh, cp, rsync, qemu-img, nbdcopy and the device's limit, in one run
 	$(BIN)/python -m tests.bench
 
 packages:

@@ -32,10 +32,12 @@ def headline(facts: dict[str, str], runs: int) -> Sequence[str]:
     return [
         ", ".join(told[:2]),
         ", ".join(told[2:]),
-        f"Medians of {runs}, in seconds; ratio is vmferry's to the other's; the aim is a ratio where it says x.",
+        f"Medians of {runs} and their spread, in seconds; ratio is vmferry's median to the other's: less is better.",
+        "The aim is a ratio where it says x. All sides of a case run in turn, so that a slow moment hits them alike.",
         "Guests write 100 times a second to two disks, qcow2 and raw, that go from ext4 to xfs; the reflink case",
-        "has one raw disk in one xfs. vmferry hashes and compares all that it moves, the others do neither.",
-        "It moves in the foreground, as they do, but for the guest's latency: there with --priority low.",
+        "has one raw disk in one xfs. vmferry hashes all that it copies, and in a job compares it too; the others do",
+        "neither. It moves in the foreground, as they do, but for the guest's latency: there with --priority low.",
+        "CPU is that of all processes, a server's too.",
     ]
 
 

@@ -20,7 +20,7 @@ Samples = Mapping[str, list[Sample]]
 """By side, one for each run."""
 Act = Callable[[], Sample]
 
-WIDTH = 100
+WIDTH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def values(samples: Iterable[Sample], measure: str) -> tuple[float, ...]:
 def table(rows: Iterable[Row]) -> str:
     """The rows under their cases, in Markdown, at most WIDTH columns wide."""
     made = Table(box=box.MARKDOWN, pad_edge=True)
-    made.add_column("measured", overflow="fold")
-    for name in ("vmferry", "other"):
+    made.add_column("measured", min_width=32, no_wrap=True)
+    for name in ("vmferry", "from-to", "other", "from-to"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("by", overflow="fold")
     for name in ("ratio", "at most", "met"):
@@ -116,5 +116,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     aim = "" if row.aim is None else f"{'x ' if row.aim.of == 'ratio' else ''}{row.aim.most:.2f}"
     met = {None: "", True: "yes", False: "NO"}[row.met]
-    other = f"{median(row.other):.3f}" if row.other else ""
-    return (row.measured, f"{row.value:.3f}", other, row.against, ratio, aim, met)
+    return (row.measured, *_seen(row.ours), *_seen(row.other), row.against, ratio, aim, met)
+
+
+def _seen(runs: tuple[float, ...]) -> tuple[str, str]:
+    """The median, and the least and the most."""
+    return (f"{median(runs):.3f}", f"{min(runs):.2f}-{max(runs):.2f}") if runs else ("", "")

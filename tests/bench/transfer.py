@@ -1,36 +1,120 @@
-"""The transfer service alone, against the tools that a user would take instead.
+"""The transfer service alone, against the tools that a user would take instead and against the limit.
 
 All begin with cold caches and end when the data is durable: the other tools are followed by an fdatasync of
-their destination. CPU is user and system time of the process that copies; work that the kernel does later, such
-as writing back the page cache, is not in it, which flatters the tools that use it.
+their destination.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import resource
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from .table import Aim, Row, Sample, Samples, alternate, values
+from tests.block.servers import certificates
+
+from vmferry.lab.programs import program
+
+from .table import Aim, Row, Samples, alternate, values
+from .tools import (
+    OURS,
+    OURS_COMPARED,
+    Course,
+    Tool,
+    command,
+    cp,
+    cp_reflink,
+    device_limit,
+    empty_file,
+    link_limit,
+    nbdcopy,
+    ours,
+    qemu_img,
+    rsync,
+)
+from .ways import LINK_MBIT, Open, link, to_file, to_tcp, to_unix
 
 MIB = 1024 * 1024
-GIB = 1024 * MIB
-OURS = "vmferry copy"
-OURS_COMPARED = "vmferry copy+compare"
-ROOT = Path(__file__).parents[2]
+DEVICE = "device, by fio"
+LINK = "link, by fio"
+LIMITS = (DEVICE, LINK)
 SLOWEST = 1 / 0.95
 """Of the fastest tool's time, for 0.95 of its rate."""
-CPU_S_PER_GIB = 0.4
+SLOWEST_OF_LIMIT = 1 / 0.9
+AT_ONCE = 10
 
-Tool = Callable[[Path, Path], Sample]
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The storages of a case, how much lies on the first, and how often it is copied to the second by each tool."""
+
+    source: Path
+    destination: Path
+    data_mib: int
+    runs: int
+    holes: bool = False
+    """As much again, in holes."""
+
+    @property
+    def gib(self) -> float:
+        return self.data_mib / 1024
+
+
+def local(at: Between) -> list[Row]:
+    """From file to file."""
+    what = "half holes" if at.holes else "full"
+    case = f"file to file, {at.gib:g} GiB, {what}"
+    sides = _local_tools() if at.holes else {**_local_tools(), DEVICE: device_limit}
+    return _rows(case, _measured(case, sides, at), at.gib)
+
+
+def at_once(at: Between) -> list[Row]:
+    """So many files at once: ours in one process, as the worker does it; of the others a process for each."""
+    case = f"{AT_ONCE} files at once, {at.gib:g} GiB in all"
+    return _rows(case, _measured(case, {**_local_tools(), DEVICE: device_limit}, at, AT_ONCE), at.gib)
+
+
+def nbd_unix(at: Between) -> list[Row]:
+    return _nbd(f"file to NBD, unix, {at.gib:g} GiB", to_unix, at)
+
+
+def nbd_tcp(at: Between) -> list[Row]:
+    return _nbd(f"file to NBD, TCP, {at.gib:g} GiB", to_tcp, at)
+
+
+def nbd_tls(at: Between) -> list[Row]:
+    """Both sides prove who they are."""
+    program("certtool")
+    keys = at.source / "bench-keys"
+    certificates(keys)
+    return _nbd(f"file to NBD, TLS, {at.gib:g} GiB", partial(to_tcp, tls=keys), at)
+
+
+def slow_link(at: Between) -> list[Row]:
+    """To the other end of a link that is slower than any storage."""
+    case = f"file to NBD, {LINK_MBIT} Mbit/s, {at.data_mib} MiB"
+    with link() as cable:
+        to_nbd = cable.to_nbd
+        sides = {
+            **_nbd_tools(to_nbd),
+            "rsync, its daemon": command(rsync, cable.to_rsync),
+            LINK: link_limit(cable.to_fio),
+        }
+        return _rows(case, _measured(case, sides, at), at.gib)
+
+
+def reflinking(folder: Path, virtual_gib: int, data_mib: int, runs: int) -> list[Row]:
+    """A large disk with little data, within one file system that has reflinks."""
+    case = f"file to file, reflink, {virtual_gib} GiB"
+    clone = "cp --reflink"
+    sides = {**_ours(to_file), clone: command(cp_reflink, to_file)}
+    at = Between(folder, folder, data_mib, runs)
+    seen = _measured(case, sides, at, virtual_mib=virtual_gib * 1024)
+    value = Aim(3.0, "value")
+    return [_row(case, name.removeprefix("vmferry "), seen, name, clone, value) for name in (OURS, OURS_COMPARED)]
 
 
 def make_disk(path: Path, data_bytes: int, virtual_bytes: int) -> None:
@@ -40,8 +124,9 @@ def make_disk(path: Path, data_bytes: int, virtual_bytes: int) -> None:
     with path.open("wb") as file:
         for n in range(runs):
             file.seek(n * (virtual_bytes // runs) // MIB * MIB)
-            for _ in range(data_bytes // runs // len(noise)):
-                file.write(noise)
+            left = data_bytes // runs
+            while left:
+                left -= file.write(noise[:left])
         file.truncate(virtual_bytes)
         file.flush()
         os.fsync(file.fileno())
@@ -56,154 +141,78 @@ def make_cold(*paths: Path) -> None:
         os.close(fd)
 
 
-def make_durable(*paths: Path) -> None:
-    """Wait until what was written to these files is on the storage."""
-    for path in paths:
-        fd = os.open(path, os.O_RDWR)
-        os.fdatasync(fd)
-        os.close(fd)
+def _ours(open_: Open) -> dict[str, Tool]:
+    return {OURS: ours(open_, compared=False), OURS_COMPARED: ours(open_, compared=True)}
 
 
-def command(*words: str, prepare: Callable[[Path, Path], None] | None = None) -> Tool:
-    """A tool that is one command; {source} and {destination} stand in its words."""
-
-    def run(source: Path, destination: Path) -> Sample:
-        if prepare:
-            prepare(source, destination)
-        made = [word.format(source=source, destination=destination) for word in words]
-        before, began = _children_cpu(), time.monotonic()
-        subprocess.run(made, check=True)
-        make_durable(destination)
-        return {"seconds": time.monotonic() - began, "cpu_s": _children_cpu() - before}
-
-    return run
-
-
-def ours(*, compared: bool) -> Tool:
-    """The service in a process of its own, as in a worker that runs already: without the interpreter's start."""
-
-    def run(source: Path, destination: Path) -> Sample:
-        words = [sys.executable, "-m", "tests.bench.transfer", str(source), str(destination), str(int(compared))]
-        told = subprocess.run(words, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-        return dict(json.loads(told))
-
-    return run
-
-
-def child(source: Path, destination: Path, *, compared: bool) -> None:
-    """Copy in this process and print what it took: `python -m tests.bench.transfer SOURCE DESTINATION 0|1`."""
-    from vmferry.transfer import Transfer, Unwatched, compare, copy, forget
-
-    transfer = Transfer(source, destination, destination.with_suffix(".bookmarks"))
-    began = time.monotonic()
-    before = _cpu(resource.RUSAGE_SELF)
-    copy(transfer, Unwatched())
-    if compared:
-        compare(transfer, Unwatched())
-    told = {"seconds": time.monotonic() - began, "cpu_s": _cpu(resource.RUSAGE_SELF) - before}
-    forget(transfer)
-    print(json.dumps(told))
-
-
-def tools() -> dict[str, Tool]:
-    """All that this machine has."""
-    known = {
-        OURS: ours(compared=False),
-        OURS_COMPARED: ours(compared=True),
-        "cp --sparse=always": command("cp", "--sparse=always", "--reflink=never", "{source}", "{destination}"),
-        "qemu-img convert": command(
-            "qemu-img", "convert", "-t", "none", "-T", "none", "-f", "raw", "-O", "raw", "{source}", "{destination}"
-        ),
-        "nbdcopy": command("nbdcopy", "--flush", "{source}", "{destination}", prepare=_make_empty),
+def _local_tools() -> dict[str, Tool]:
+    return {
+        **_ours(to_file),
+        "cp --sparse=always": command(cp, to_file),
+        "rsync --sparse": command(rsync, to_file),
+        "qemu-img convert": command(qemu_img, to_file),
+        "nbdcopy": command(nbdcopy, to_file, empty_file),
     }
-    return {name: tool for name, tool in known.items() if name in (OURS, OURS_COMPARED) or _present(name)}
 
 
-def between_storages(folder: Path, dest_folder: Path, data_mib: int, runs: int) -> list[Row]:
-    """A full disk, and one with as many holes as data, by every tool."""
-    full = _disk("full disk", folder, dest_folder, data_mib, data_mib, runs)
-    return full + _disk("half holes", folder, dest_folder, data_mib, 2 * data_mib, runs)
+def _nbd_tools(open_: Open) -> dict[str, Tool]:
+    return {
+        **_ours(open_),
+        "qemu-img convert": command(qemu_img, open_),
+        "nbdcopy": command(nbdcopy, open_),
+    }
 
 
-def reflinking(folder: Path, virtual_gib: int, data_mib: int, runs: int) -> list[Row]:
-    """A large disk with little data, within one file system that has reflinks."""
-    case = f"transfer, reflink, {virtual_gib} GiB"
-    clone = command("cp", "--reflink=always", "{source}", "{destination}")
-    sides = {OURS: ours(compared=False), OURS_COMPARED: ours(compared=True), "cp --reflink": clone}
-    seen = _measured(case, sides, folder, folder, (data_mib, virtual_gib * 1024), runs)
+def _nbd(case: str, open_: Open, at: Between) -> list[Row]:
+    """To a qemu-nbd on a new file of the other storage: cp and rsync cannot."""
+    return _rows(case, _measured(case, {**_nbd_tools(open_), DEVICE: device_limit}, at), at.gib)
+
+
+def _rows(case: str, seen: Samples, gib: float) -> list[Row]:
+    """Ours against each tool and against the limit; aimed at is the fastest tool, and the one that needs least CPU.
+
+    The compared copy reads twice and hashes twice.
+    """
+    others = [name for name in seen if name not in (OURS, OURS_COMPARED, *LIMITS)]
+    cpu = {name: tuple(s / gib for s in values(samples, "cpu_s")) for name, samples in seen.items()}
+    fastest = min(others, key=lambda name: median(values(seen[name], "seconds")))
+    cheapest = min(others, key=lambda name: median(cpu[name]))
     return [
+        *(_row(case, "copy", seen, OURS, name, Aim(SLOWEST) if name == fastest else None) for name in others),
+        *(_row(case, "copy", seen, OURS, name, Aim(SLOWEST_OF_LIMIT)) for name in LIMITS if name in seen),
+        _row(case, "copy+compare", seen, OURS_COMPARED, fastest),
         *(
-            _row(case, name.removeprefix("vmferry "), seen, name, "cp --reflink", Aim(3.0, "value"))
-            for name in (OURS, OURS_COMPARED)
+            Row(case, "copy, CPU s/GiB", cpu[OURS], cpu[name], name, Aim(1.0) if name == cheapest else None)
+            for name in others
         ),
-        *_cpu_rows(case, seen, data_mib),
+        Row(case, "copy+compare, CPU s/GiB", cpu[OURS_COMPARED], cpu[cheapest], cheapest),
     ]
-
-
-def _disk(name: str, folder: Path, dest_folder: Path, data_mib: int, virtual_mib: int, runs: int) -> list[Row]:
-    case = f"transfer, {data_mib / 1024:g} GiB, {name}"
-    seen = _measured(case, tools(), folder, dest_folder, (data_mib, virtual_mib), runs)
-    others = {
-        tool: median(values(samples, "seconds")) for tool, samples in seen.items() if tool not in (OURS, OURS_COMPARED)
-    }
-    fastest = min(others, key=lambda tool: others[tool])
-    copies = [_row(case, "copy", seen, OURS, tool, Aim(SLOWEST) if tool == fastest else None) for tool in others]
-    return [*copies, _row(case, "copy+compare", seen, OURS_COMPARED, fastest), *_cpu_rows(case, seen, data_mib)]
 
 
 def _row(case: str, said: str, seen: Samples, ours_: str, other: str, aim: Aim | None = None) -> Row:
     return Row(case, said, values(seen[ours_], "seconds"), values(seen[other], "seconds"), other, aim)
 
 
-def _cpu_rows(case: str, seen: Samples, data_mib: int) -> list[Row]:
-    """The compared copy reads twice and hashes twice."""
-    gib = data_mib / 1024
-    cpu = {tool: tuple(s / gib for s in values(samples, "cpu_s")) for tool, samples in seen.items()}
-    other = "cp --sparse=always" if "cp --sparse=always" in cpu else list(cpu)[-1]
-    aim = Aim(CPU_S_PER_GIB, "value")
-    return [
-        Row(case, "copy, CPU s/GiB", cpu[OURS], cpu[other], other, aim),
-        Row(case, "copy+compare, CPU s/GiB", cpu[OURS_COMPARED], cpu[other], other),
-    ]
-
-
 def _measured(
-    case: str, sides: dict[str, Tool], folder: Path, dest_folder: Path, data_virtual_mib: tuple[int, int], runs: int
+    case: str, sides: Mapping[str, Tool], at: Between, files: int = 1, virtual_mib: int | None = None
 ) -> Samples:
-    source, destination = folder / "bench-source.img", dest_folder / "bench-destination.img"
-    make_disk(source, data_virtual_mib[0] * MIB, data_virtual_mib[1] * MIB)
+    """Each run with a destination of its own, which is gone after it."""
+    data_mib = at.data_mib // files
+    virtual_mib = virtual_mib or (2 if at.holes else 1) * data_mib
+    names = range(files)
+    pairs = tuple((at.source / f"bench-source-{n}.img", at.destination / f"bench-copy-{n}.img") for n in names)
 
-    def once(tool: Tool) -> Sample:
+    def once(tool: Tool) -> dict[str, float]:
         os.sync()
-        make_cold(source)
+        make_cold(*(source for source, _ in pairs))
         try:
-            return tool(source, destination)
+            return dict(tool(Course(pairs)))
         finally:
-            destination.unlink(missing_ok=True)
+            for _, file in pairs:
+                file.unlink(missing_ok=True)
 
-    try:
-        return alternate(case, runs, {name: partial(once, tool) for name, tool in sides.items()})
-    finally:
-        source.unlink()
-
-
-def _make_empty(source: Path, destination: Path) -> None:
-    destination.touch()
-    os.truncate(destination, source.stat().st_size)
-
-
-def _present(name: str) -> bool:
-    return shutil.which(name.split()[0]) is not None
-
-
-def _children_cpu() -> float:
-    return _cpu(resource.RUSAGE_CHILDREN)
-
-
-def _cpu(who: int) -> float:
-    used = resource.getrusage(who)
-    return used.ru_utime + used.ru_stime
-
-
-if __name__ == "__main__":
-    child(Path(sys.argv[1]), Path(sys.argv[2]), compared=sys.argv[3] == "1")
+    with ExitStack() as stack:
+        for source, _ in pairs:
+            stack.callback(source.unlink, missing_ok=True)
+            make_disk(source, data_mib * MIB, virtual_mib * MIB)
+        return alternate(case, at.runs, {name: partial(once, tool) for name, tool in sides.items()})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +18,8 @@ from tests.block.places import image
 
 from vmferry.errors import VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, nbd_connection, root_hash_of
+from vmferry.transfer.nbd_link import nbd_link
+from vmferry.transfer.nbd_url import connecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -176,6 +178,27 @@ def forgetful(caller: socket.socket) -> None:
 def test_a_server_that_misbehaves_in_this_way(talk: Callable[[socket.socket], None], tmp_path: Path) -> None:
     with serving(talk) as place:
         refused(place, tmp_path)
+
+
+def test_a_server_on_tcp_that_falls_silent_is_left_at_once() -> None:
+    left = Event()
+
+    def serve(listening: socket.socket) -> None:
+        caller, _ = listening.accept()
+        with caller:
+            greet(caller, 4096)
+            request(caller)
+            while caller.recv(1024):
+                pass
+            left.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=serve, args=(listening,), daemon=True).start()
+        place = Place(f"nbd://127.0.0.1:{listening.getsockname()[1]}/")
+        with nbd_link(connecting(place), 1) as link:
+            with suppress(TimeoutError):  # pytest.raises would keep the traceback, and with it libnbd's handle
+                link.read(0, memoryview(bytearray(4096)))
+            assert left.wait(10)
 
 
 def test_a_server_that_loses_what_was_written_does_not_pass(tmp_path: Path) -> None:

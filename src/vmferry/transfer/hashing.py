@@ -14,14 +14,14 @@ Leaving out the zero blocks keeps a sparse file cheap: 4 KiB of data in each chu
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from blake3 import blake3
 
 from vmferry.transfer.ranges import BLOCK, CHUNK, Range
 
 _ZEROS = bytes(BLOCK)
-_PROBE = 16  # comparing memoryviews costs 4 ns a byte, bytes 0.06: look at a few, then at all
+_WORD = 8  # bytes of each block that are looked at first: a block of data mostly shows it there
 
 
 class ChunkDigest:
@@ -51,21 +51,27 @@ class ChunkDigest:
 def nonzero(piece: Range, content: memoryview) -> list[Range]:
     """The runs of blocks in a piece that are not all zero."""
     runs: list[Range] = []
-    for start in range(0, piece.length, BLOCK):
-        end = min(start + BLOCK, piece.length)
-        if _is_zero(content[start:end]):
-            continue
-        if runs and runs[-1].end == piece.start + start:
-            runs[-1] = Range(runs[-1].start, piece.start + end)
-        else:
-            runs.append(Range(piece.start + start, piece.start + end))
+    begun = 0
+    for start in _zero_blocks(content):
+        if start > begun:
+            runs.append(Range(piece.start + begun, piece.start + start))
+        begun = min(start + BLOCK, piece.length)
+    if begun < piece.length:
+        runs.append(Range(piece.start + begun, piece.end))
     return runs
 
 
-def _is_zero(block: memoryview) -> bool:
-    if block[:_PROBE] != _ZEROS[: min(_PROBE, len(block))]:
-        return False
-    return bytes(block) == (_ZEROS if len(block) == BLOCK else _ZEROS[: len(block)])
+def _zero_blocks(content: memoryview) -> Iterator[int]:
+    """Where the blocks begin that are all zero."""
+    whole = len(content) - len(content) % BLOCK
+    first = content[:whole].cast("Q")[:: BLOCK // _WORD].tolist()
+    for number, word in enumerate(first):
+        start = number * BLOCK
+        # comparing memoryviews costs 4 ns a byte, bytes 0.06
+        if not word and bytes(content[start : start + BLOCK]) == _ZEROS:
+            yield start
+    if whole < len(content) and bytes(content[whole:]) == _ZEROS[: len(content) - whole]:
+        yield whole
 
 
 def root_hash(size: int, digests: Mapping[int, bytes | None]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 import nbd
@@ -29,6 +31,7 @@ class Connection:
 
     def __init__(self) -> None:
         self._handle: nbd.NBD | None = nbd.NBD()
+        self._tcp: socket.socket | None = None
 
     @classmethod
     @contextmanager
@@ -41,7 +44,7 @@ class Connection:
             yield made
             made._end()
         finally:
-            made._handle = None
+            made._lose()
 
     @property
     def handle(self) -> nbd.NBD:
@@ -56,7 +59,7 @@ class Connection:
         try:
             commands = [ask(nbd.Buffer.from_buffer(part), offset) for part, offset in parts]
         except nbd.Error:
-            self._handle = None  # those asked for before are under way
+            self._lose()  # those asked for before are under way
             raise
         try:
             self.wait_for(commands)
@@ -82,7 +85,7 @@ class Connection:
             self._until(done)
         except (nbd.Error, OSError):
             # Replies that come late would be written to buffers that are used for something else by then.
-            self._handle = None
+            self._lose()
             raise
         if failed:
             raise failed[0]
@@ -90,24 +93,51 @@ class Connection:
     def _begin(self, connect: Connect) -> None:
         self.handle.add_meta_context(CONTEXT)
         connect(self.handle)
-        self._until(lambda: not self.handle.aio_is_connecting())
+        self._until(lambda: not self._connecting())
         if not self.handle.aio_is_ready():
             raise OSError(errno.ECONNREFUSED, "the NBD server ended the connection while it began")
+
+    def _connecting(self) -> bool:
+        if self._tcp is None:
+            self._tcp = _tcp_of(self.handle)
+        return bool(self.handle.aio_is_connecting())
 
     def _until(self, done: Callable[[], bool]) -> None:
         began = heard = time.monotonic()
         while not done():
+            if self._tcp is not None:
+                # qemu-nbd keeps a small answer back until we have acknowledged the last one, and the kernel does
+                # that 40 ms late: 90 ms for each connection. It forgets the option after a few packets.
+                self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             if self.handle.poll(_LOOK_MS):
                 heard = time.monotonic()
             now = time.monotonic()
             if now - heard > QUIET_S or now - began > LONGEST_S:
                 raise OSError(errno.ETIMEDOUT, f"the NBD server did not answer for {now - heard:.0f} s")
 
+    def _lose(self) -> None:
+        self._handle = None
+        if self._tcp is not None:
+            self._tcp.close()
+            self._tcp = None
+
     def _end(self) -> None:
         """Say goodbye, so that a server of one connection is free for the next."""
         if self._handle is not None:
             with suppress(nbd.Error):
                 self._handle.shutdown()
+
+
+def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
+    """Another descriptor of its socket, once that is connected; None if it is not, or is no TCP."""
+    with suppress(nbd.Error), ExitStack() as stack:
+        found = stack.enter_context(socket.socket(fileno=os.dup(handle.aio_get_fd())))
+        if found.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):  # not yet, or another address is tried next
+                found.getpeername()
+                stack.pop_all()
+                return found
+    return None
 
 
 @contextmanager
