@@ -48,7 +48,7 @@ def arrived(fleet: ManagedLab, guest: LabGuest, folder: Path) -> dict[str, Path]
     stayed = {target: image for target, image in guest.place.images.items() if target not in moved}
     assert guest.images() == {target: str(image) for target, image in (moved | stayed).items()}
     assert [image for target, image in guest.place.images.items() if target in moved and image.exists()] == []
-    nothing_of_ours(one.storage("san1"), folder)
+    nothing_of_ours(one.storage("san1") / guest.name, folder)
     assert guest.name not in one.run("virsh", "list", "--all", "--name")
     return moved
 
@@ -126,7 +126,7 @@ def test_a_relocation_that_is_cancelled_leaves_the_guest_where_it_was(
     guest.wait_acks(50)
     assert list(folder.iterdir()) == []
     assert guest.name not in two.run("virsh", "list", "--all", "--name")
-    nothing_of_ours(one.storage("san1"), folder)
+    nothing_of_ours(one.storage("san1") / guest.name, folder)
 
 
 def test_what_stands_against_a_relocation_is_told_before_the_vm_is_touched(

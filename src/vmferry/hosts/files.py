@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from vmferry.errors import DestinationExists, SourceInUse
 from vmferry.model import Folder
 from vmferry.transfer.locks import guard_reading
 
-TAG = ".vmferry-"
-TAG_START = "vmferry-"
+TAG = re.compile(r"(^|\.)vmferry-[a-z0-9]{8}(\.|$)")
+"""A job's id in a file's name."""
 
 
 def sync_folder(path: Path) -> None:
@@ -83,7 +84,7 @@ def leftovers(folders: Sequence[Path]) -> list[Path]:
     found: set[Path] = set()
     for place in folders:
         if place.is_dir():
-            found.update(p for p in place.iterdir() if TAG in p.name or p.name.startswith(TAG_START))
+            found.update(p for p in place.iterdir() if TAG.search(p.name))
     return sorted(found)
 
 
