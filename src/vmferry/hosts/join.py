@@ -93,6 +93,8 @@ def _post(http: httpx.Client, address: str, path: str, body: dict[str, Any]) -> 
     except (httpx.HTTPError, ValueError) as error:
         raise AgentUnreachable(host=address, reason=str(error) or type(error).__name__) from error
     if reply.is_error:
-        error = load_error(told, address)
-        raise JoinRefused(address=address, reason=error.fields["reason"]) if isinstance(error, JoinRefused) else error
+        raised = load_error(told, address)
+        raise (
+            JoinRefused(address=address, reason=raised.fields["reason"]) if isinstance(raised, JoinRefused) else raised
+        )
     return dict(told)
