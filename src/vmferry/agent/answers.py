@@ -31,7 +31,7 @@ def install(app: FastAPI, host: str) -> None:
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if error.status_code == 413:
-            return JSONResponse(dump_error(RequestTooLarge(most=LARGEST_BODY)), 413)
+            return JSONResponse(dump_error(RequestTooLarge(most=LARGEST_BODY)), 413, error.headers)
         return JSONResponse(dump_error(BadRequest(reason=error.detail)), error.status_code)
 
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
