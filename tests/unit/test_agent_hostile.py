@@ -20,12 +20,13 @@ from vmferry.authority import Role, TlsFolder, client_context, tls_name
 from vmferry.errors import (
     AgentVersionMismatch,
     BadRequest,
+    BadXml,
     HostUnreachable,
     PeerRefused,
     RequestTooLarge,
     UsageError,
 )
-from vmferry.hosts import agent_link
+from vmferry.hosts import agent_link, domain_xml
 from vmferry.hosts.memory import InMemory, MemoryHosts, World
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import PROTOCOL
@@ -400,6 +401,30 @@ def _gone(plain: socket.socket) -> bool:
     except OSError:
         return True
     return True
+
+
+# -- XML
+
+BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "boom"}">' for n in range(12))
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        '<!DOCTYPE domain [<!ENTITY x SYSTEM "file:///etc/passwd">]><domain><name>&x;</name></domain>',
+        '<!DOCTYPE domain SYSTEM "http://127.0.0.1:1/x.dtd"><domain/>',
+        f"<!DOCTYPE domain [{BOMB}]><domain><name>&e11;</name></domain>",
+        f"<!DOCTYPE domain [{BOMB}]><domain/>",
+        "<domain><name>&x;</name></domain>",
+        "<domain>" + "<a>" * 100_000,
+        "<domain",
+        "",
+        "<domain>\ud800</domain>",
+    ],
+)
+def test_xml_that_is_not_libvirts_is_refused_and_expands_nothing(xml: str) -> None:
+    with pytest.raises(BadXml):
+        domain_xml.parse(xml)
 
 
 # -- joining
