@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vmferry.authority.ca import write_private
@@ -43,7 +44,11 @@ class TlsFolder:
     def install(self, key: ec.EllipticCurvePrivateKey, certificate: bytes, ca: bytes, crl: bytes) -> None:
         """Use these from now on. Raises ValueError if they do not belong together."""
         mine = x509.load_pem_x509_certificate(certificate)
-        mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        try:
+            mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        except (InvalidSignature, TypeError) as error:
+            raise ValueError("the certificate is not signed by that authority") from error
+        _crl(crl, ca)
         if mine.public_key() != key.public_key():
             raise ValueError("the certificate is of another key")
         folder = self._sets / f"{mine.serial_number:x}"
