@@ -96,11 +96,14 @@ class TlsFolder:
         alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return alternatives.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition(":")[2]
 
+    def due_at(self) -> datetime:
+        """From when on the certificate should be renewed."""
+        mine = self.certificate()
+        return mine.not_valid_after_utc - (mine.not_valid_after_utc - mine.not_valid_before_utc) * RENEW_PART
+
     def due(self, now: datetime | None = None) -> bool:
         """Is it time to renew the certificate?"""
-        mine = self.certificate()
-        life = mine.not_valid_after_utc - mine.not_valid_before_utc
-        return mine.not_valid_after_utc - (now or datetime.now(UTC)) < life * RENEW_PART
+        return (now or datetime.now(UTC)) > self.due_at()
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):
