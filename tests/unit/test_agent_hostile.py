@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from agents import LOOPBACK, Realm, Served
 from chaos_worlds import SOURCE, UUID, make_world
 
 from vmferry.agent import listening
@@ -31,6 +30,7 @@ from vmferry.hosts.memory import InMemory, MemoryHosts, World
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import PROTOCOL
 from vmferry.lab.programs import wait_for
+from vmferry.lab.realm import LOOPBACK, Realm, Served
 from vmferry.model import Power, Token
 
 DEADLINE_S = 30

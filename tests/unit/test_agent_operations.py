@@ -11,7 +11,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from agents import Realm, Served
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 
 from vmferry.errors import (
@@ -28,6 +27,7 @@ from vmferry.hosts.memory import InMemory, MemoryHost
 from vmferry.hosts.protocol import DiskTransfer, Host
 from vmferry.hosts.remote import remote_host
 from vmferry.lab.programs import wait_for
+from vmferry.lab.realm import Realm, Served
 from vmferry.model import Token
 from vmferry.transfer import Copied, Place, Throttle, Transfer, Watch
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agents import Realm
 
 from vmferry.agent.storages import MARKER, Storages
 from vmferry.errors import NoSuchStorage, PathRefused, StorageKnown, StorageUnfit, UsageError, VmRefused
@@ -16,6 +15,7 @@ from vmferry.hosts.memory import InMemory, MemoryHosts, World
 from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import Host
 from vmferry.hosts.remote import remote_host
+from vmferry.lab.realm import Realm
 from vmferry.model import Placed, Power, Token, Url
 from vmferry.transfer import Place, Transfer, Unwatched
 

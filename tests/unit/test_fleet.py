@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from agents import LOOPBACK, Anywhere
 from chaos_worlds import SOURCE, UUID, make_world
 
 from vmferry.agent.joining import Joining, make_join_app
@@ -34,6 +33,7 @@ from vmferry.fleet import Fleet
 from vmferry.hosts.join import split_address
 from vmferry.hosts.memory import InMemory, MemoryHosts
 from vmferry.lab.programs import wait_for
+from vmferry.lab.realm import LOOPBACK, Anywhere
 from vmferry.model import Token
 from vmferry.model.fleet import HostState
 
