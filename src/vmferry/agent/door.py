@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vmferry.agent.answers import LARGEST_BODY
+from vmferry.agent.answers import LARGEST_BODY, mismatch
 from vmferry.agent.listening import PEER
 from vmferry.agent.metrics import REFUSED
 from vmferry.agent.trust import Trust
@@ -55,7 +55,7 @@ class Door:
             return self._refuse(PeerRefused(host=self._name, reason=reason), peer)
         theirs = Headers(scope=scope).get(VERSION_HEADER)
         if scope["path"].startswith("/v1/") and theirs != str(PROTOCOL):
-            return self._refuse(_mismatch(self._name, theirs), peer)
+            return self._refuse(mismatch(self._name, theirs), peer)
         length = Headers(scope=scope).get("content-length", "0")
         if length.isdecimal() and int(length) > LARGEST_BODY:
             return self._refuse(RequestTooLarge(most=LARGEST_BODY), peer)
@@ -80,10 +80,3 @@ def _bounded(receive: Receive) -> Receive:
         return message
 
     return bounded
-
-
-def _mismatch(host: str, asked: str | None) -> AgentVersionMismatch:
-    """In the words of who asked: its version is `ours`."""
-    number = int(asked) if asked and asked.isdecimal() else 0
-    older = "the manager" if number < PROTOCOL else host
-    return AgentVersionMismatch(host=host, theirs=PROTOCOL, ours=asked or "none", older=older)
