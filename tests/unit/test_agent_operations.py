@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -267,6 +268,21 @@ def test_a_manager_that_vanishes_leaves_it_running_and_the_next_one_finds_it(sit
     wait_for(lambda: watch.done > 0, "the new manager to follow", DEADLINE_S)
     site.script.go_on.set()
     assert isinstance(second.end(), Copied)
+    assert site.script.begun == 1
+
+
+def test_another_manager_whose_state_lies_elsewhere_finds_it_too(site: Site) -> None:
+    first = site.copy(Follower())
+    site.until_begun()
+    site.cut()
+    with suppress(Exception):
+        first.end()
+    site.link()
+    there = replace(transfer(), bookmarks=Path(f"/managers/b/bookmarks/{JOB}/vda"))
+    second = Calling(lambda: site.host(epoch=2).copy(there, Follower()))
+    wait_for(lambda: any(o.epoch == 2 for o in site.served.agent.operations.running()), "the take-over", DEADLINE_S)
+    site.script.go_on.set()
+    second.end()
     assert site.script.begun == 1
 
 
