@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from vmferry.authority import TlsFolder
-from vmferry.errors import UsageError
+from vmferry.errors import HostUnreachable, UsageError
 from vmferry.fleet import Fleet
 from vmferry.hosts.join import split_address
 from vmferry.lab.programs import wait_for
@@ -82,6 +82,26 @@ def test_it_waits_joins_serves_and_leaves(agent: Process) -> None:
     assert agent.process.wait(DEADLINE_S) == 0
     agent.until_says("left")
     assert fleet.show("host1").state is HostState.AWAY
+    fleet.close()
+
+
+def test_one_that_is_frozen_is_away_and_nobody_hangs(agent: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = agent.until_says("waiting to join")["address"]
+    state = agent.folder / "manager"
+    state.mkdir()
+    fleet = Fleet(state, f"sqlite:///{state}/vmferry.db")
+    fleet.add("host1", address, agent.out.read_text().removeprefix("token: ").strip())
+    monkeypatch.setattr("vmferry.hosts.agent_link.SILENCE_S", 1.0)
+    link = fleet.find("host1")
+    assert link is not None
+    link.close()
+    os.kill(agent.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(HostUnreachable, match="no word from"):
+            link.ask("GET", "about")
+    finally:
+        os.kill(agent.process.pid, signal.SIGCONT)
+    wait_for(lambda: fleet.show("host1").state is HostState.ANSWERS, "it to answer again", DEADLINE_S)
     fleet.close()
 
 
