@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 RUN_PACKAGES := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils \
 	python3-libvirt python3-libnbd python3-venv
 LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
-TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
+TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
 	btrfs-progs swtpm swtpm-tools ovmf git \
 	qemu-guest-agent procps socat stunnel4 fio rsync
 

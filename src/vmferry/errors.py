@@ -171,6 +171,10 @@ class RequestTooLarge(UsageError):
     says = "the request has more than {most} bytes"
 
 
+class BadXml(VmferryError):
+    says = "that is no XML of libvirt's ({reason}): look at who sent it"
+
+
 class HostRefused(VmferryError):
     """libvirt answered, with an error of its own."""
 

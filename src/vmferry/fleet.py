@@ -40,6 +40,7 @@ class Fleet:
         self._store = FleetStore(url)
         self._tls = TlsFolder(state)
         self._lock = Lock()
+        self._papers = Lock()
         self._links: dict[str, AgentLink] = {}
         self._closing = Event()
         self._tender = Thread(target=self._tend, name="fleet", daemon=True)
@@ -166,12 +167,13 @@ class Fleet:
 
     def _own_tls(self) -> TlsFolder:
         """The manager's own certificate, renewed when it is due."""
-        if not self._tls.there or self._tls.due():
-            key = make_key()
-            papers = self._sign(make_request(key, MANAGER), Role.MANAGER, MANAGER, [])
-            self._tls.install(key, papers.certificate, papers.ca, papers.revocations)
-        elif self._tls.revocations_number() < len(self._store.revoked()) + 1:
-            self._tls.set_revocations(self._revocations())  # another manager revoked
+        with self._papers:
+            if not self._tls.there or self._tls.due():
+                key = make_key()
+                papers = self._sign(make_request(key, MANAGER), Role.MANAGER, MANAGER, [])
+                self._tls.install(key, papers.certificate, papers.ca, papers.revocations)
+            elif self._tls.revocations_number() < len(self._store.revoked()) + 1:
+                self._tls.set_revocations(self._revocations())  # another manager revoked
         return self._tls
 
     def _spread(self) -> None:

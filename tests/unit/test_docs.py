@@ -60,6 +60,13 @@ def test_a_command_in_the_documents_is_one_that_exists(words: tuple[str, ...]) -
     assert end.value.exit_code == 0
 
 
+def test_the_unit_of_the_agent_starts_a_command_that_exists() -> None:
+    unit = (ROOT / "packaging/vmferry-agent.service").read_text()
+    started = re.findall(r"^ExecStart=(.*)$", unit, re.M)
+    assert len(started) == 1
+    _parse(shlex.split(started[0])[1:])
+
+
 @pytest.mark.parametrize(
     "words", [("fly",), ("jobs", "--fast"), ("job", "limit", "ID"), ("job", "limit", "ID", "soon")]
 )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agents import Realm
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 
 from vmferry.errors import Cancelled, DestinationExists, HostRefused, NoSuchVm, Superseded
@@ -16,6 +15,7 @@ from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import LOOKING, Host, Quiesced
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import CALLS
+from vmferry.lab.realm import Realm
 from vmferry.model import Changes, Placed, Power, Token, Url
 from vmferry.transfer import Place, Throttle, Transfer
 

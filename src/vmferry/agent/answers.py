@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from vmferry.errors import AgentFailed, BadRequest, RequestTooLarge, UsageError, VmferryError
-from vmferry.hosts.wire import dump_error
+from vmferry.errors import AgentFailed, AgentVersionMismatch, BadRequest, RequestTooLarge, UsageError, VmferryError
+from vmferry.hosts.wire import PROTOCOL, dump_error
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ def install(app: FastAPI, host: str) -> None:
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if error.status_code == 413:
-            return JSONResponse(dump_error(RequestTooLarge(most=LARGEST_BODY)), 413)
+            return JSONResponse(dump_error(RequestTooLarge(most=LARGEST_BODY)), 413, error.headers)
         return JSONResponse(dump_error(BadRequest(reason=error.detail)), error.status_code)
 
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
@@ -42,3 +42,10 @@ def install(app: FastAPI, host: str) -> None:
     app.add_exception_handler(RequestValidationError, wrong_body)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def mismatch(host: str, asked: str | None) -> AgentVersionMismatch:
+    """In the words of who asked: its version is `ours`."""
+    number = int(asked) if asked and asked.isdecimal() else 0
+    older = "the manager" if number < PROTOCOL else host
+    return AgentVersionMismatch(host=host, theirs=PROTOCOL, ours=asked or "none", older=older)

@@ -10,6 +10,8 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -29,7 +31,7 @@ from vmferry.errors import AgentFailed, BadRequest, Cancelled, Superseded, Vmfer
 from vmferry.hosts.protocol import Hosts
 from vmferry.hosts.wire import CALLS, Call, Json, dump_error
 from vmferry.model import Token
-from vmferry.transfer import Watch
+from vmferry.transfer import Transfer, Watch
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1", tags=["host"])
@@ -89,8 +91,7 @@ class Desk:
             return self._look(call, token, arguments)
         if token is None:
             raise BadRequest(reason=f"{call.name} acts, and needs a token")
-        told = json.dumps([token.job, call.name, body.arguments], sort_keys=True)
-        return self._act(call, token, arguments, blake3(told.encode()).hexdigest())
+        return self._act(call, token, arguments, _key(call, token, arguments))
 
     def _called(self, call: Call, token: Token | None, arguments: dict[str, Any], watch: Watch | None) -> Any:
         """Within the declared storages, on the real host. Returns what travels."""
@@ -140,6 +141,9 @@ class Desk:
         def begin() -> Operation | VmferryError:
             try:
                 return self.operations.begin(token, key, call.name, act, keep=call.watched is not None, follow=follow)
+            except Superseded as error:
+                FENCED.inc()
+                return error
             except VmferryError as error:
                 return error
 
@@ -155,6 +159,16 @@ class Desk:
                 yield line
         finally:
             operation.leave(follower)
+
+
+def _key(call: Call, token: Token, arguments: dict[str, Any]) -> str:
+    """The same for the same act, whichever manager asks: each has bookmarks in a folder of its own."""
+    alike = {
+        name: replace(value, bookmarks=Path(*value.bookmarks.parts[-2:])) if isinstance(value, Transfer) else value
+        for name, value in arguments.items()
+    }
+    told = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
+    return blake3(told.encode()).hexdigest()
 
 
 async def _said(operation: Operation, changed: asyncio.Event, tick_s: float) -> AsyncIterator[Json]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vmferry.agent.answers import LARGEST_BODY, mismatch
 from vmferry.agent.listening import PEER
 from vmferry.agent.metrics import REFUSED
 from vmferry.agent.trust import Trust
-from vmferry.errors import AgentVersionMismatch, PeerRefused, VmferryError
+from vmferry.errors import AgentVersionMismatch, PeerRefused, RequestTooLarge, VmferryError
 from vmferry.hosts.agent_link import DUE_HEADER, REVOCATIONS_HEADER, VERSION_HEADER
 from vmferry.hosts.wire import PROTOCOL, dump_error
 
 log = structlog.get_logger()
+
+STATUS = {PeerRefused: 403, AgentVersionMismatch: 426, RequestTooLarge: 413}
 
 
 class Door:
@@ -40,9 +44,9 @@ class Door:
 
         refused = self._refused(scope)
         if refused is None:
-            await self._app(scope, receive, sign)
+            await self._app(scope, _bounded(receive), sign)
         else:
-            status = 403 if isinstance(refused, PeerRefused) else 426
+            status = next(status for kind, status in STATUS.items() if isinstance(refused, kind))
             await JSONResponse(dump_error(refused), status, {"connection": "close"})(scope, receive, sign)
 
     def _refused(self, scope: Scope) -> VmferryError | None:
@@ -51,7 +55,10 @@ class Door:
             return self._refuse(PeerRefused(host=self._name, reason=reason), peer)
         theirs = Headers(scope=scope).get(VERSION_HEADER)
         if scope["path"].startswith("/v1/") and theirs != str(PROTOCOL):
-            return self._refuse(_mismatch(self._name, theirs), peer)
+            return self._refuse(mismatch(self._name, theirs), peer)
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > LARGEST_BODY:
+            return self._refuse(RequestTooLarge(most=LARGEST_BODY), peer)
         return None
 
     def _refuse(self, error: VmferryError, peer: object) -> VmferryError:
@@ -60,8 +67,16 @@ class Door:
         return error
 
 
-def _mismatch(host: str, asked: str | None) -> AgentVersionMismatch:
-    """In the words of who asked: its version is `ours`."""
-    number = int(asked) if asked and asked.isdecimal() else 0
-    older = "the manager" if number < PROTOCOL else host
-    return AgentVersionMismatch(host=host, theirs=PROTOCOL, ours=asked or "none", older=older)
+def _bounded(receive: Receive) -> Receive:
+    """A body whose length is not told ends where it becomes too long; what would follow is not read."""
+    total = 0
+
+    async def bounded() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > LARGEST_BODY:
+            raise HTTPException(413, headers={"connection": "close"})
+        return message
+
+    return bounded

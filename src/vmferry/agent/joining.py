@@ -23,14 +23,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from vmferry.agent.answers import LARGEST_BODY, install
+from vmferry.agent.answers import LARGEST_BODY, install, mismatch
 from vmferry.agent.metrics import REFUSED
 from vmferry.authority import TlsFolder, make_key, make_request
 from vmferry.authority.ca import write_private
 from vmferry.authority.keys import key_pem, load_key, named
 from vmferry.authority.tokens import JoinToken, hashed
 from vmferry.errors import BadRequest, JoinRefused
-from vmferry.hosts.agent_link import version_mismatch
 from vmferry.hosts.wire import PROTOCOL
 
 log = structlog.get_logger()
@@ -140,7 +139,7 @@ def make_join_app(joining: Joining, tls: TlsFolder, joined: Callable[[], None]) 
     @app.post("/join")
     def join(body: JoinBody) -> dict[str, Any]:
         if body.protocol != PROTOCOL:
-            raise version_mismatch(host, str(PROTOCOL), "the manager")
+            raise mismatch(host, str(body.protocol))
         if not joining.spend(_decoded(body.secret)):
             REFUSED.labels("token").inc()
             log.warning("a join was refused: the token is wrong, was used before or has run out")

@@ -78,6 +78,11 @@ class Operations:
     def count(self) -> int:
         return len(self._running)
 
+    def running(self) -> tuple[Operation, ...]:
+        """Those that have not ended."""
+        with self._lock:
+            return tuple(self._running)
+
     def leave(self, seconds: float) -> None:
         """Take no more, tell all to stop, and wait for them at most so long."""
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,11 +61,12 @@ def forget(state: Path) -> None:
 
 def run(options: Options, hosts_for: HostsFor | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises AgentRunning, UsageError, StateUnusable."""
+    metrics = _metrics_listener(options.metrics) if options.metrics is not None else None
     worker_log.start(options.state / "agent.log", foreground=True)
     lock = _locked(options.state)
     try:
-        if options.metrics is not None:
-            _serve_metrics(options.metrics)
+        if metrics is not None:
+            _serve_metrics(metrics)
         tls = TlsFolder(options.state)
         with _listening(options) as listener:
             if not tls.there and not _join(options, tls, listener):
@@ -150,10 +150,17 @@ def _make(state: Path) -> None:
         raise StateUnusable(state=state, reason=error.strerror) from error
 
 
-def _serve_metrics(at: tuple[str, int]) -> None:
-    """Without TLS, so only for this machine: a scraper needs no certificate of ours."""
-    if at[0] not in ("127.0.0.1", "::1", "localhost"):
+def _metrics_listener(at: tuple[str, int]) -> socket.socket:
+    """Without TLS, so only for this machine: a scraper needs no certificate of ours. Raises UsageError."""
+    if at[0] not in ("127.0.0.1", "::1"):
         raise UsageError(reason=f"--metrics has no TLS and listens on loopback only, not on {at[0]}")
+    try:
+        return listen(*at)
+    except OSError as error:
+        raise UsageError(reason=f"cannot listen on {at[0]}:{at[1]}: {error.strerror}") from error
+
+
+def _serve_metrics(listener: socket.socket) -> None:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get("/metrics")
@@ -164,9 +171,8 @@ def _serve_metrics(at: tuple[str, int]) -> None:
     def healthz() -> PlainTextResponse:
         return PlainTextResponse("ok\n")
 
-    try:
-        listener = listen(*at)
-    except OSError as error:
-        raise UsageError(reason=f"cannot listen on {at[0]}:{at[1]}: {error.strerror}") from error
-    serve: Callable[[], None] = lambda: uvicorn.Server(configured(app, None)).run([listener])  # noqa: E731
+    def serve() -> None:
+        uvicorn.Server(configured(app, None)).run([listener])
+
+    log.info("metrics", address=_address(listener))
     Thread(target=serve, name="metrics", daemon=True).start()

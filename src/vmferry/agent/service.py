@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from vmferry.agent import admin, calls
 from vmferry.agent.admin import Office
-from vmferry.agent.answers import LARGEST_BODY, install
+from vmferry.agent.answers import install
 from vmferry.agent.calls import Desk
 from vmferry.agent.confined import Confined, ToStorages
 from vmferry.agent.door import Door
@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
 
 
 def _app(name: str, desk: Desk, office: Office, trust: Trust) -> FastAPI:
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, max_body_size=LARGEST_BODY)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.desk, app.state.office = desk, office
     app.include_router(calls.router)
     app.include_router(admin.router)

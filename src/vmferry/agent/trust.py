@@ -26,7 +26,8 @@ class Trust:
 
     @property
     def due(self) -> bool:
-        return self._tls.due()
+        """Is it time to renew our certificate?"""
+        return time.time() > self._due_at
 
     def set_revocations(self, crl: bytes) -> None:
         """In force, and durable, when this returns. Raises ValueError."""
@@ -51,3 +52,4 @@ class Trust:
         """Anew, from the files."""
         self._revoked = self._tls.revoked()
         self._number = self._tls.revocations_number()
+        self._due_at = self._tls.due_at().timestamp()

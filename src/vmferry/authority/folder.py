@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vmferry.authority.ca import write_private
@@ -20,6 +21,8 @@ from vmferry.authority.keys import key_pem
 
 CA, CRL = "ca-cert.pem", "ca-crl.pem"
 PAIRS = (("server-cert.pem", "server-key.pem"), ("client-cert.pem", "client-key.pem"))
+AGENT_DOMAIN = ".agent.vmferry"
+"""Ends the name by which TLS tells one agent from another; nobody resolves it."""
 RENEW_PART = 1 / 3
 """With less of its life left than that, a certificate is due."""
 
@@ -43,7 +46,11 @@ class TlsFolder:
     def install(self, key: ec.EllipticCurvePrivateKey, certificate: bytes, ca: bytes, crl: bytes) -> None:
         """Use these from now on. Raises ValueError if they do not belong together."""
         mine = x509.load_pem_x509_certificate(certificate)
-        mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        try:
+            mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        except (InvalidSignature, TypeError) as error:
+            raise ValueError("the certificate is not signed by that authority") from error
+        _crl(crl, ca)
         if mine.public_key() != key.public_key():
             raise ValueError("the certificate is of another key")
         folder = self._sets / f"{mine.serial_number:x}"
@@ -97,14 +104,18 @@ class TlsFolder:
         alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         for kind in (x509.IPAddress, x509.DNSName):
             for found in alternatives.get_values_for_type(kind):
-                return str(found)
+                if not str(found).endswith(AGENT_DOMAIN):
+                    return str(found)
         raise ValueError(f"the certificate of {self.name} has no address")
+
+    def due_at(self) -> datetime:
+        """From when on the certificate should be renewed."""
+        mine = self.certificate()
+        return mine.not_valid_after_utc - (mine.not_valid_after_utc - mine.not_valid_before_utc) * RENEW_PART
 
     def due(self, now: datetime | None = None) -> bool:
         """Is it time to renew the certificate?"""
-        mine = self.certificate()
-        life = mine.not_valid_after_utc - mine.not_valid_before_utc
-        return mine.not_valid_after_utc - (now or datetime.now(UTC)) < life * RENEW_PART
+        return (now or datetime.now(UTC)) > self.due_at()
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):

@@ -27,6 +27,7 @@ SILENCE_S = 15.0
 """An agent says something every second while a call goes on."""
 VERSION_HEADER, REVOCATIONS_HEADER, DUE_HEADER = "vmferry-protocol", "vmferry-revocations", "vmferry-renewal"
 SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # asyncio sets it only where accept() tells the protocol: 40 ms a call
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
@@ -70,7 +71,11 @@ class AgentLink:
     def lines(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
         """A call whose answer comes in lines, the last one its end."""
         with self._answered("POST", path, body) as reply:
-            yield self._read(reply)
+            lines = reply.iter_lines()
+            yield self._read(lines)
+            with self._mapped():
+                for _ in lines:  # to its very end, or the connection could not be used again
+                    continue
 
     def close(self) -> None:
         with self._lock:
@@ -80,9 +85,9 @@ class AgentLink:
 
     # -- below
 
-    def _read(self, reply: httpx.Response) -> Iterator[dict[str, Any]]:
+    def _read(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         with self._mapped():
-            for line in reply.iter_lines():
+            for line in lines:
                 yield json.loads(line)
         raise self._away("it ended in the middle of an answer")
 

@@ -7,19 +7,27 @@ from pathlib import Path
 
 from lxml import etree
 
+from vmferry.errors import BadXml
 from vmferry.hosts.qemu_names import network_source, url_of
 from vmferry.model import Placed, Url, Where
 
 Element = etree._Element
 
-# libvirt's XML is trusted, but there is no reason to let any XML reach for files or the network.
+# Domain XML also comes from other hosts: none of it reaches for files or the network, or grows when it is read.
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=False)
 
 _SOURCE_ATTRIBUTE = {"file": "file", "block": "dev", "dir": "dir"}
 
 
 def parse(xml: str) -> Element:
-    return etree.fromstring(xml.encode(), _PARSER)
+    """Raises BadXml for what libvirt never writes: a document type, and with it any entity; and for no XML."""
+    try:
+        root = etree.fromstring(xml.encode(), _PARSER)
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
+        raise BadXml(reason=str(error)) from error
+    if root.getroottree().docinfo.internalDTD is not None or next(root.iter(etree.Entity), None) is not None:
+        raise BadXml(reason="it declares a document type or uses entities, which libvirt does not")
+    return root
 
 
 def text(root: Element) -> str:

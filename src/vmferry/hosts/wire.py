@@ -64,7 +64,8 @@ class Call:
 
 
 def _dump(type_: TypeAdapter[Any], value: object) -> Any:
-    return type_.dump_python(value, mode="json", by_alias=False)
+    plain = dict(value) if isinstance(value, Mapping) else value  # pydantic takes a Mapping, but writes only a dict
+    return type_.dump_python(plain, mode="json", by_alias=False)
 
 
 def _load(type_: TypeAdapter[Any], told: object, what: str) -> Any:

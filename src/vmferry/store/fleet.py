@@ -101,7 +101,7 @@ class FleetStore:
     def hosts(self) -> list[HostRow]:
         """All of them, by name."""
         with self._reading() as connection:
-            good = select_good(connection)
+            good = _good(connection)
             found = connection.execute(sa.select(hosts).order_by(hosts.c.name)).mappings()
             return [HostRow(row["name"], row["address"], row["added"], row["name"] not in good) for row in found]
 
@@ -157,10 +157,10 @@ class FleetStore:
             yield connection
 
 
-def select_good(connection: sa.Connection) -> set[str]:
-    """Names that have a certificate which was not revoked."""
-    query = sa.select(certificates.c.name).where(certificates.c.revoked.is_(None))
-    return set(connection.execute(query).scalars())
+def _good(connection: sa.Connection) -> set[str]:
+    """Names of agents that have a certificate which was not revoked."""
+    good = (certificates.c.role == "agent") & certificates.c.revoked.is_(None)
+    return set(connection.execute(sa.select(certificates.c.name).where(good)).scalars())
 
 
 def _revoke(connection: sa.Connection, name: str) -> int:

@@ -1,0 +1,99 @@
+"""The same acts on a real libvirtd, directly and behind its agent: what a guest would see is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+from tests.libvirt.seen import TWO_DISKS, destination, power_off
+
+from vmferry.errors import DestinationExists, HostRefused, NoSuchVm, Superseded
+from vmferry.fence import Fence
+from vmferry.fleet import Fleet
+from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.hosts.protocol import Host
+from vmferry.lab import GuestSpec, LabGuest, LabHost
+from vmferry.lab.served import ServedHost
+from vmferry.model import Changes, Placed, Power, Token
+from vmferry.transfer import Transfer, Unwatched
+
+Open = Callable[[Token | None], Host]
+MakeGuest = Callable[[GuestSpec], LabGuest]
+DomainOf = Callable[[LabGuest], libvirt.virDomain]
+JOB = "abcd2345"
+QUIET = GuestSpec("conforming", disks=TWO_DISKS, rate=20)
+
+
+@pytest.fixture(params=["libvirt", "agent"])
+def open_host(request: pytest.FixtureRequest, lab: LabHost, tmp_path: Path) -> Iterator[Open]:
+    if request.param == "libvirt":
+        here = LibvirtHosts(Fence(tmp_path))
+        yield lambda token: here.open(lab.uri, token)
+        return
+    state = tmp_path / "manager"
+    state.mkdir()
+    fleet = Fleet(state, f"sqlite:///{state}/vmferry.db")
+    with ServedHost(lab.at / f"agent-{tmp_path.name}", lab.uri) as served:
+        fleet.add("host1", served.address, served.token())
+        for name in ("san1", "san2"):
+            fleet.add_storage(name, "host1", lab.storage(name), "")
+        hosts = fleet.over(LibvirtHosts(Fence(tmp_path)))
+        yield lambda token: hosts.open("host1", token)
+    fleet.close()
+
+
+def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
+    open_host: Open, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf
+) -> None:
+    guest = make_guest(QUIET)
+    guest.wait_acks(10)
+    host, looking = open_host(Token(JOB, 1)), open_host(None)
+    uuid, base = guest.place.uuid, guest.place.images["vda"]
+    folder = destination(lab, guest)
+
+    seen = looking.vm(guest.name)
+    assert (seen.uuid, seen.power, seen.disk("vda").active.path) == (uuid, Power.RUNNING, base)
+    assert uuid in [vm.uuid for vm in looking.vms()]
+    assert looking.users(base) == (uuid,)
+    with pytest.raises(NoSuchVm):
+        looking.vm("nobody")
+
+    overlay = base.with_name(f"{base.name}.vmferry-{JOB}.r0")
+    host.freeze(uuid, {"vda": overlay}, None)
+    assert looking.active_image(uuid, "vda") == overlay
+    part = folder / f"{base.name}.vmferry-{JOB}.part"
+    transfer = Transfer(base, part, lab.at / "bookmarks" / JOB / "vda.bookmarks")
+    transfer.bookmarks.parent.mkdir(parents=True, exist_ok=True)
+    assert host.copy(transfer, Unwatched()).root_hash == host.compare(transfer, Unwatched()).root_hash
+    host.promote(part, folder / base.name)
+    assert looking.exists(folder / base.name)
+    part.touch()
+    with pytest.raises(DestinationExists):
+        host.promote(part, folder / base.name)
+    host.remove(part)
+    host.forget(transfer)
+    guest.wait_acks(10)
+
+    host.commit(uuid, "vda", Placed(base, "qcow2"), Unwatched())
+    assert looking.active_image(uuid, "vda") == base
+    host.remove(overlay)
+    with pytest.raises(HostRefused):
+        looking.mirrored(uuid, "vda")
+
+    memory = folder / f"vmferry-{JOB}.memory"
+    host.save(uuid, memory, Unwatched())
+    assert (looking.power(uuid), looking.saved(uuid, memory)) == (Power.OFF, True)
+    host.restore(uuid, memory, Changes())
+    assert looking.power(uuid) is Power.PAUSED
+    assert host.release(uuid, memory, run=True) >= 0
+    assert looking.spent(memory)
+    guest.wait_acks(10)
+    host.remove(memory)
+
+    open_host(Token(JOB, 2)).resume(uuid)
+    with pytest.raises(Superseded):
+        host.suspend(uuid)
+    power_off(guest, domain_of(guest))
+    assert guest.verdict().clean
