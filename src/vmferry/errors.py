@@ -240,6 +240,15 @@ class DestinationTaken(VmferryError):
     exit_code = 3
 
 
+# -- notices
+
+
+class NotTold(VmferryError):
+    """One try to deliver a notice has failed; it is tried again, and nothing else suffers from it."""
+
+    says = "{to} was not told: {reason}"
+
+
 # -- receipts
 
 

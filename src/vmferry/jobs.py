@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ from vmferry.model import (
     Technology,
     Token,
 )
+from vmferry.notify import courier
 from vmferry.saga import RETRY_S, Once, Strategy, walk
 from vmferry.steps.base import Job
 from vmferry.store import NewJob, Row, Store
@@ -121,6 +123,7 @@ class Jobs:
     def submit(self, request: MoveRequest) -> JobView:
         """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
         _check_limits(request.limit_bytes_s, request.max_pause_s)
+        courier.check(request.notify)
         host = self._hosts.open(request.connect)
         # Before the plan: a job that ends while we plan would leave its overlays in it.
         self._store.refuse_busy(host.vm(request.vm).uuid)
@@ -358,7 +361,8 @@ class Jobs:
     # -- views
 
     def _view(self, row: Row) -> JobView:
-        return row.view(self._progress(row), self._store.journal(row.id))
+        view = row.view(self._progress(row), self._store.journal(row.id))
+        return replace(view, notices=self._store.notices(row.id))
 
     def _progress(self, row: Row) -> Progress:
         board = self._boards.get(row.id)

@@ -22,7 +22,7 @@ LAYERS = (
     {"strategies"},
     {"preflight", "store"},
     {"desk", "claims", "turns"},
-    {"engine", "ledger", "leftovers", "limits", "carrying"},
+    {"engine", "ledger", "leftovers", "limits", "carrying", "notify"},
     {"carriers"},
     {"jobs", "transfers"},
     {"api", "worker_log"},

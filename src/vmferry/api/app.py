@@ -12,18 +12,20 @@ from fastapi import FastAPI
 from vmferry.api import jobs as about_jobs
 from vmferry.api import limits as about_limits
 from vmferry.api import looking, problems
+from vmferry.api import notices as about_notices
 from vmferry.api import transfers as about_transfers
 from vmferry.api.life import Door, Life
 from vmferry.api.version import VERSION
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.notify.courier import Courier
 from vmferry.transfers import Transfers
 
 LARGEST_BODY = 256 << 10
 """256 disks with long paths fit; nothing that a client sends is larger."""
 
 
-def make_app(jobs: Jobs, transfers: Transfers, hosts: Hosts, life: Life, log_path: Path) -> FastAPI:
+def make_app(jobs: Jobs, transfers: Transfers, courier: Courier, hosts: Hosts, life: Life, log_path: Path) -> FastAPI:
     """The API over started jobs and transfers."""
 
     @asynccontextmanager
@@ -41,12 +43,13 @@ def make_app(jobs: Jobs, transfers: Transfers, hosts: Hosts, life: Life, log_pat
         docs_url=None,
         redoc_url=None,
     )
-    app.state.transfers = transfers
+    app.state.transfers, app.state.courier = transfers, courier
     app.state.jobs, app.state.hosts, app.state.life = jobs, hosts, life
     app.add_middleware(Door, life=life)
     app.include_router(looking.router, prefix="/v1")
     app.include_router(about_jobs.router, prefix="/v1")
     app.include_router(about_limits.router, prefix="/v1")
     app.include_router(about_transfers.router, prefix="/v1")
+    app.include_router(about_notices.router, prefix="/v1")
     problems.install(app, log_path)
     return app

@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 from vmferry.api.life import Life
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.notify.courier import Courier
 from vmferry.transfers import Transfers
 
 # async, so that looking them up does not cost a thread
@@ -24,6 +25,11 @@ async def _transfers(request: Request) -> Transfers:
     return transfers
 
 
+async def _courier(request: Request) -> Courier:
+    courier: Courier = request.app.state.courier
+    return courier
+
+
 async def _hosts(request: Request) -> Hosts:
     hosts: Hosts = request.app.state.hosts
     return hosts
@@ -36,6 +42,7 @@ async def _life(request: Request) -> Life:
 
 TheJobs = Annotated[Jobs, Depends(_jobs)]
 TheTransfers = Annotated[Transfers, Depends(_transfers)]
+TheCourier = Annotated[Courier, Depends(_courier)]
 TheHosts = Annotated[Hosts, Depends(_hosts)]
 TheLife = Annotated[Life, Depends(_life)]
 Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI")]

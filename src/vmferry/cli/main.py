@@ -24,6 +24,7 @@ from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
 from vmferry.cli.limit import limit_host, limit_storage, limits
 from vmferry.cli.migrate_storage import migrate_storage
+from vmferry.cli.notify import notify_clear, notify_set, notify_show, notify_test
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
@@ -62,6 +63,7 @@ vm = _group("One VM.")
 job = _group("One job.")
 transfer = _group("Copies that the worker does: `copy --detach`.")
 limit = _group("What all jobs together may move; of one job: vmferry job limit.")
+notify = _group("Who is told of what becomes of jobs and copies.")
 lab = _group("A private host to try things on, without risk.")
 
 app.command("migrate-storage")(migrate_storage)
@@ -93,6 +95,11 @@ app.command("limits")(limits)
 app.add_typer(limit, name="limit")
 limit.command("host")(limit_host)
 limit.command("storage")(limit_storage)
+app.add_typer(notify, name="notify")
+notify.command("show")(notify_show)
+notify.command("set")(notify_set)
+notify.command("clear")(notify_clear)
+notify.command("test")(notify_test)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
 from vmferry.cli.options import (
     Connect,
     Disks,
@@ -53,6 +54,9 @@ def migrate_storage(
     keep_source: KeepSource = False,
     plan: OnlyPlan = False,
     detach: Detach = False,
+    notify_command: NotifyCommand = "",
+    notify_url: NotifyUrl = "",
+    notify_secret: NotifySecret = None,
     json: Json = False,
     connect: Connect = None,
     state: State = None,
@@ -73,6 +77,7 @@ def migrate_storage(
         format=format_,
         overwrite=overwrite,
         priority=priority,
+        notify=receivers(notify_command, notify_url, notify_secret),
     )
     worker = client(ctx, state, json=json)
     if plan:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vmferry.api.client import Client
+    from vmferry.api.notice_client import NoticeClient
     from vmferry.api.transfer_client import TransferClient
 
 
@@ -31,6 +32,14 @@ def transfer_client(ctx: typer.Context, state: Path | None, *, json: bool = Fals
 
     globals_of(ctx).json = json
     return TransferClient(state_folder(ctx, state), says=print_error)
+
+
+def notice_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> NoticeClient:
+    """The same, for notices."""
+    from vmferry.api.notice_client import NoticeClient
+
+    globals_of(ctx).json = json
+    return NoticeClient(state_folder(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:

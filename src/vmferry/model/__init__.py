@@ -19,6 +19,7 @@ from vmferry.model.jobs import (
     StepRecord,
     Token,
 )
+from vmferry.model.notices import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
 from vmferry.model.plans import (
     DiskMove,
     FileMove,
@@ -49,6 +50,7 @@ __all__ = [
     "ACTIVE",
     "ALLOWED",
     "FINAL",
+    "NOBODY",
     "Disk",
     "DiskMove",
     "DiskProgress",
@@ -61,6 +63,9 @@ __all__ = [
     "JobState",
     "JobView",
     "MoveRequest",
+    "NoticeState",
+    "NoticeView",
+    "Notifying",
     "Phase",
     "Placed",
     "Plan",
@@ -68,6 +73,7 @@ __all__ = [
     "Priority",
     "Progress",
     "Receipt",
+    "Receivers",
     "Ruled",
     "Scope",
     "Seal",
@@ -79,6 +85,7 @@ __all__ = [
     "Url",
     "Vm",
     "Volume",
+    "Way",
     "Where",
     "checksum",
     "volume_bytes",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.notices import NOBODY, Receivers
 from vmferry.model.vms import Placed, Power, Technology, Where
 
 
@@ -29,6 +30,8 @@ class MoveRequest:
     overwrite: bool = False
     """Volumes may hold something."""
     priority: str = "normal"
+    notify: Receivers = NOBODY
+    """Told of what becomes of it, besides those of the state folder."""
 
 
 # -- what is planned

@@ -21,6 +21,7 @@ from vmferry.model import (
     ALLOWED,
     FINAL,
     JobState,
+    NoticeView,
     Phase,
     Receipt,
     Scope,
@@ -28,7 +29,7 @@ from vmferry.model import (
     StepRecord,
     Token,
 )
-from vmferry.store import tables
+from vmferry.store import notices, tables
 from vmferry.store.codec import dump, load
 from vmferry.store.records import NewJob, Row
 from vmferry.store.tables import facts, jobs, journal, limits, phases, receipts
@@ -159,9 +160,9 @@ class Store:
     ) -> None:
         """Change the state, with the receipt in the same transaction; being there already is fine."""
         with self._acting(token) as connection:
-            _change(connection, token.job, to, why, kind)
             if receipt is not None:
                 _replace(connection, receipts, {"job": token.job}, receipt=dump(receipt))
+            _change(connection, token.job, to, why, kind)
 
     def put_fact(self, token: Token, name: str, value: Fact) -> None:
         with self._acting(token) as connection:
@@ -235,6 +236,11 @@ class Store:
                 Phase(found["name"], found["seconds"], found["bytes"]) for found in connection.execute(query).mappings()
             )
 
+    def notices(self, job: str) -> tuple[NoticeView, ...]:
+        """What somebody was or will be told of it, oldest first."""
+        with self._reading() as connection:
+            return notices.of_subject(connection, job)
+
     def receipt(self, job: str) -> Receipt | None:
         with self._reading() as connection:
             text = connection.execute(sa.select(receipts.c.receipt).where(receipts.c.job == job)).scalar_one_or_none()
@@ -265,6 +271,7 @@ def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: s
     if row.state is JobState.STUCK and to is not row.state:
         columns |= {"before_stuck": None, "retry_asked": False, "kind": kind}
     connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
+    notices.job_changed(connection, row, to, why, columns["kind"])
     log.info("job changed", job=job, before=row.state.value, now=to.value, why=why)
 
 

@@ -113,6 +113,33 @@ transfers = sa.Table(
     sa.Column("receipt", sa.Text),
 )
 
+notices = sa.Table(
+    "notices",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("event_id", sa.String, nullable=False),
+    sa.Column("event", sa.String, nullable=False),
+    sa.Column("about", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False, index=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("way", sa.String, nullable=False),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("sentence", sa.Text, nullable=False, default=""),
+    sa.Column("ended", sa.String),
+)
+
+# One row: who is told of everything in this state folder.
+receivers = sa.Table(
+    "receivers",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("receivers", sa.Text, nullable=False),
+)
+
 READING = "vmferry_reading"
 
 
