@@ -94,6 +94,12 @@ class Cancelled(VmferryError):
     exit_code = 5
 
 
+class Suspended(VmferryError):
+    """Raised into a step that copies, which is done again once the job may go on."""
+
+    says = "suspended"
+
+
 # -- hosts
 
 

@@ -16,6 +16,7 @@ from vmferry.cli.job_priority import job_priority
 from vmferry.cli.job_receipt import job_receipt
 from vmferry.cli.job_retry import job_retry
 from vmferry.cli.job_show import job_show
+from vmferry.cli.job_suspend import job_resume, job_suspend
 from vmferry.cli.job_watch import job_watch
 from vmferry.cli.jobs import jobs
 from vmferry.cli.lab_down import lab_down
@@ -77,6 +78,8 @@ app.add_typer(job, name="job")
 job.command("show")(job_show)
 job.command("watch")(job_watch)
 job.command("cancel")(job_cancel)
+job.command("suspend")(job_suspend)
+job.command("resume")(job_resume)
 job.command("limit")(job_limit)
 job.command("priority")(job_priority)
 job.command("retry")(job_retry)

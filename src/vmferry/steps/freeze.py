@@ -101,6 +101,7 @@ class Rounds(Step):
 
     technology: Technology
     says = "copying what was written since"
+    may_stand = True
 
     def do(self, job: Job) -> None:
         before = None
@@ -110,6 +111,7 @@ class Rounds(Step):
             remaining = self._remaining(job)
             if self._small(job, remaining) or self._left_to_mirror(before, remaining):
                 job.facts.put("rounds", self._round(job))
+                job.desk.check()  # the last place to stand still before the cut-over
                 return
             stalls = before is not None and remaining > SHRINKS * before
             if (stalls or self._round(job) >= MOST_ROUNDS) and not self._wait_for_calm(job):

@@ -148,7 +148,7 @@ class Store:
             return True
 
     def ask(self, job: str, **columns: object) -> Row:
-        """Write down what a person wants of an active job: cancel_asked, retry_asked, limits."""
+        """Write down what a person wants of an active job: cancel_asked, retry_asked, suspend_asked, limits."""
         with self._engine.begin() as connection:
             connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
             return _row(connection, job)
@@ -257,7 +257,7 @@ def _row(connection: sa.Connection, job: str) -> Row:
 def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: str) -> None:
     """The one place where a job's state changes: checks that it may, records it, logs it."""
     row = _row(connection, job)
-    if row.state is to and to is not JobState.STUCK:
+    if row.state is to and to is not JobState.STUCK and (to is not JobState.PAUSED or why == row.sentence):
         return
     if row.state is not to and (row.state, to) not in ALLOWED:
         raise ValueError(f"job {job} cannot go from {row.state.value} to {to.value}")

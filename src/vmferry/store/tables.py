@@ -34,6 +34,7 @@ jobs = sa.Table(
     sa.Column("max_pause_s", sa.Float, nullable=False),
     sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("retry_asked", sa.Boolean, nullable=False, default=False),
+    sa.Column("suspend_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("priority", sa.Integer, nullable=False),  # 0 goes first
     sa.Column("epoch", sa.Integer, nullable=False),
 )
