@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Condition
 
-from vmferry.errors import Cancelled
+from vmferry.errors import Cancelled, Suspended
 from vmferry.model import DiskProgress, JobState, Phase, Plan, Progress, Token
 from vmferry.store import Store
 from vmferry.store.store import Fact
@@ -33,6 +33,7 @@ class Orders:
     max_pause_s: float
     cancel: bool = False
     retry: bool = False
+    suspend: bool = False
     stop: bool = False
     changed: Condition = field(default_factory=Condition)
 
@@ -123,6 +124,7 @@ class JobDesk:
     orders: Orders
     board: Board
     hears_cancel: bool = True
+    hears_suspend: bool = False
     throttle: Throttle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,16 +135,18 @@ class JobDesk:
         return self.orders.max_pause_s
 
     def check(self) -> None:
-        """Two flags in memory, so that it can be asked before every piece. Raises Stopped, Cancelled."""
+        """Flags in memory, so that it can be asked before every piece. Raises Stopped, Cancelled, Suspended."""
         if self.orders.stop:
             raise Stopped
         if self.hears_cancel and self.orders.cancel:
             raise Cancelled
+        if self._stands():
+            raise Suspended
 
     def wait(self, seconds: float) -> None:
         self.check()
         with self.orders.changed:
-            if not (self.orders.stop or (self.hears_cancel and self.orders.cancel)):
+            if not (self.orders.stop or (self.hears_cancel and self.orders.cancel) or self._stands()):
                 self.orders.changed.wait(seconds)
         self.check()
 
@@ -168,5 +172,15 @@ class JobDesk:
         self.store.advance(self.token, state, why)
         self.board.show()
 
+    @property
+    def suspended(self) -> bool:
+        return self.orders.suspend
+
+    def patient(self) -> JobDesk:
+        return replace(self, hears_suspend=True)
+
     def deaf(self) -> JobDesk:
-        return replace(self, hears_cancel=False)
+        return replace(self, hears_cancel=False, hears_suspend=False)
+
+    def _stands(self) -> bool:
+        return self.hears_suspend and self.orders.suspend

@@ -127,6 +127,12 @@ class Cancelled(VmferryError):
     exit_code = 5
 
 
+class Suspended(VmferryError):
+    """Raised into a step that copies, which is done again once the job may go on."""
+
+    says = "suspended"
+
+
 # -- hosts
 
 
@@ -371,6 +377,15 @@ class TunnelRefused(VmferryError):
 class TunnelCut(VmferryError):
     says = "the tunnel was cut ({reason}): what passed through it can go on through a new one"
     passing = True
+
+
+# -- notices
+
+
+class NotTold(VmferryError):
+    """One try to deliver a notice has failed; it is tried again, and nothing else suffers from it."""
+
+    says = "{to} was not told: {reason}"
 
 
 # -- receipts

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from vmferry.desk import Board, JobDesk, JobFacts, Orders, Stopped
 from vmferry.engine import Engine
 from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, WrongState
 from vmferry.hosts.protocol import Host, Hosts
-from vmferry.ledger import JobLedger
+from vmferry.ledger import JobLedger, past_return, past_stand
 from vmferry.leftovers import Leftovers
 from vmferry.limits import Limits, check_rate
 from vmferry.lock import WorkerLock
@@ -38,9 +39,11 @@ from vmferry.model import (
     Priority,
     Progress,
     Receipt,
+    StepRecord,
     Technology,
     Token,
 )
+from vmferry.notify import courier
 from vmferry.saga import RETRY_S, Once, Strategy, walk
 from vmferry.steps.base import Job
 from vmferry.store import NewJob, Row, Store
@@ -124,6 +127,7 @@ class Jobs:
     def submit(self, request: MoveRequest) -> JobView:
         """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
         _check_limits(request.limit_bytes_s, request.max_pause_s)
+        courier.check(request.notify)
         host, there = self._ends(request)
         # Before the plan: a job that ends while we plan would leave its overlays in it.
         self._store.refuse_busy(host.vm(request.vm).uuid)
@@ -215,10 +219,25 @@ class Jobs:
             self._ended(row.id)
             return self.get(row.id)
         row = self._store.row(row.id)
-        if row.state in FINAL or (row.state is not JobState.UNDOING and self._past_return(row)):
+        if row.state in FINAL or (row.state is not JobState.UNDOING and self._past(row, past_return)):
             allowed = "active and before its point of no return"
             raise WrongState(job=row.id, state=row.state.value, action="cancel", allowed=allowed)
         return self._tell(row.id, cancel_asked=True)
+
+    def suspend(self, id: str) -> JobView:
+        """Have a job stand still as soon as it copies, the VM running on. Raises WrongState once it cuts over."""
+        row = self._store.row(self._store.find(id))
+        if row.state not in (JobState.RUNNING, JobState.PAUSED) or self._past(row, past_stand):
+            allowed = "running and before its cut-over"
+            raise WrongState(job=row.id, state=row.state.value, action="suspend", allowed=allowed)
+        return self._tell(row.id, suspend_asked=True)
+
+    def resume(self, id: str) -> JobView:
+        """Let a suspended job go on; one that was not stays as it is. Raises WrongState."""
+        row = self._store.row(self._store.find(id))
+        if row.state in FINAL:
+            raise WrongState(job=row.id, state=row.state.value, action="resume", allowed="active")
+        return self._tell(row.id, suspend_asked=False)
 
     def limit(
         self, id: str, *, limit_bytes_s: int | Keep | None = Keep.KEEP, max_pause_s: float | None = None
@@ -260,17 +279,12 @@ class Jobs:
         if orders is not None:
             orders.set_limit(row.limit_bytes_s, row.priority)
             orders.set(max_pause_s=row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked)
+            orders.set(suspend=row.suspend_asked)
         self._bump(job)
         return self._view(row)
 
-    def _past_return(self, row: Row) -> bool:
-        """Has the point of no return been passed, or failed half way?"""
-        no_return = self._strategy(row.plan.technology).no_return
-        return any(
-            record.act == "do"
-            and (record.number > no_return or (record.number == no_return and record.ended is not None))
-            for record in self._store.journal(row.id)
-        )
+    def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
+        return border(self._strategy(row.plan.technology), self._store.journal(row.id))
 
     # -- leftovers
 
@@ -334,6 +348,7 @@ class Jobs:
                 row.max_pause_s,
                 cancel=row.cancel_asked,
                 retry=row.retry_asked,
+                suspend=row.suspend_asked,
             )
             self._orders[row.id] = orders
             board = Board(row.plan, lambda: self._bump(row.id))
@@ -372,7 +387,8 @@ class Jobs:
     # -- views
 
     def _view(self, row: Row) -> JobView:
-        return row.view(self._progress(row), self._store.journal(row.id))
+        view = row.view(self._progress(row), self._store.journal(row.id))
+        return replace(view, notices=self._store.notices(row.id))
 
     def _opened_or_closed(self) -> None:
         """A calendar lets jobs begin, or no longer."""

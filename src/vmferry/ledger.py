@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -54,6 +54,20 @@ class JobLedger:
         following = number + 1 if act == "do" else number - 1
         steps = self.strategy.steps
         return steps[following].says if 0 <= following < len(steps) else ""
+
+
+def past_return(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
+    """Has the point of no return been passed, or failed half way?"""
+    no_return = strategy.no_return
+    return any(
+        record.act == "do" and (record.number > no_return or (record.number == no_return and record.ended is not None))
+        for record in journal
+    )
+
+
+def past_stand(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
+    """Has the cut-over begun, in which nothing may stand still?"""
+    return any(record.act == "do" and record.number > strategy.last_stand for record in journal)
 
 
 def receipt_of(job: Job, store: Store) -> Receipt:

@@ -12,15 +12,17 @@ from typing import Literal, Protocol, TypedDict
 
 import structlog
 
-from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError
+from vmferry.errors import Cancelled, HostUnreachable, Superseded, Suspended, VmferryError
 from vmferry.model import JobState
 from vmferry.steps.base import Job, Step
+from vmferry.steps.progress import spare_source
 
 log = structlog.get_logger()
 
 UNDO_TRIES = 3
 FORWARD_TRIES = 3
 RETRY_S = 2.0
+LOOK_S = 1.0
 
 
 class Outcome(TypedDict):
@@ -64,6 +66,11 @@ class Strategy:
     @property
     def no_return(self) -> int:
         return self.names.index(self.point_of_no_return)
+
+    @property
+    def last_stand(self) -> int:
+        """The last step in which a job may stand still because a person wants it to."""
+        return max(number for number, step in enumerate(self.steps) if step.may_stand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,7 @@ class _Walk:
 
     def _do(self, number: int, step: Step, job: Job) -> Outcome:
         self.ledger.begun("do", step, number)
-        outcome = _reach(lambda: _act(step, job), job)
+        outcome = _reach(lambda: _patiently(step, job), job)
         self.ledger.ended("do", step, number, outcome)
         return outcome
 
@@ -165,6 +172,25 @@ class _Walk:
         outcome = _reach(lambda: step.undo(job), job)
         self.ledger.ended("undo", step, number, outcome)
         return outcome
+
+
+def _patiently(step: Step, job: Job) -> None:
+    """Act; where a person wants the job to stand still and the step may, stand, then act again."""
+    while True:
+        try:
+            _act(step, job.patient() if step.may_stand else job)
+            return
+        except Suspended:
+            _stand(job)
+
+
+def _stand(job: Job) -> None:
+    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as desk.wait does."""
+    job.desk.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
+    job.desk.says("standing still")
+    while job.desk.suspended:
+        job.desk.wait(LOOK_S)
+        spare_source(job)
 
 
 def _act(step: Step, job: Job) -> None:

@@ -23,6 +23,7 @@ from vmferry.hosts.protocol import Hosts
 from vmferry.limits import Limits, check_rate
 from vmferry.model import Priority, Seal, Url
 from vmferry.model.transfers import NEEDS_WORKER, OVER, TransferRequest, TransferState, TransferView
+from vmferry.notify import courier
 from vmferry.store.codec import load
 from vmferry.store.transfers import TransferRow, TransferStore
 from vmferry.transfer import Place
@@ -111,6 +112,7 @@ class Transfers:
         Raises BadPlace, DestinationExists, DestinationTaken, UsageError, and writes nothing then.
         """
         check_rate(request.limit_bytes_s)
+        courier.check(request.notify)
         known = [row for row in self._store.rows(frozenset(TransferState)) if row.id == id]
         if known:
             return self._view(known[0])
@@ -256,6 +258,7 @@ class Transfers:
             cancel_asked=row.cancel_asked,
             ended=row.ended,
             root_hash=str(json.loads(row.receipt)["root_hash"]) if row.receipt else "",
+            notices=self._store.notices(row.id),
         )
 
 

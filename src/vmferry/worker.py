@@ -30,6 +30,7 @@ from vmferry.errors import VmferryError, WorkerRunning
 from vmferry.fleet import Fleet
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.notify.courier import Courier
 from vmferry.transfers import Transfers
 
 log = structlog.get_logger()
@@ -97,11 +98,13 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     jobs.start()
     fleet.start()
     transfers = Transfers(place.state, hosts, jobs.limits)
+    courier = Courier(place.state)
     try:
         transfers.start()
+        courier.start()
         with _own_socket(place) as socket_:
-            life = Life(idle_s, lambda: jobs.in_flight() + transfers.in_flight(), lambda: server.stop())
-            app = make_app(jobs, transfers, hosts, fleet, life, place.log)
+            life = Life(idle_s, lambda: _in_flight(jobs, transfers, courier), lambda: server.stop())
+            app = make_app(jobs, transfers, courier, hosts, fleet, life, place.log)
             server = Server(_config(app))
             server.life = life
             _ignore_echoes()
@@ -110,9 +113,14 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
             server.run([socket_])
     finally:
         transfers.close()
+        courier.close()
         jobs.close()
         fleet.close()
         log.info("left", pid=os.getpid())
+
+
+def _in_flight(jobs: Jobs, transfers: Transfers, courier: Courier) -> int:
+    return jobs.in_flight() + transfers.in_flight() + courier.in_flight()
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

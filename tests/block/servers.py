@@ -155,6 +155,13 @@ def loop_device(image: Path) -> Iterator[Path]:
 @contextmanager
 def iscsi_target(image: Path, folder: Path) -> Iterator[str]:
     """A tgtd of its own with one thin LUN; gives its URL."""
+    with iscsi_server(image, folder) as (url, _):
+        yield url
+
+
+@contextmanager
+def iscsi_server(image: Path, folder: Path) -> Iterator[tuple[str, int]]:
+    """The same; gives its process id too."""
     needs("tgtd", "tgtadm")
     port = free_port()
     control = {**os.environ, "TGT_IPC_SOCKET": str(folder / "tgt")}
@@ -166,12 +173,12 @@ def iscsi_target(image: Path, folder: Path) -> Iterator[str]:
         "--op update --mode logicalunit --tid 1 --lun 1 --params thin_provisioning=1",
         "--op bind --mode target --tid 1 -I ALL",
     )
-    with running(*words, log=folder / "tgtd.log", env=control):
+    with running(*words, log=folder / "tgtd.log", env=control) as tgtd:
         until(lambda: listens(port), "tgtd's port")
         for step in steps:
             command = ["tgtadm", "-C", number, "--lld", "iscsi", *step.split()]
             subprocess.run(command, check=True, env=control, capture_output=True)
-        yield f"iscsi://127.0.0.1:{port}/{name}/1"
+        yield f"iscsi://127.0.0.1:{port}/{name}/1", tgtd.pid
 
 
 _GANESHA = """
@@ -204,3 +211,57 @@ def nfs_server(export: Path, folder: Path) -> Iterator[list[str]]:
         until(lambda: log.exists() and "NFS SERVER INITIALIZED" in log.read_text(), "nfs-ganesha")
         child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
         yield ["nsenter", f"--net=/proc/{child}/ns/net"]
+
+
+class Link:
+    """Two network namespaces and a veth between them; `there` is where servers stand, `here` their clients."""
+
+    address = "10.93.0.1"
+
+    def __init__(self, there: int, here: int) -> None:
+        self.there = ["nsenter", f"--net=/proc/{there}/ns/net"]
+        self.here = ["nsenter", f"--net=/proc/{here}/ns/net"]
+        self._make(there, here)
+
+    def up(self) -> None:
+        self._ip(self.there, "link set cable up")
+
+    def down(self) -> None:
+        """Pull the plug: nothing comes through any more, and neither side is told."""
+        self._ip(self.there, "link set cable down")
+
+    def lower_patience(self, retries: int) -> None:
+        """How often the clients' TCP tries again before it gives up; by itself 15 times, a quarter of an hour."""
+        subprocess.run([*self.here, "sysctl", "-q", f"net.ipv4.tcp_retries2={retries}"], check=True)
+
+    def _make(self, there: int, here: int) -> None:
+        words = f"link add cable type veth peer name cable netns {here}"
+        subprocess.run([*self.there, "ip", *words.split()], check=True)
+        for side, address in ((self.there, "10.93.0.1/24"), (self.here, "10.93.0.2/24")):
+            self._ip(side, f"addr add {address} dev cable")
+            self._ip(side, "link set cable up")
+            self._ip(side, "link set lo up")
+
+    @staticmethod
+    def _ip(side: list[str], words: str) -> None:
+        subprocess.run([*side, "ip", *words.split()], check=True)
+
+
+@contextmanager
+def link(folder: Path) -> Iterator[Link]:
+    """Gone with the two processes that hold the namespaces."""
+    needs("nsenter", "unshare", "ip", "sysctl")
+    if os.getuid() != 0:
+        pytest.skip("needs root for namespaces")
+    holding = ("unshare", "--net", "--kill-child", "tail", "-f", "/dev/null", f"--pid={os.getpid()}")
+    ours = Path("/proc/self/ns/net").readlink()
+
+    def apart(pid: int) -> bool:
+        return Path(f"/proc/{pid}/ns/net").readlink() != ours
+
+    with (
+        running(*holding, log=folder / "there.log") as there,
+        running(*holding, log=folder / "here.log") as here,
+    ):
+        until(lambda: apart(there.pid) and apart(here.pid), "two network namespaces")
+        yield Link(there.pid, here.pid)

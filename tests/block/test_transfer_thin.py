@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.block.servers import nbd_on_socket
+from tests.block.servers import iscsi_target, nbd_on_socket
 from tests.block.test_transfer_filesystems import MIB, extents, mounted, write_at
 
 from vmferry.transfer import Place, Transfer, Unwatched, Where, compare, copy, root_hash_of
 
 pytestmark = pytest.mark.slow
 
+CLUSTER = 65536
 TIB = 1024**4
 BOUND_MIB = 300
 
@@ -27,19 +28,38 @@ def scattered(path: Path, size: int) -> None:
     os.truncate(path, size)
 
 
+OVER = {"nbd": nbd_on_socket, "iscsi": iscsi_target}
+
+
+@pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-def test_over_nbd_the_same_extents_are_allocated(kind: str, tmp_path: Path) -> None:
+def test_over_the_network_the_same_extents_are_allocated(kind: str, over: str, tmp_path: Path) -> None:
     source = tmp_path / "disk.img"
     scattered(source, 256 * MIB)
     with mounted(tmp_path, kind, 512 * MIB) as there:
         behind = there / "behind.img"
         behind.touch()
         os.truncate(behind, 256 * MIB)
-        with nbd_on_socket(behind, tmp_path) as url:
+        with OVER[over](behind, tmp_path) as url:
             transfer = Transfer(source, Place(url), tmp_path / "bookmarks")
             copy(transfer, Unwatched())
             assert compare(transfer, Unwatched()).recopied_chunks == 0
         assert extents(behind) == extents(source)
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_qcow2_image_over_the_network_is_as_thin_as_its_source(over: str, tmp_path: Path) -> None:
+    """Besides its own tables; what a cluster holds is allocated whole."""
+    source, behind = tmp_path / "disk.img", tmp_path / "behind.img"
+    scattered(source, 256 * MIB)
+    behind.touch()
+    os.truncate(behind, 256 * MIB)
+    with OVER[over](behind, tmp_path) as url:
+        transfer = Transfer(Place(str(source)), Place(url, "qcow2"), tmp_path / "bookmarks")
+        copy(transfer, Unwatched())
+        assert compare(transfer, Unwatched()).recopied_chunks == 0
+    clusters = {offset // CLUSTER for data in extents(source) for offset in range(data.start, data.end, 4096)}
+    assert behind.stat().st_blocks * 512 <= len(clusters) * CLUSTER + 2 * MIB
 
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])

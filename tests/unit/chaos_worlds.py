@@ -251,6 +251,13 @@ class BenchDesk:
     def state(self, state: JobState, why: str = "") -> None:
         self.bench.state(state, why)
 
+    @property
+    def suspended(self) -> bool:
+        return False
+
+    def patient(self) -> BenchDesk:
+        return self
+
     def deaf(self) -> BenchDesk:
         return replace(self, hears=False)
 

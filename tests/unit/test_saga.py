@@ -60,6 +60,9 @@ class Bench:
         self.desk = self
         self.cancelled = False
 
+    def patient(self) -> Bench:
+        return self
+
     def deaf(self) -> Bench:
         return self
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vmferry.model import MoveRequest, Priority, Scope, SharedLimit, Url, Window
+from vmferry.model import MoveRequest, Priority, Receivers, Scope, SharedLimit, Url, Window
 from vmferry.model.limits import DAY_MIN
 from vmferry.model.processors import CpuLimitRequest
 from vmferry.model.transfers import NO_PROGRESS_S, RETRY_DELAY_S, SHORTEST_RETRY_DELAY_S, TransferRequest
@@ -37,6 +37,19 @@ Rate = Annotated[int, Field(ge=1, description="bytes a second")]
 Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description="seconds")]
 
 
+class ReceiversBody(BaseModel):
+    """A command, a webhook, both or neither."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    command: Annotated[str, Field(max_length=8192)] = ""
+    url: Annotated[str, Field(max_length=2048)] = ""
+    secret: Absolute | None = None
+
+    def receivers(self) -> Receivers:
+        return Receivers(self.command, self.url, self.secret)
+
+
 class MoveBody(BaseModel):
     """`vmferry migrate-storage`."""
 
@@ -56,6 +69,7 @@ class MoveBody(BaseModel):
     priority: Priority = Priority.NORMAL
     to: Name | None = None
     networks: dict[Name, Name] = Field(default_factory=dict, max_length=256)
+    notify: ReceiversBody = ReceiversBody()
 
     def request(self) -> MoveRequest:
         return MoveRequest(
@@ -73,6 +87,7 @@ class MoveBody(BaseModel):
             format=self.format,
             overwrite=self.overwrite,
             priority=self.priority.value,
+            notify=self.notify.receivers(),
         )
 
 
@@ -159,9 +174,11 @@ class TransferBody(BaseModel):
     retry_delay_s: Annotated[float, Field(ge=SHORTEST_RETRY_DELAY_S, allow_inf_nan=False)] = RETRY_DELAY_S
     no_progress_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = NO_PROGRESS_S
     hand_over: bool = False
+    notify: ReceiversBody = ReceiversBody()
 
     def request(self) -> TransferRequest:
-        return TransferRequest(**self.model_dump() | {"priority": self.priority.value})
+        plain = {"priority": self.priority.value, "notify": self.notify.receivers()}
+        return TransferRequest(**self.model_dump() | plain)
 
 
 class HostBody(BaseModel):

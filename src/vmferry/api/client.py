@@ -89,6 +89,12 @@ class Client:
     def cancel(self, job: str) -> JobView:
         return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/cancel"))
 
+    def suspend(self, job: str) -> JobView:
+        return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/suspend"))
+
+    def resume(self, job: str) -> JobView:
+        return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/resume"))
+
     def limit(self, job: str, limit_bytes_s: int | None, max_pause_s: float | None) -> JobView:
         """A new limit (None: no limit), and a new longest pause unless None."""
         body: dict[str, object] = {"limit_bytes_s": limit_bytes_s}

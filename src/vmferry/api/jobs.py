@@ -70,6 +70,18 @@ def cancel(found: TheJob, jobs: TheJobs) -> JobView:
     return jobs.cancel(found.id)
 
 
+@router.post("/jobs/{job}/suspend")
+def suspend(found: TheJob, jobs: TheJobs) -> JobView:
+    """Have it stand still as soon as it copies; returns at once."""
+    return jobs.suspend(found.id)
+
+
+@router.post("/jobs/{job}/resume")
+def resume(found: TheJob, jobs: TheJobs) -> JobView:
+    """Let a suspended one go on."""
+    return jobs.resume(found.id)
+
+
 @router.post("/jobs/{job}/limit")
 def limit(found: TheJob, body: LimitBody, jobs: TheJobs) -> JobView:
     """Change limits while it runs; what the body leaves out stays."""

@@ -10,6 +10,7 @@ from vmferry.api.life import Life
 from vmferry.fleet import Fleet
 from vmferry.hosts.protocol import Hosts
 from vmferry.jobs import Jobs
+from vmferry.notify.courier import Courier
 from vmferry.transfers import Transfers
 
 # async, so that looking them up does not cost a thread
@@ -23,6 +24,11 @@ async def _jobs(request: Request) -> Jobs:
 async def _transfers(request: Request) -> Transfers:
     transfers: Transfers = request.app.state.transfers
     return transfers
+
+
+async def _courier(request: Request) -> Courier:
+    courier: Courier = request.app.state.courier
+    return courier
 
 
 async def _hosts(request: Request) -> Hosts:
@@ -42,6 +48,7 @@ async def _life(request: Request) -> Life:
 
 TheJobs = Annotated[Jobs, Depends(_jobs)]
 TheTransfers = Annotated[Transfers, Depends(_transfers)]
+TheCourier = Annotated[Courier, Depends(_courier)]
 TheHosts = Annotated[Hosts, Depends(_hosts)]
 TheFleet = Annotated[Fleet, Depends(_fleet)]
 TheLife = Annotated[Life, Depends(_life)]

@@ -18,6 +18,7 @@ from vmferry.cli.copy_detached import (
     request_of,
     submit,
 )
+from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
 from vmferry.cli.options import Connect, Json, Limit, Rate, State, connect_uri, globals_of, state_folder
 from vmferry.cli.screen import print_error, print_json, show
 from vmferry.cli.session import transfer_client
@@ -57,6 +58,9 @@ def copy(
     retry_delay: RetryDelay = None,
     no_progress: NoProgress = None,
     acknowledge: Acknowledge = False,
+    notify_command: NotifyCommand = "",
+    notify_url: NotifyUrl = "",
+    notify_secret: NotifySecret = None,
     json: Json = False,
     connect: Connect = None,
     state: State = None,
@@ -68,7 +72,8 @@ def copy(
     globals_of(ctx).json = json
     here = _place(source, from_format, tls_dir)
     there = _place(destination, to_format or _format_there(here, destination), tls_dir)
-    patience = Patience(retry_delay, no_progress, priority, acknowledge)
+    told = receivers(notify_command, notify_url, notify_secret)
+    patience = Patience(retry_delay, no_progress, priority, acknowledge, told)
     if detach:
         request = request_of(here, there, connect_uri(ctx, connect), patience)
         request = replace(request, streams=streams, limit_bytes_s=limit.bytes_s if limit else None)

@@ -10,6 +10,7 @@ import typer
 from vmferry.cli.options import priority_text, saying
 from vmferry.cli.session import answer
 from vmferry.cli.sizes import parse_days
+from vmferry.model import NOBODY, Receivers
 
 if TYPE_CHECKING:
     from vmferry.api.transfer_client import TransferClient
@@ -68,11 +69,15 @@ class Patience:
     no_progress_s: float | None
     priority: str | None
     hand_over: bool
+    notify: Receivers
 
     def refuse(self) -> None:
         """Raise BadParameter if one was given all the same."""
-        if self.hand_over or (self.retry_delay_s, self.no_progress_s, self.priority) != (None, None, None):
-            raise typer.BadParameter("--retry-delay, --no-progress, --priority and --acknowledge need --detach")
+        patience = (self.retry_delay_s, self.no_progress_s, self.priority)
+        if self.hand_over or patience != (None, None, None) or self.notify != NOBODY:
+            raise typer.BadParameter(
+                "--retry-delay, --no-progress, --priority, --acknowledge and --notify-... need --detach"
+            )
 
     def given(self) -> dict[str, object]:
         """What was given, by the names of TransferRequest."""
@@ -81,7 +86,7 @@ class Patience:
             "no_progress_s": self.no_progress_s,
             "priority": self.priority,
         }
-        named["hand_over"] = self.hand_over
+        named |= {"hand_over": self.hand_over, "notify": self.notify}
         return {name: value for name, value in named.items() if value is not None}
 
 

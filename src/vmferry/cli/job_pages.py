@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vmferry.cli.notice_pages import told_lines
 from vmferry.cli.screen import shown, table
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
 from vmferry.cli.words import STATE, STYLE
@@ -98,6 +99,8 @@ def _facts(job: JobView) -> RenderableType:
         grid.add_row("limits", f"{rate_text(job.limit_bytes_s)}, pause at most {seconds_text(job.max_pause_s)}")
     if job.cancel_asked and job.state not in FINAL:
         grid.add_row("asked", "to cancel and undo")
+    for line in told_lines(job.notices):
+        grid.add_row("told", Text(shown(line)))
     grid.add_row("created", shown(job.created))
     if job.ended:
         grid.add_row("ended", shown(job.ended))

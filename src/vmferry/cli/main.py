@@ -25,6 +25,7 @@ from vmferry.cli.job_priority import job_priority
 from vmferry.cli.job_receipt import job_receipt
 from vmferry.cli.job_retry import job_retry
 from vmferry.cli.job_show import job_show
+from vmferry.cli.job_suspend import job_resume, job_suspend
 from vmferry.cli.job_watch import job_watch
 from vmferry.cli.jobs import jobs
 from vmferry.cli.lab_down import lab_down
@@ -36,6 +37,7 @@ from vmferry.cli.leftovers import leftovers
 from vmferry.cli.limit import limit_host, limit_storage, limits
 from vmferry.cli.migrate import migrate
 from vmferry.cli.migrate_storage import migrate_storage
+from vmferry.cli.notify import notify_clear, notify_set, notify_show, notify_test
 from vmferry.cli.options import Connect, Globals, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
@@ -81,6 +83,7 @@ host = _group("Hosts that run vmferry agent.")
 storage = _group("The storages that hosts serve.")
 lab = _group("A private host, or several, to try things on, without risk.")
 cpu = _group("Processor compatibility: VMs that run on hosts with different processors.")
+notify = _group("Who is told of what becomes of jobs and copies.")
 
 app.command("migrate-storage")(migrate_storage)
 app.command("migrate")(migrate)
@@ -94,6 +97,8 @@ app.add_typer(job, name="job")
 job.command("show")(job_show)
 job.command("watch")(job_watch)
 job.command("cancel")(job_cancel)
+job.command("suspend")(job_suspend)
+job.command("resume")(job_resume)
 job.command("limit")(job_limit)
 job.command("priority")(job_priority)
 job.command("retry")(job_retry)
@@ -127,6 +132,11 @@ app.add_typer(cpu, name="cpu")
 cpu.command("check")(cpu_check)
 cpu.command("baseline")(cpu_baseline)
 cpu.command("limit")(cpu_limit)
+app.add_typer(notify, name="notify")
+notify.command("show")(notify_show)
+notify.command("set")(notify_set)
+notify.command("clear")(notify_clear)
+notify.command("test")(notify_test)
 app.command("recover")(recover)
 app.command("leftovers")(leftovers)
 app.add_typer(lab, name="lab")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vmferry.cli.moving import Detach, KeepSource, OnlyPlan, Overwrite, by_target, move
+from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
 from vmferry.cli.options import (
     Connect,
     Disks,
@@ -41,6 +42,9 @@ def migrate_storage(
     keep_source: KeepSource = False,
     plan: OnlyPlan = False,
     detach: Detach = False,
+    notify_command: NotifyCommand = "",
+    notify_url: NotifyUrl = "",
+    notify_secret: NotifySecret = None,
     json: Json = False,
     connect: Connect = None,
     state: State = None,
@@ -61,5 +65,6 @@ def migrate_storage(
         format=format_,
         overwrite=overwrite,
         priority=priority,
+        notify=receivers(notify_command, notify_url, notify_secret),
     )
     raise typer.Exit(move(client(ctx, state, json=json), request, plan=plan, detach=detach, json=json))

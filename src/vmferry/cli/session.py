@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmferry.api.client import Client
     from vmferry.api.cpu_client import CpuClient
     from vmferry.api.fleet_client import FleetClient
+    from vmferry.api.notice_client import NoticeClient
     from vmferry.api.transfer_client import TransferClient
 
 
@@ -49,6 +50,14 @@ def cpu_client(ctx: typer.Context, state: Path | None, *, json: bool = False) ->
 
     globals_of(ctx).json = json
     return CpuClient(state_folder(ctx, state), says=print_error)
+
+
+def notice_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> NoticeClient:
+    """The same, for notices."""
+    from vmferry.api.notice_client import NoticeClient
+
+    globals_of(ctx).json = json
+    return NoticeClient(state_folder(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:

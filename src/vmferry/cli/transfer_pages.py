@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vmferry.cli.notice_pages import told_lines
 from vmferry.cli.screen import shown, table
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
 from vmferry.model.transfers import AT_WORK, OVER, TransferState, TransferView
@@ -65,6 +66,7 @@ def _facts(transfer: TransferView) -> list[tuple[str, str]]:
         ("limit", rate_text(transfer.limit_bytes_s)),
         ("retry", _patience_text(transfer)),
         ("BLAKE3", transfer.root_hash),
+        *(("told", line) for line in told_lines(transfer.notices)),
         ("created", transfer.created[:19]),
         ("ended", (transfer.ended or "")[:19]),
         ("next", next_text(transfer)),

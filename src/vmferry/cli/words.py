@@ -9,6 +9,8 @@ from vmferry.model import JobState, JobView, Power
 
 DONE, UNDONE, USAGE, REFUSED, STUCK, CANCELLED = range(6)
 """Exit codes, kept for ever."""
+FAILED = UNDONE
+"""Of what does not concern a VM."""
 WRITTEN = 6
 """Of `verify` alone: it was written since, so that nothing can be said of it."""
 LEFT = 130

@@ -20,6 +20,7 @@ from vmferry.model.jobs import (
 )
 from vmferry.model.limits import InForce, LimitView, Scope, SharedLimit, Window
 from vmferry.model.load import DiskWaits, Load
+from vmferry.model.notices import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
 from vmferry.model.plans import (
     DiskMove,
     FileMove,
@@ -55,6 +56,7 @@ __all__ = [
     "ALLOWED",
     "FINAL",
     "MIRRORS",
+    "NOBODY",
     "OTHER_HOST",
     "SAME_HOST",
     "SAVES",
@@ -76,6 +78,9 @@ __all__ = [
     "LimitView",
     "Load",
     "MoveRequest",
+    "NoticeState",
+    "NoticeView",
+    "Notifying",
     "Phase",
     "Placed",
     "Plan",
@@ -83,6 +88,7 @@ __all__ = [
     "Priority",
     "Progress",
     "Receipt",
+    "Receivers",
     "Ruled",
     "Scope",
     "Seal",
@@ -94,6 +100,7 @@ __all__ = [
     "Url",
     "Vm",
     "Volume",
+    "Way",
     "Where",
     "Window",
     "WrittenSnapshot",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.notices import NoticeView
 from vmferry.model.plans import Plan
 from vmferry.model.seals import Seal
 
@@ -156,3 +157,4 @@ class JobView:
     ended: str | None = None
     progress: Progress = Progress()
     journal: tuple[StepRecord, ...] = ()
+    notices: tuple[NoticeView, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.notices import NOBODY, Receivers
 from vmferry.model.vms import Placed, Power, Technology, Where
 
 
@@ -34,6 +35,8 @@ class MoveRequest:
     """The host to go to, `vmferry migrate`; None: its own."""
     networks: dict[str, str] = field(default_factory=dict)
     """A network or bridge here to the one that stands for it there."""
+    notify: Receivers = NOBODY
+    """Told of what becomes of it, besides those of the state folder."""
 
 
 # -- what is planned

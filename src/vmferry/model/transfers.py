@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.notices import NOBODY, NoticeView, Receivers
+
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 RETRY_DELAY_S = 600.0
 SHORTEST_RETRY_DELAY_S = 5.0
@@ -77,6 +79,8 @@ class TransferRequest:
     """Given up when it has failed for so long without moving a byte; 0: at the first failure."""
     hand_over: bool = False
     """Acknowledged by itself as soon as it is transferred."""
+    notify: Receivers = NOBODY
+    """Told of what becomes of it, besides those of the state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class TransferView:
     cancel_asked: bool = False
     ended: str | None = None
     root_hash: str = ""
+    notices: tuple[NoticeView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from blake3 import blake3
 
@@ -36,8 +36,15 @@ class Desk(Protocol):
     def max_pause_s(self) -> float:
         """As asked now; it may change while the job runs."""
 
+    @property
+    def suspended(self) -> bool:
+        """Does the user want the job to stand still where it can?"""
+
     def check(self) -> None:
-        """Raises Cancelled if the user wants the job undone, Superseded if another worker has it."""
+        """Raises Cancelled if the user wants the job undone, Superseded if another worker has it.
+
+        A patient one raises Suspended too.
+        """
 
     def wait(self, seconds: float) -> None:
         """Stand still for so long, or until something changes; checks first."""
@@ -57,6 +64,9 @@ class Desk(Protocol):
     def state(self, state: JobState, why: str = "") -> None:
         """Change the job's state, recorded before this returns."""
 
+    def patient(self) -> Desk:
+        """The same desk, hearing suspend: for steps that may stand still."""
+
     def deaf(self) -> Desk:
         """The same desk, no longer hearing cancel: for undo, and past the point of no return."""
 
@@ -75,6 +85,10 @@ class Job:
     desk: Desk
     bookmarks: Path
     """Folder of the transfers' bookmarks."""
+
+    def patient(self) -> Job:
+        """The same job, hearing suspend."""
+        return replace(self, desk=self.desk.patient())
 
     def deaf(self) -> Job:
         """The same job, no longer hearing cancel."""
@@ -191,6 +205,8 @@ class Step:
     """
 
     says: str = ""
+    may_stand: ClassVar[bool] = False
+    """A person may have the job stand still in it: its `do` is cut off by Suspended, and done again."""
 
     @property
     def name(self) -> str:

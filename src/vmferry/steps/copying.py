@@ -16,6 +16,7 @@ class CopyBase(Step):
     """Copy every image of every disk, while the guest writes elsewhere."""
 
     says = "copying the base"
+    may_stand = True
 
     def do(self, job: Job) -> None:
         seconds = 0.0
@@ -43,6 +44,7 @@ class CompareBase(Step):
     """Compare every byte of the copies, by hash, with what was read."""
 
     says = "comparing every byte"
+    may_stand = True
 
     def do(self, job: Job) -> None:
         recopied = 0

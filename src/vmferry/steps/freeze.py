@@ -101,6 +101,7 @@ class Rounds(Step):
 
     technology: Technology
     says = "copying what was written since"
+    may_stand = True
 
     def do(self, job: Job) -> None:
         before = None
@@ -110,10 +111,10 @@ class Rounds(Step):
             remaining = self._remaining(job)
             stalls = before is not None and remaining > SHRINKS * before
             yields = stalls and job.desk.throttle.gives_way
-            if self._small(job, remaining) or (stalls and not yields and self.technology is Technology.LIVE):
-                job.facts.put(
-                    "rounds", self._round(job)
-                )  # what no longer shrinks is the mirror's: it follows the guest
+            if self._small(job, remaining) or (stalls and not yields and self.technology in MIRRORS):
+                # what no longer shrinks is the mirror's: it follows the guest
+                job.facts.put("rounds", self._round(job))
+                job.desk.check()  # the last place to stand still before the cut-over
                 return
             if yields:
                 job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink

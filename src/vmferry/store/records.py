@@ -71,6 +71,7 @@ class Row:
     max_pause_s: float
     cancel_asked: bool
     retry_asked: bool
+    suspend_asked: bool
     epoch: int
 
     @staticmethod

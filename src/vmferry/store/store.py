@@ -21,6 +21,7 @@ from vmferry.model import (
     ALLOWED,
     FINAL,
     JobState,
+    NoticeView,
     Phase,
     Receipt,
     Scope,
@@ -29,7 +30,7 @@ from vmferry.model import (
     Token,
     Window,
 )
-from vmferry.store import tables
+from vmferry.store import notices, tables
 from vmferry.store.codec import dump, dump_all, load, load_all
 from vmferry.store.records import NewJob, Row
 from vmferry.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
@@ -152,7 +153,7 @@ class Store:
             return True
 
     def ask(self, job: str, **columns: object) -> Row:
-        """Write down what a person wants of an active job: cancel_asked, retry_asked, limits."""
+        """Write down what a person wants of an active job: cancel_asked, retry_asked, suspend_asked, limits."""
         with self._engine.begin() as connection:
             connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
             return _row(connection, job)
@@ -164,9 +165,9 @@ class Store:
     ) -> None:
         """Change the state, with the receipt in the same transaction; being there already is fine."""
         with self._acting(token) as connection:
-            _change(connection, token.job, to, why, kind)
             if receipt is not None:
                 _replace(connection, receipts, {"job": token.job}, receipt=dump(receipt))
+            _change(connection, token.job, to, why, kind)
 
     def put_fact(self, token: Token, name: str, value: Fact) -> None:
         with self._acting(token) as connection:
@@ -240,6 +241,11 @@ class Store:
                 Phase(found["name"], found["seconds"], found["bytes"]) for found in connection.execute(query).mappings()
             )
 
+    def notices(self, job: str) -> tuple[NoticeView, ...]:
+        """What somebody was or will be told of it, oldest first."""
+        with self._reading() as connection:
+            return notices.of_subject(connection, job)
+
     def receipt(self, job: str) -> Receipt | None:
         with self._reading() as connection:
             text = connection.execute(sa.select(receipts.c.receipt).where(receipts.c.job == job)).scalar_one_or_none()
@@ -261,7 +267,7 @@ def _row(connection: sa.Connection, job: str) -> Row:
 def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: str) -> None:
     """The one place where a job's state changes: checks that it may, records it, logs it."""
     row = _row(connection, job)
-    if row.state is to and to is not JobState.STUCK:
+    if row.state is to and to is not JobState.STUCK and (to is not JobState.PAUSED or why == row.sentence):
         return
     if row.state is not to and (row.state, to) not in ALLOWED:
         raise ValueError(f"job {job} cannot go from {row.state.value} to {to.value}")
@@ -275,6 +281,7 @@ def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: s
     if row.state is JobState.STUCK and to is not row.state:
         columns |= {"before_stuck": None, "retry_asked": False, "kind": kind}
     connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
+    notices.job_changed(connection, row, to, why, columns["kind"])
     log.info("job changed", job=job, before=row.state.value, now=to.value, why=why)
 
 

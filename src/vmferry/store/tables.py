@@ -34,6 +34,7 @@ jobs = sa.Table(
     sa.Column("max_pause_s", sa.Float, nullable=False),
     sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("retry_asked", sa.Boolean, nullable=False, default=False),
+    sa.Column("suspend_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("priority", sa.Integer, nullable=False),  # 0 goes first
     sa.Column("epoch", sa.Integer, nullable=False),
 )
@@ -121,6 +122,33 @@ transfers = sa.Table(
     sa.Column("total_bytes", sa.BigInteger, nullable=False, default=0),
     sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("receipt", sa.Text),
+)
+
+notices = sa.Table(
+    "notices",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("event_id", sa.String, nullable=False),
+    sa.Column("event", sa.String, nullable=False),
+    sa.Column("about", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False, index=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("way", sa.String, nullable=False),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("sentence", sa.Text, nullable=False, default=""),
+    sa.Column("ended", sa.String),
+)
+
+# One row: who is told of everything in this state folder.
+receivers = sa.Table(
+    "receivers",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("receivers", sa.Text, nullable=False),
 )
 
 READING = "vmferry_reading"

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 
 from vmferry.errors import AmbiguousTransfer, DestinationTaken, NoSuchTransfer
-from vmferry.model import Priority
+from vmferry.model import NoticeView, Priority
 from vmferry.model.transfers import (
     ACTIVE_TRANSFERS,
     AT_WORK,
@@ -20,10 +20,11 @@ from vmferry.model.transfers import (
     TransferRequest,
     TransferState,
 )
-from vmferry.store import tables
+from vmferry.store import notices, tables
 from vmferry.store.codec import dump, load
 from vmferry.store.store import now
 from vmferry.store.tables import READING, transfers
+from vmferry.transfer.places import Place
 
 log = structlog.get_logger()
 
@@ -123,6 +124,11 @@ class TransferStore:
         with self._reading() as connection:
             return [TransferRow.of(found) for found in connection.execute(query).mappings()]
 
+    def notices(self, transfer: str) -> tuple[NoticeView, ...]:
+        """What somebody was or will be told of it, oldest first."""
+        with self._reading() as connection:
+            return notices.of_subject(connection, transfer)
+
     def take_over(self) -> None:
         """Queue what a worker that died had at work, or had waiting for its next try."""
         for row in self.rows(AT_WORK | {TransferState.TRANSIENT}):
@@ -141,6 +147,7 @@ class TransferStore:
             if to in OVER:
                 columns |= {"active_destination": None, "ended": now()}
             _write(connection, transfer, columns)
+            notices.transfer_changed(connection, transfer, to, _told(_row(connection, transfer)), row.request.notify)
         log.info("transfer changed", transfer=transfer, before=row.state.value, now=to.value, why=columns.get("kind"))
         return True
 
@@ -152,6 +159,15 @@ class TransferStore:
 
     def _reading(self) -> sa.Connection:
         return self._engine.connect().execution_options(**{READING: True})
+
+
+def _told(row: TransferRow) -> dict[str, object]:
+    """What its receivers get to know, without passwords."""
+    source, destination = (Place(at).shown for at in (row.request.source, row.request.destination))
+    root_hash = json.loads(row.receipt)["root_hash"] if row.receipt else ""
+    sizes = {"done_bytes": row.done_bytes, "total_bytes": row.total_bytes}
+    ends = {"source": source, "destination": destination, "root_hash": root_hash}
+    return {**ends, **sizes, "sentence": row.sentence, "kind": row.kind}
 
 
 def _write(connection: sa.Connection, transfer: str, columns: dict[str, object]) -> None:

@@ -19,6 +19,8 @@ QUIET_S = 30.0
 """Without a byte from the server for so long, a call fails; the copy can go on later."""
 LONGEST_S = 600.0
 """A call ends after this even if a byte comes now and then."""
+GOODBYE_S = 5.0
+"""All is written and flushed by then: a server that does not say goodbye costs no more than this."""
 _LOOK_MS = 1000
 
 Connect = Callable[[nbd.NBD], None]
@@ -102,7 +104,8 @@ class Connection:
             self._tcp = _tcp_of(self.handle)
         return bool(self.handle.aio_is_connecting())
 
-    def _until(self, done: Callable[[], bool]) -> None:
+    def _until(self, done: Callable[[], bool], quiet_s: float | None = None) -> None:
+        quiet_s = QUIET_S if quiet_s is None else quiet_s
         began = heard = time.monotonic()
         while not done():
             if self._tcp is not None:
@@ -112,7 +115,7 @@ class Connection:
             if self.handle.poll(_LOOK_MS):
                 heard = time.monotonic()
             now = time.monotonic()
-            if now - heard > QUIET_S or now - began > LONGEST_S:
+            if now - heard > quiet_s or now - began > LONGEST_S:
                 raise OSError(errno.ETIMEDOUT, f"the NBD server did not answer for {now - heard:.0f} s")
 
     def _lose(self) -> None:
@@ -122,10 +125,15 @@ class Connection:
             self._tcp = None
 
     def _end(self) -> None:
-        """Say goodbye, so that a server of one connection is free for the next."""
-        if self._handle is not None:
-            with suppress(nbd.Error):
-                self._handle.shutdown()
+        """Say goodbye, so that a server of one connection is free for the next; nbd_shutdown(3) would wait for ever."""
+        if self._handle is None or not self._handle.aio_is_ready():
+            return
+        with suppress(nbd.Error, OSError):
+            self._handle.aio_disconnect()
+            self._until(self._is_over, GOODBYE_S)
+
+    def _is_over(self) -> bool:
+        return bool(self.handle.aio_is_closed() or self.handle.aio_is_dead())
 
 
 def _tcp_of(handle: nbd.NBD) -> socket.socket | None:

@@ -1,0 +1,70 @@
+"""Who is told of what becomes of a job or a transfer, and how that went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """A command, a webhook, both or neither."""
+
+    command: str = ""
+    """A program and its arguments, as a shell would split them; no shell runs it."""
+    url: str = ""
+    secret: Path | None = None
+    """A file whose content signs what the webhook gets."""
+
+
+NOBODY = Receivers()
+
+
+class Way(StrEnum):
+    COMMAND = "command"
+    URL = "url"
+
+
+class NoticeState(StrEnum):
+    WAITING = "waiting"
+    """Not delivered yet; tried again by itself."""
+    DELIVERED = "delivered"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeView:
+    """One event on its way to one receiver, as a person sees it."""
+
+    event_id: str
+    event: str
+    about: str
+    """job or transfer, or test."""
+    subject: str
+    """The id of that job or transfer."""
+    to: str
+    """The program, or scheme and host of the URL: what else stands there may be secret."""
+    state: NoticeState
+    created: str
+    tries: int = 0
+    sentence: str = ""
+    """Why the last try failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notifying:
+    """Who is told of everything in a state folder (the URL as `told_as` has it), and how the last notices went."""
+
+    receivers: Receivers
+    notices: tuple[NoticeView, ...]
+
+
+def told_as(way: Way, to: str) -> str:
+    """How a receiver is named where others may read it: without arguments, path or password."""
+    if way is Way.URL:
+        url = urlsplit(to)
+        port = f":{url.port}" if url.port else ""
+        return f"{url.scheme}://{url.hostname}{port}/..."
+    return to.split(maxsplit=1)[0]
