@@ -80,7 +80,7 @@ def kept(folder: Path, clock: Hand) -> Iterator[Limits]:
 
 def passing(limits: Limits) -> Throttle:
     """What a job's bytes pass."""
-    return Throttle(above=limits.at("memory", (host_slot("memory"), "storage slow")), rank=2)
+    return Throttle(above=limits.at("memory", (host_slot("memory"), "storage slow of memory")), rank=2)
 
 
 def test_a_window_begins_and_ends_for_who_is_at_work(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vmferry.cli.moving import Detach, KeepSource, OnlyPlan, Overwrite, by_target, move
+from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
 from vmferry.cli.options import (
     Connect,
     Disks,
@@ -40,6 +41,9 @@ def migrate(
     limit: Limit = None,
     priority: PriorityLevel = "normal",
     keep_source: KeepSource = False,
+    notify_command: NotifyCommand = "",
+    notify_url: NotifyUrl = "",
+    notify_secret: NotifySecret = None,
     plan: OnlyPlan = False,
     detach: Detach = False,
     json: Json = False,
@@ -61,6 +65,7 @@ def migrate(
         keep_source=keep_source,
         overwrite=overwrite,
         priority=priority,
+        notify=receivers(notify_command, notify_url, notify_secret),
     )
     raise typer.Exit(move(client(ctx, state, json=json), request, plan=plan, detach=detach, json=json))
 
