@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.seen import TWO_DISKS, nothing_of_ours, of_snapshot, untouched
+from tests.libvirt.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
+from tests.libvirt.test_lab_hosts import MOVING
 
-from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost
+from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 
 LEASE = DiskSpec("vdc", storage="shared", format="raw", size_mib=1, lease=True)
 WRITER = GuestSpec("writer", disks=(*TWO_DISKS, LEASE), rate=100)
@@ -28,20 +29,9 @@ def folder_on(host: LabHost, guest: LabGuest, storage: str = "san2") -> Path:
     return folder
 
 
-def test_a_quick_relocation_carries_disks_snapshots_and_memory_and_loses_nothing(
-    fleet: ManagedLab, make_guest_on: MakeGuestOn
-) -> None:
+def arrived(fleet: ManagedLab, guest: LabGuest, folder: Path) -> dict[str, Path]:
+    """The guest runs on host2 alone and goes on writing; its disks there by target."""
     one, two = fleet.lab.hosts
-    guest = make_guest_on(one, WRITER)
-    vda, vdb = guest.place.images["vda"], guest.place.images["vdb"]
-    snapshot = of_snapshot(vda, "before", TWO_DISKS[0])
-    quiet = untouched(vdb, "raw", TWO_DISKS[1])
-    guest.wait_acks(50)
-    folder = folder_on(two, guest)
-
-    ended = fleet.migrate(guest, two, "--path", folder, "--via", "quick", "--max-pause", "30s")
-
-    assert ended.code == 0, ended.out + ended.err
     assert guest.runs_on() == ["host2"]
     guest.moved_to(two)
     guest.wait_acks(50)
@@ -50,14 +40,108 @@ def test_a_quick_relocation_carries_disks_snapshots_and_memory_and_loses_nothing
     verdict = guest.verdict()
     assert verdict.clean, verdict
     assert guest.errors() == []
-    assert guest.images() == {"vda": str(folder / vda.name), "vdb": str(folder / vdb.name), "vdc": str(LEASE_AT(guest))}
-    assert of_snapshot(folder / vda.name, "before", TWO_DISKS[0]) == snapshot
-    assert untouched(folder / vdb.name, "raw", TWO_DISKS[1]) == quiet
-    assert not vda.exists()
-    assert not vdb.exists()
-    nothing_of_ours(vda.parent, folder)
+    moved = {
+        target: folder / image.name
+        for target, image in guest.place.images.items()
+        if image.parent.parent.name == "san1"
+    }
+    stayed = {target: image for target, image in guest.place.images.items() if target not in moved}
+    assert guest.images() == {target: str(image) for target, image in (moved | stayed).items()}
+    assert [image for target, image in guest.place.images.items() if target in moved and image.exists()] == []
+    nothing_of_ours(one.storage("san1"), folder)
     assert guest.name not in one.run("virsh", "list", "--all", "--name")
+    return moved
 
 
-def LEASE_AT(guest: LabGuest) -> Path:
-    return guest.place.images["vdc"]
+def test_a_quick_relocation_carries_disks_snapshots_and_memory_and_loses_nothing(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, WRITER)
+    snapshot = of_snapshot(guest.place.images["vda"], "before", TWO_DISKS[0])
+    quiet = untouched(guest.place.images["vdb"], "raw", TWO_DISKS[1])
+    guest.wait_acks(50)
+    folder = folder_on(two, guest)
+
+    ended = fleet.migrate(guest, two, "--path", folder, "--via", "quick", "--max-pause", "60s")
+
+    assert ended.code == 0, ended.out + ended.err
+    moved = arrived(fleet, guest, folder)
+    assert of_snapshot(moved["vda"], "before", TWO_DISKS[0]) == snapshot
+    assert untouched(moved["vdb"], "raw", TWO_DISKS[1]) == quiet
+    two.run("virsh", "destroy", guest.name)
+    check_image(moved["vda"])
+    receipt = fleet.manager.receipt(fleet.manager.jobs()[0]["id"])
+    assert receipt["verified"] is True
+    assert receipt["technology"] == "quick relocation"
+    two.run("virsh", "start", guest.name)
+    guest.wait_writing()
+
+
+def test_a_live_relocation_under_kvm_loses_no_write_and_no_page(fleet: ManagedLab, make_guest_on: MakeGuestOn) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, MOVING)
+    guest.wait_acks(20)
+    folder = folder_on(two, guest)
+
+    ended = fleet.migrate(guest, two, "--path", folder, "--via", "live")
+
+    assert ended.code == 0, ended.out + ended.err
+    arrived(fleet, guest, folder)
+
+
+def test_a_vm_that_is_off_goes_over_the_lan_and_starts_there(fleet: ManagedLab, make_guest_on: MakeGuestOn) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, WRITER)
+    guest.wait_acks(50)
+    guest.stop_writing()
+    one.run("virsh", "destroy", guest.name)
+    folder = folder_on(two, guest)
+
+    ended = fleet.migrate(guest, two, "--path", folder)
+
+    assert ended.code == 0, ended.out + ended.err
+    moved = {target: folder / guest.place.images[target].name for target in ("vda", "vdb")}
+    assert guest.verdict(moved).clean
+    guest.moved_to(two)
+    two.run("virsh", "start", guest.name)
+    guest.wait_writing()
+    assert guest.runs_on() == ["host2"]
+
+
+def test_a_relocation_that_is_cancelled_leaves_the_guest_where_it_was(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, WRITER)
+    guest.wait_acks(50)
+    folder = folder_on(two, guest)
+    job = fleet.detached(guest, two, "--path", folder, "--via", "quick", "--limit", "2MiB", "--max-pause", "60s")
+    wait_for(lambda: list(folder.glob("*.part")), "the copy to begin", 120)
+
+    assert fleet.manager.run("job", "cancel", job).code == 0
+
+    wait_for(lambda: fleet.manager.state(job) == "undone", "the job to be undone", 120)
+    assert guest.runs_on() == ["host1"]
+    guest.wait_acks(50)
+    assert list(folder.iterdir()) == []
+    assert guest.name not in two.run("virsh", "list", "--all", "--name")
+    nothing_of_ours(one.storage("san1"), folder)
+
+
+def test_what_stands_against_a_relocation_is_told_before_the_vm_is_touched(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, WRITER)
+    for words, why in (
+        (("--path", two.storage("san1") / "no-such"), "is not a folder"),
+        (("--path", one.storage("san2")), "it lies in no storage of that host"),
+        (("--path", two.storage("san2"), "--via", "live"), "without KVM"),
+        (("--path", two.storage("san2"), "--via", "lan"), "the VM is running"),
+    ):
+        ended = fleet.migrate(guest, two, *words)
+        assert ended.code == 3, ended.out + ended.err
+        assert why in " ".join((ended.out + ended.err).split())
+    assert fleet.manager.jobs() == []
+    assert guest.name not in two.run("virsh", "list", "--all", "--name")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -39,5 +39,7 @@ def lab_link(
     from vmferry.cli.lab_page import print_lab
     from vmferry.lab import commands
     from vmferry.lab.host import DEFAULT_PLACE
+    from vmferry.lab.links import Cut as LinkCut
 
-    print_lab(commands.link(host, at or DEFAULT_PLACE, rate=rate, cut=cut, heal=heal), json=json)
+    how = cast("LinkCut | None", cut.value if cut else None)
+    print_lab(commands.link(host, at or DEFAULT_PLACE, rate=rate, cut=how, heal=heal), json=json)
