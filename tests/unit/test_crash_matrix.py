@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
-from chaos_worlds import UUID, Bench, Scenario, at, broken, kill
+from chaos_worlds import FAR, UUID, Bench, Scenario, at, broken, kill
 
 from vmferry.errors import HostUnreachable
-from vmferry.hosts.memory import Moment, World
+from vmferry.hosts.memory import Killed, Moment, World
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import JobState, Power, Technology
 from vmferry.strategies import STRATEGIES
@@ -70,6 +70,8 @@ LOOKS = {"vm", "vms", "power", "active_image", "image", "folder", "allocated", "
 LOOKS |= {"arrived", "announced", "definition", "mark_of", "misses"}
 LOOKS |= {"unchanged_since", "mirroring", "saved", "spent"}
 
+
+HANDING_OVER = {"relinquish", "migrate", "resume", "release"}
 
 T = TypeVar("T")
 
@@ -181,6 +183,23 @@ def test_no_write_is_lost_when_qemu_dies_at_any_call(scenario: Scenario) -> None
     _, found = moments(scenario)
     for moment in some(scenario, [m for m in found if m.when == "before"], 9):
         bench = new(scenario, hook=at(moment.number, moment.when, kill_qemu))
+        assert_kept(bench, moment, qemu_died=True)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.relocates and s.power is not Power.OFF], ids=str)
+def test_no_write_is_lost_when_qemu_dies_at_the_destination_and_the_worker_with_it(scenario: Scenario) -> None:
+    """It may have run there since: to go back to the source would lose what it wrote."""
+    _, found = moments(scenario)
+    sample = some(scenario, found, 12)
+    for moment in (m for m in found if m in sample or m.call in HANDING_OVER):
+        bench = new(scenario)
+
+        def die(world: World, bench: Bench = bench) -> None:
+            bench.world.tick()
+            kill_qemu(bench.world.at(FAR))
+            raise Killed
+
+        bench.hook = at(moment.number, moment.when, die)
         assert_kept(bench, moment, qemu_died=True)
 
 
