@@ -6,11 +6,12 @@ VMFERRY_EVERY=1 strikes every step with every fault and writes docs/fault-matrix
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import libvirt
 import pytest
@@ -21,9 +22,12 @@ from tests.libvirt.matrix import record
 from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
 
+from vmferry.errors import HostUnreachable
+from vmferry.fence import Fence
 from vmferry.hosts import written
+from vmferry.hosts.libvirt import LibvirtHosts
 from vmferry.lab import Lab, LabHost, wait_for
-from vmferry.model import Technology
+from vmferry.model import Technology, Token
 from vmferry.strategies import STRATEGIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
@@ -69,6 +73,20 @@ def fleet(whole_fleet: ManagedLab, two_hosts: Lab) -> Iterator[ManagedLab]:
         two_hosts.link(name).heal()
         if not agent.alive:
             agent.start()
+
+
+def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: Lab, tmp_path: Path) -> None:
+    """To give up a VM, or to take its placeholder away, must not seem to have worked."""
+    one = two_hosts.host("host1")
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, Token("abcd2345", 1))
+    unknown = str(uuid4())
+    asks: list[Callable[[str], object]] = [host.arrived, host.announced, host.withdraw, host.relinquish]
+    for ask in asks:
+        assert not ask(unknown)
+        one.kill_libvirtd()
+        with pytest.raises(HostUnreachable):
+            ask(unknown)
+        one.start_libvirtd()
 
 
 @pytest.mark.timeout(600)

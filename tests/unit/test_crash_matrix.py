@@ -108,6 +108,13 @@ def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
     assert bench.stuck == []
 
 
+def test_a_look_at_the_source_just_as_the_guest_has_left_it_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmferry.steps.progress.LOOK_S", 0.0)
+    bench = new(Scenario(Technology.LIVE_RELOCATION, Power.RUNNING))
+    assert assert_kept(bench, "migrate") is JobState.DONE
+    assert [name for name, outcome in bench.memo.items() if not outcome["ok"]] == []
+
+
 def test_a_cancel_while_the_agent_is_late_thaws_the_guest_as_well() -> None:
     bench = new(Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.UNSURE))
 

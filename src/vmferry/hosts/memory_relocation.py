@@ -157,6 +157,7 @@ class RelocatingHost(FilesHost):
             machine.live = None
             if machine.definition is None:
                 del world.machines[uuid]
+        watch.check()  # whoever follows may look at the source once more, just as it ends
 
     def standing_s(self, uuid: str) -> float:
         return 0.1
