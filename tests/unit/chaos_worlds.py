@@ -242,6 +242,9 @@ class BenchDesk:
     def says(self, now: str) -> None:
         pass
 
+    def waits(self, why: str) -> None:
+        pass
+
     def forecast(self, pause_s: float) -> None:
         pass
 
