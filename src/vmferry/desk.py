@@ -60,6 +60,8 @@ class Board:
         disks = tuple(DiskProgress(d.target, 0, sum(image.data_bytes for image in d.images)) for d in plan.disks)
         self._progress = Progress(steps=len(plan.steps), disks=disks)
         self._samples: deque[tuple[float, int]] = deque()
+        self._does = ""
+        """What it was at before it had to wait for a host; empty while it does not."""
 
     @property
     def progress(self) -> Progress:
@@ -67,7 +69,15 @@ class Board:
 
     def show(self, **shown: object) -> None:
         with self._lock:
+            self._does = "" if "now" in shown else self._does
             self._progress = replace(self._progress, **shown)  # type: ignore[arg-type]
+        self._changed()
+
+    def waits(self, why: str) -> None:
+        """Show why nothing goes on, until something does."""
+        with self._lock:
+            self._does = self._does or self._progress.now
+            self._progress = replace(self._progress, now=why)
         self._changed()
 
     def disk(self, seen: DiskProgress, held: str = "") -> None:
@@ -75,8 +85,9 @@ class Board:
         with self._lock:
             disks = {disk.target: disk for disk in self._progress.disks} | {seen.target: seen}
             rate, left = self._look(disks)
-            seen_now = {"rate_bytes_s": rate, "seconds_left": left, "held": held}
-            self._progress = replace(self._progress, disks=tuple(disks.values()), **seen_now)  # type: ignore[arg-type]
+            now, self._does = self._does or self._progress.now, ""
+            shown = replace(self._progress, now=now, rate_bytes_s=rate, seconds_left=left, held=held)
+            self._progress = replace(shown, disks=tuple(disks.values()))
         self._changed()
 
     def _look(self, disks: Mapping[str, DiskProgress]) -> tuple[float, float | None]:
@@ -161,6 +172,9 @@ class JobDesk:
 
     def says(self, now: str) -> None:
         self.board.show(now=now)
+
+    def waits(self, why: str) -> None:
+        self.board.waits(why)
 
     def forecast(self, pause_s: float) -> None:
         self.board.show(pause_forecast_s=pause_s)

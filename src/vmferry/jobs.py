@@ -362,7 +362,7 @@ class Jobs:
             try:
                 return self._hosts.open(connect, token)
             except HostUnreachable as away:
-                desk.says(str(away))
+                desk.waits(str(away))
                 desk.deaf().wait(RETRY_S)
 
     def _facts(self, token: Token) -> JobFacts:

@@ -216,7 +216,7 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
             act()
             return DONE
         except HostUnreachable as away:
-            job.desk.says(str(away))
+            job.desk.waits(str(away))
             try:
                 job.desk.wait(RETRY_S)
             except Cancelled as cancelled:

@@ -242,6 +242,9 @@ class BenchDesk:
     def says(self, now: str) -> None:
         pass
 
+    def waits(self, why: str) -> None:
+        pass
+
     def forecast(self, pause_s: float) -> None:
         pass
 
@@ -272,6 +275,7 @@ def broken(bench: Bench, end: JobState, *, qemu_died: bool = False) -> list[str]
         found += [f"{path} is left over" for path in host.files if "vmferry-" in str(path)]
         found += [f"the bookmarks {path} are left over" for path in host.bookmarks]
     found += [f"{url} is still served" for url in world.served]
+    found += [f"{job} may still come in" for job in far.receiving]
     moved = end is JobState.DONE
     for image in plan.images:
         gone, there = (image.source, image.destination) if moved else (image.destination, image.source)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
-from chaos_worlds import UUID, Bench, Scenario, at, broken, kill
+from chaos_worlds import FAR, UUID, Bench, Scenario, at, broken, kill
 
 from vmferry.errors import HostUnreachable
-from vmferry.hosts.memory import Moment, World
+from vmferry.hosts.memory import Killed, Moment, World
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import JobState, Power, Technology
 from vmferry.strategies import STRATEGIES
@@ -71,6 +71,8 @@ LOOKS |= {"arrived", "announced", "definition", "mark_of", "misses"}
 LOOKS |= {"unchanged_since", "mirroring", "saved", "spent"}
 
 
+HANDING_OVER = {"relinquish", "migrate", "resume", "release"}
+
 T = TypeVar("T")
 
 
@@ -104,6 +106,13 @@ def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
     bench = new(scenario)
     assert assert_kept(bench, scenario) is JobState.DONE
     assert bench.stuck == []
+
+
+def test_a_look_at_the_source_just_as_the_guest_has_left_it_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmferry.steps.progress.LOOK_S", 0.0)
+    bench = new(Scenario(Technology.LIVE_RELOCATION, Power.RUNNING))
+    assert assert_kept(bench, "migrate") is JobState.DONE
+    assert [name for name, outcome in bench.memo.items() if not outcome["ok"]] == []
 
 
 def test_a_cancel_while_the_agent_is_late_thaws_the_guest_as_well() -> None:
@@ -181,6 +190,23 @@ def test_no_write_is_lost_when_qemu_dies_at_any_call(scenario: Scenario) -> None
     _, found = moments(scenario)
     for moment in some(scenario, [m for m in found if m.when == "before"], 9):
         bench = new(scenario, hook=at(moment.number, moment.when, kill_qemu))
+        assert_kept(bench, moment, qemu_died=True)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.relocates and s.power is not Power.OFF], ids=str)
+def test_no_write_is_lost_when_qemu_dies_at_the_destination_and_the_worker_with_it(scenario: Scenario) -> None:
+    """It may have run there since: to go back to the source would lose what it wrote."""
+    _, found = moments(scenario)
+    sample = some(scenario, found, 12)
+    for moment in (m for m in found if m in sample or m.call in HANDING_OVER):
+        bench = new(scenario)
+
+        def die(world: World, bench: Bench = bench) -> None:
+            bench.world.tick()
+            kill_qemu(bench.world.at(FAR))
+            raise Killed
+
+        bench.hook = at(moment.number, moment.when, die)
         assert_kept(bench, moment, qemu_died=True)
 
 

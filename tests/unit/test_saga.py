@@ -73,7 +73,7 @@ class Bench:
     def wait(self, seconds: float) -> None:
         pass
 
-    def says(self, now: str) -> None:
+    def waits(self, why: str) -> None:
         pass
 
     def state(self, state: JobState, why: str = "", kind: str = "") -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import libvirt
 
-from vmferry.errors import HostRefused, HostUnreachable, NoSuchVm, SavedStateSpent, VmferryError
+from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
 from vmferry.hosts import files, written
 from vmferry.hosts.acting import acting
 from vmferry.hosts.exports import Exports
@@ -168,7 +168,7 @@ def _served(transfer: DiskTransfer) -> bool:
 
 @contextmanager
 def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
-    """A host that cannot be reached is no damaged image: the job waits for it. Raises HostUnreachable."""
+    """A host that cannot be reached is no damaged image: the job waits for it. Raises AgentUnreachable."""
     try:
         yield
     except VmferryError as error:
@@ -176,7 +176,7 @@ def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
         if _served(transfer) and isinstance(cause, OSError) and cause.errno in LOST:
             source = transfer.source
             named = source.known_as.partition(":")[0] if isinstance(source, Place) else ""
-            raise HostUnreachable(host=named, reason=cause.strerror or str(cause)) from error
+            raise AgentUnreachable(host=named, reason=cause.strerror or str(cause)) from error
         raise
 
 

@@ -340,7 +340,16 @@ class LibvirtHost(Between):
         return next((d for d in domain_xml.disks(root) if domain_xml.target_of(d) == target), None)
 
     def _call(self, uuid: str, action: str, act: Callable[[libvirt.virDomain], R]) -> R:
-        return self._link.call(action, lambda conn: act(self._lookup(conn, uuid)))
+        return self._link.call(action, lambda conn: self._acted(act, self._lookup(conn, uuid)))
+
+    def _acted(self, act: Callable[[libvirt.virDomain], R], domain: libvirt.virDomain) -> R:
+        """A VM without a definition may go between two calls: to another host, say."""
+        try:
+            return act(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise NoSuchVm(vm=domain.name(), host=self.name) from error
+            raise
 
 
 def _real(where: Where) -> Where:

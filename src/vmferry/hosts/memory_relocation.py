@@ -48,6 +48,7 @@ class RelocatingHost(FilesHost):
         with self._act("end_serving") as (world, _):
             for url in [url for url in world.served if url.startswith(f"nbds://{self.name}/")]:
                 del world.served[url]
+            world.receiving.discard(self._job)
 
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         with self._look("misses") as world:
@@ -99,8 +100,8 @@ class RelocatingHost(FilesHost):
         with self._act("adopt") as (world, middle):
             machine = world.machines.setdefault(definition.uuid, Machine("", definition.uuid))
             self._write_down(machine, definition)
+            machine.definition = dict(machine.definition or {}) | dict(changes.disks)  # libvirt defines all at once
             middle()
-            machine.definition = dict(machine.definition or {}) | dict(changes.disks)
             if machine.nvram is not None:
                 machine.nvram = changes.files.get(machine.nvram, machine.nvram)
             for disks in machine.snapshots.values():
@@ -131,7 +132,8 @@ class RelocatingHost(FilesHost):
             file.state = None
 
     def receive(self, uuid: str) -> str:
-        with self._act("receive"):
+        with self._act("receive") as (world, _):
+            world.receiving.add(self._job)
             return self.name
 
     def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
@@ -155,6 +157,7 @@ class RelocatingHost(FilesHost):
             machine.live = None
             if machine.definition is None:
                 del world.machines[uuid]
+        watch.check()  # whoever follows may look at the source once more, just as it ends
 
     def standing_s(self, uuid: str) -> float:
         return 0.1

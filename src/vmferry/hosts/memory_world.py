@@ -148,6 +148,8 @@ class World:
     networks: set[str] = field(default_factory=set)
     served: dict[str, File] = field(default_factory=dict)
     """What any host reads of another one, by URL."""
+    receiving: set[str] = field(default_factory=set)
+    """Jobs for which a guest may come in."""
     root: World | None = None
     """The host that this one is a peer of."""
 

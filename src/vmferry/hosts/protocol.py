@@ -225,7 +225,7 @@ class Host(Protocol):
         """
 
     def end_serving(self) -> None:
-        """Nothing of this job is served any more."""
+        """Nothing of this job is served any more, and nothing that `receive` let in passes."""
 
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         """Networks and bridges that the VM is connected to, once mapped, and that are not here."""

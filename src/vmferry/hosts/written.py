@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,10 +101,13 @@ def marked(domain: libvirt.virDomain) -> str:
 
 
 def find(conn: libvirt.virConnect, known: str) -> libvirt.virDomain | None:
-    """By UUID or name."""
+    """By UUID or name. Raises libvirtError when libvirt does not answer: that is no answer that it is not there."""
     for lookup in (conn.lookupByUUIDString, conn.lookupByName):
-        with contextlib.suppress(libvirt.libvirtError):
+        try:
             return lookup(known)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                raise
     return None
 
 

@@ -36,6 +36,10 @@ class ServedHost:
         return (self.state / "address").read_text().strip()
 
     @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> Path:
         return self.state.with_name(f"{self.state.name}.log")
 

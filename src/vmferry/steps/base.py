@@ -55,6 +55,9 @@ class Desk(Protocol):
     def says(self, now: str) -> None:
         """Report what happens, in words."""
 
+    def waits(self, why: str) -> None:
+        """Report what it waits for; said until progress is reported, or what happens."""
+
     def forecast(self, pause_s: float) -> None:
         """Report the pause expected if the job were cut over now."""
 

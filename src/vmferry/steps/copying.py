@@ -38,6 +38,7 @@ class CopyBase(Step):
             job.there.drop(job.closed(job.base_transfer(image)))
         if job.plan.relocates:
             job.host.end_serving()
+            job.there.end_serving()
 
 
 class CompareBase(Step):

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmferry.errors import SourceFilling
+from vmferry.errors import NoSuchVm, SourceFilling
 from vmferry.model import DiskProgress, Phase
 from vmferry.steps.base import Job
 from vmferry.transfer import Throttle
 
+LOOK_S = 1.0
 SOURCE_FLOOR_BYTES = 64 << 20
 """The guest must never meet a full source storage because of its overlay: below this the job gives up."""
 
@@ -39,7 +40,7 @@ class DeskWatch:
 
     def check(self) -> None:
         self._job.desk.check()
-        if time.monotonic() - self._looked >= 1.0:
+        if time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             spare_source(self._job)
 
@@ -50,7 +51,10 @@ def spare_source(job: Job) -> None:
         return
     for disk in job.frozen_disks:
         folder = job.host.folder(disk.overlays.parent)
-        active = job.host.active_image(job.uuid, disk.target)
+        try:
+            active = job.host.active_image(job.uuid, disk.target)
+        except NoSuchVm:
+            return  # it has just left for the other host: nothing grows here any more
         grown = job.host.allocated(active) if isinstance(active, Path) else 0
         if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:
             raise SourceFilling(path=folder.path, free=folder.free_bytes >> 20)

@@ -59,7 +59,7 @@ class Relinquish(Step):
     says = "giving up the VM at the source"
 
     def do(self, job: Job) -> None:
-        if defined(job.host, job.uuid):
+        if written(job) is None and defined(job.host, job.uuid):  # cut off half way, it has lost its snapshots
             job.facts.put("definition", job.host.definition(job.uuid).dump())
         job.host.relinquish(job.uuid)
 
@@ -105,8 +105,8 @@ class LayOverlays(Step):
 class Migrate(Step):
     """Let libvirt carry memory and the last changes while the guest runs, then let it run there.
 
-    It arrives standing: what is not released there has never run there, so that an end in doubt is
-    decided for the source as long as QEMU lives there.
+    It arrives standing, and it is written down before it is let run: what was not has never run there, so that an
+    end in doubt is decided for the source. What was may have, and its disks are the newer ones whatever became of it.
     """
 
     says = "migrating the guest to the other host"
@@ -120,8 +120,7 @@ class Migrate(Step):
         if power is not Power.OFF:
             self._carry(job)
         begun = time.monotonic()
-        if job.facts.get("ran"):
-            job.there.resume(job.uuid)
+        self._let_go(job)
         job.facts.put("pause_s", round(stood_s(job, time.monotonic() - begun), 4))
 
     def _carry(self, job: Job) -> None:
@@ -132,19 +131,31 @@ class Migrate(Step):
             job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
         note_standing(job)
 
+    def _let_go(self, job: Job) -> None:
+        """Raises GuestGone for one that ended before it was let run: the source has all that it wrote."""
+        if job.facts.get("let go") is not True:
+            if not job.there.arrived(job.uuid):
+                raise GuestGone(vm=job.plan.vm)
+            job.facts.put("let go", value=True)
+        if job.facts.get("ran") and power_of(job.there, job.uuid) is Power.PAUSED:
+            job.there.resume(job.uuid)
+
     def undo(self, job: Job) -> None:
         self._back(job)
 
     def _back(self, job: Job) -> None:
         """After an attempt that was cut off: the guest lives at the source, so the destination's half has to go."""
+        job.there.end_serving()
         job.there.unload(job.uuid)
         if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
             job.host.resume(job.uuid)
 
     def found(self, job: Job) -> bool:
-        return self.crossed(job) and not (job.facts.get("ran") and job.there.power(job.uuid) is Power.PAUSED)
+        return self.crossed(job) and not (job.facts.get("ran") and power_of(job.there, job.uuid) is Power.PAUSED)
 
     def crossed(self, job: Job) -> bool:
+        if job.facts.get("let go") is True:
+            return True
         return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
 
 

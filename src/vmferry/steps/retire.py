@@ -23,6 +23,7 @@ class Retire(Step):
         job.there.remove(job.memory)
         if job.plan.relocates:
             job.host.end_serving()
+            job.there.end_serving()
             job.host.remove(job.saved)
         if job.plan.keep_source:
             self._keep(job)

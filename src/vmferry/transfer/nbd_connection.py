@@ -150,11 +150,14 @@ def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Turn libnbd's error into an OSError with the server's errno."""
+    """Turn libnbd's error into an OSError with the server's errno.
+
+    One without is no answer of the server: TLS tells so of a connection that broke.
+    """
     try:
         yield
     except nbd.Error as error:
-        raise OSError(error.errnum or errno.EIO, error.string) from None
+        raise OSError(error.errnum or errno.ECONNRESET, error.string) from None
 
 
 def _references(parts: Parts) -> list[int]:

@@ -1,0 +1,183 @@
+"""Relocations struck by every fault at every step: one runnable VM, no write lost, an end or a true sentence.
+
+VMFERRY_EVERY=1 strikes every step with every fault and writes docs/fault-matrix.md; the default takes a sample.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import libvirt
+import pytest
+from tests.libvirt.conftest import MakeGuestOn
+from tests.libvirt.faults import ENDS, FAULTS, Case, Fault
+from tests.libvirt.fleets import ManagedLab, managed
+from tests.libvirt.matrix import record
+from tests.libvirt.seen import nothing_of_ours
+from tests.libvirt.test_lab_hosts import MOVING
+
+from vmferry.errors import HostUnreachable
+from vmferry.fence import Fence
+from vmferry.hosts import written
+from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.lab import Lab, LabHost, wait_for
+from vmferry.model import Technology, Token
+from vmferry.strategies import STRATEGIES
+
+PAGE = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
+NAMED = {"quick": "Quick relocation", "live": "Live relocation"}
+ROWS = {
+    NAMED["quick"]: STRATEGIES[Technology.QUICK_RELOCATION].names,
+    NAMED["live"]: STRATEGIES[Technology.LIVE_RELOCATION].names,
+}
+COLUMNS = [fault.name for fault in FAULTS]
+BY_NAME = {fault.name: fault for fault in FAULTS}
+SAMPLE = [
+    ("quick", "CopyBase", "source agent killed"),
+    ("quick", "CarryMemory", "destination agent killed"),
+    ("quick", "Resume", "manager killed"),
+    ("quick", "Merge", "destination QEMU killed"),
+    ("live", "CopyBase", "link cut for 5 s"),
+    ("live", "Migrate", "manager killed"),
+    ("live", "Migrate", "source agent killed"),
+    ("live", "Migrate", "source QEMU killed"),
+    ("live", "Migrate", "destination libvirtd killed"),
+    ("live", "Retire", "source agent killed"),
+]
+EVERY = [(via, step, fault) for via in NAMED for step in ROWS[NAMED[via]] for fault in COLUMNS]
+CASES = EVERY if os.environ.get("VMFERRY_EVERY") else SAMPLE
+SLOW = {"CopyBase": ("--limit", "8MiB")}
+NARROW = {"Migrate": "100mbit", "CarryMemory": "100mbit"}
+"""So that a step lasts long enough to be struck in its midst."""
+WORDS = {"quick": ("--via", "quick", "--max-pause", "60s"), "live": ("--via", "live")}
+
+
+@pytest.fixture(scope="module")
+def whole_fleet(labs: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedLab]:
+    assert callable(labs)
+    with managed(labs(2), tmp_path_factory.mktemp("faults").name) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(whole_fleet: ManagedLab, two_hosts: Lab) -> Iterator[ManagedLab]:
+    """The same one for all cases; mended, whatever the last one left of it."""
+    yield whole_fleet
+    for name, agent in whole_fleet.agents.items():
+        two_hosts.link(name).heal()
+        if not agent.alive:
+            agent.start()
+
+
+def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: Lab, tmp_path: Path) -> None:
+    """To give up a VM, or to take its placeholder away, must not seem to have worked."""
+    one = two_hosts.host("host1")
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, Token("abcd2345", 1))
+    unknown = str(uuid4())
+    asks: list[Callable[[str], object]] = [host.arrived, host.announced, host.withdraw, host.relinquish]
+    for ask in asks:
+        assert not ask(unknown)
+        one.kill_libvirtd()
+        with pytest.raises(HostUnreachable):
+            ask(unknown)
+        one.start_libvirtd()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("via", "step", "fault"), CASES, ids=lambda word: str(word).replace(" ", "-"))
+def test_a_relocation_that_is_struck_leaves_one_vm_that_runs_and_loses_nothing(
+    via: str, step: str, fault: str, fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, replace(MOVING, name=f"{via} {step} {FAULTS.index(BY_NAME[fault])}"))
+    guest.wait_acks(20)
+    folder = two.storage("san2") / guest.name
+    folder.mkdir()
+    fleet.lab.link("host2").shape(NARROW.get(step))
+    job = fleet.detached(guest, two, "--path", folder, *WORDS[via], *SLOW.get(step, ()))
+    case = Case(fleet, guest, folder, job, step)
+    struck, told = strike(case, BY_NAME[fault])
+    judge(case, BY_NAME[fault])
+    if os.environ.get("VMFERRY_EVERY"):
+        text = f"{told} ({datetime.now(UTC):%Y-%m-%d})" if struck else "-"
+        record(PAGE, ROWS, COLUMNS, (NAMED[via], f"{step} / {fault}", text))
+
+
+def strike(case: Case, fault: Fault) -> tuple[bool, str]:
+    """Make the fault, mend it, go on. Returns whether there was anything to strike, and how the job ended."""
+    manager = case.fleet.manager
+    try:
+        wait_for(lambda: case.step in manager.steps(case.job) or case.ended(), f"{case.step}", 180)
+        assert case.step in manager.steps(case.job), manager.job(case.job)
+        struck = fault.inject(case)
+    finally:
+        fault.mend(case)
+    case.fleet.lab.link("host2").shape(None)
+    first = ended(case)
+    if first != "stuck":
+        return struck, first
+    sentence = manager.job(case.job)["sentence"]
+    assert len(sentence) > 20, sentence
+    retried = manager.run("job", "retry", case.job)
+    assert retried.code in (0, 5), retried.out + retried.err
+    wait_for(lambda: case.state() not in ("stuck",), "the retry to begin", 60)
+    return struck, f"stuck, then {ended(case)}"
+
+
+def ended(case: Case) -> str:
+    with suppress(TimeoutError):
+        case.fleet.manager.run("recover")
+    wait_for(lambda: case.state() in ENDS, f"job {case.job} to end: {case.says()}", 120)
+    return case.state()
+
+
+def judge(case: Case, fault: Fault) -> None:
+    guest, (one, two) = case.guest, case.hosts
+    state = case.state()
+    told = case.fleet.manager.job(case.job)
+    able = [host.name for host in case.hosts if can_run(host, guest.place.uuid)]
+    assert able == [{"done": "host2", "undone": "host1"}[state]], told
+    host = case.fleet.lab.host(able[0])
+    if state == "done":
+        guest.moved_to(two)
+    if power(host, guest.place.uuid) == libvirt.VIR_DOMAIN_SHUTOFF:
+        assert fault.ends_guest, told
+        assert guest.verdict().clean, guest.verdict()
+        host.run("virsh", "start", guest.name)
+        guest.wait_writing()
+    assert guest.runs_on() == able, told
+    guest.wait_acks(10)
+    guest.stop_writing()
+    verdict = guest.verdict()
+    assert verdict.clean, verdict
+    assert guest.errors() == []
+    source = one.storage("san1") / guest.name
+    nothing_of_ours(source, case.folder)
+    assert (sorted(source.iterdir()) == []) == (state == "done"), list(source.iterdir())
+    assert (sorted(case.folder.iterdir()) == []) == (state == "undone"), list(case.folder.iterdir())
+    for each in case.hosts:
+        assert each.run("find", "/run", "-path", f"/run/vmferry/*{case.job}*") == ""
+
+
+def can_run(host: LabHost, uuid: str) -> bool:
+    """It runs or stands there, or could be started: whatever libvirt knows of it, but a placeholder."""
+    connection = host.connect()
+    try:
+        domain = written.find(connection, uuid)
+        return domain is not None and written.marked(domain) == ""
+    finally:
+        connection.close()
+
+
+def power(host: LabHost, uuid: str) -> int:
+    connection = host.connect()
+    try:
+        return int(connection.lookupByUUIDString(uuid).state()[0])
+    finally:
+        connection.close()
