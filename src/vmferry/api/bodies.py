@@ -54,11 +54,13 @@ class MoveBody(BaseModel):
     priority: Priority = Priority.NORMAL
     to: Name | None = None
     networks: dict[Name, Name] = Field(default_factory=dict, max_length=256)
+    iso: Literal["copy", "same", "eject"] = "copy"
 
     def request(self) -> MoveRequest:
         return MoveRequest(
             to=self.to,
             networks=self.networks,
+            iso=self.iso,
             vm=self.vm,
             connect=self.connect,
             path=self.path,

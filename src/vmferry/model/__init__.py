@@ -3,7 +3,7 @@
 Bytes are integers in bytes, times are seconds, paths are absolute and mean a file on the record's host.
 """
 
-from vmferry.model.definitions import Changes, Definition, WrittenSnapshot
+from vmferry.model.definitions import Changes, Definition, Lack, WrittenSnapshot
 from vmferry.model.jobs import (
     ACTIVE,
     ALLOWED,
@@ -71,6 +71,7 @@ __all__ = [
     "ImageMove",
     "JobState",
     "JobView",
+    "Lack",
     "MoveRequest",
     "Phase",
     "Placed",

@@ -34,6 +34,8 @@ class MoveRequest:
     """The host to go to, `vmferry migrate`; None: its own."""
     networks: dict[str, str] = field(default_factory=dict)
     """A network or bridge here to the one that stands for it there."""
+    iso: str = "copy"
+    """What becomes of the discs in the drives of a VM that goes to another host: copy, same or eject."""
 
 
 # -- what is planned
@@ -173,6 +175,8 @@ class Plan:
     to: str | None = None
     """The host it goes to; None: it stays on its own."""
     networks: Mapping[str, str] = field(default_factory=dict)
+    media: Mapping[str, Placed | None] = field(default_factory=dict)
+    """Drives whose disc is not copied: another image of that content there, or nothing."""
 
     @property
     def relocates(self) -> bool:

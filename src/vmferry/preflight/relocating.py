@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from vmferry.errors import NoSuchVm, PathRefused
-from vmferry.model import Disk, Finding, MoveRequest, Severity, Vm, Where
+from vmferry.model import Changes, Disk, FileMove, Finding, MoveRequest, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
 from vmferry.preflight.platform import platform_findings
 
@@ -35,10 +36,10 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
     return Finding(Severity.NOTE, what)
 
 
-def of_vm(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
+def of_vm(ends: Ends, vm: Vm, request: MoveRequest, files: Collection[FileMove]) -> list[Finding]:
     return [
         *_of_name(ends, vm),
-        *_of_networks(ends, vm, request),
+        *_of_written(ends, vm, request, files),
         *platform_findings(ends.host.needs(vm.uuid), ends.there.platform()),
     ]
 
@@ -54,12 +55,19 @@ def _of_name(ends: Ends, vm: Vm) -> list[Finding]:
     return []
 
 
-def _of_networks(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
+def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Collection[FileMove]) -> list[Finding]:
+    """What its definition names of a host's own."""
     definition = ends.host.definition(vm.uuid)
-    return [
+    changes = Changes(files={file.source: file.destination for file in files}, networks=request.networks)
+    networks = [
         blocker(
             f"{vm.name} is connected to {network}, which {ends.there.name} does not have",
             f"make it there, or map it to another one with --network {network}=NAME",
         )
         for network in ends.there.misses(definition, request.networks)
     ]
+    lacks = [
+        blocker(f"{vm.name} uses {lack.what}, which {ends.there.name} does not have", lack.cure)
+        for lack in ends.there.lacks(definition, changes)
+    ]
+    return networks + lacks
