@@ -59,7 +59,8 @@ class Relinquish(Step):
     says = "giving up the VM at the source"
 
     def do(self, job: Job) -> None:
-        if defined(job.host, job.uuid):
+        """Read once: an attempt that was cut off may have forgotten its snapshots already."""
+        if written(job) is None and defined(job.host, job.uuid):
             job.facts.put("definition", job.host.definition(job.uuid).dump())
         job.host.relinquish(job.uuid)
 
