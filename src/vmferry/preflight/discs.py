@@ -47,6 +47,9 @@ def _of_drive(told: Discs, ends: Ends, disk: Disk, request: MoveRequest) -> None
         told.found.append(blocker(what, "eject it on the way with --iso eject"))
     elif stays(ends, disk):
         told.found.append(stays_note(ends, disk))
+    elif _content(ends.host, image.path) is None:
+        what = f"{image.path} in {disk.target} lies in no storage of {ends.host.name}, so it cannot be read there"
+        told.found.append(blocker(what, "declare one with `vmferry storage add`, or use --iso eject"))
     elif request.iso == "same":
         _same(told, ends, disk, image.path)
     else:
@@ -64,11 +67,7 @@ def _same(told: Discs, ends: Ends, disk: Disk, path: Path) -> None:
 def _copied(told: Discs, ends: Ends, disk: Disk, to: Path) -> None:
     """One that lies there already, with the same content, is not copied again: discs are shared by many VMs."""
     path = disk.active.path
-    if isinstance(path, Path) and _content(ends.host, path) is None:
-        what = f"{path} in {disk.target} lies in no storage of {ends.host.name}, so it cannot be copied"
-        cure = "declare one with `vmferry storage add`, or use --iso same or --iso eject"
-        told.found.append(blocker(what, cure))
-    elif isinstance(path, Path) and ends.there.exists(to) and _equal(ends, path, to):
+    if isinstance(path, Path) and ends.there.exists(to) and _equal(ends, path, to):
         told.media[disk.target] = Placed(to, disk.active.format)
         told.found.append(_note(f"{path} in {disk.target} is at {to} already, with the same content"))
     else:

@@ -105,7 +105,8 @@ def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: Discs) -> tuple[li
             notes.append(to)
         elif to is not None:
             wanted.append(_to(request, disk, to, ends.there))
-    if not any(w.disk.device == "disk" or not ends.apart for w in wanted):
+    off = vm.power is Power.OFF or not ends.apart
+    if not any(off or (w.disk.device == "disk" and not w.disk.readonly) for w in wanted):
         raise UsageError(reason=f"{vm.name} has no disk that moves by itself: name one with --disk TARGET=DIR")
     return wanted, notes
 

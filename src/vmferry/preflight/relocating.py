@@ -22,13 +22,12 @@ def stays(ends: Ends, disk: Disk) -> bool:
     where = disk.active.path if disk.chain else None
     if not isinstance(where, Path) or disk.active.volume:
         return False
-    here = ends.host.folder(where.parent)
-    if not here.storage:
-        return False
     try:
-        return ends.there.folder(where.parent).storage == here.storage and ends.there.exists(where)
+        here = ends.host.folder(where.parent)
+        same = bool(here.storage) and ends.there.folder(where.parent).storage == here.storage
+        return same and ends.there.exists(where)
     except PathRefused:
-        return False  # no storage of that host
+        return False  # it lies in no storage of one of them
 
 
 def stays_note(ends: Ends, disk: Disk) -> Finding:

@@ -55,16 +55,14 @@ class Retire(Step):
         definition = written(job)
         if definition is None or not job.plan.relocates:
             return []
-        disks = {
-            disk.target: disk.from_._replace(path=names.get(_file(disk.active), _file(disk.active)))
-            for disk in job.plan.disks
-            if not disk.active.from_volume
-        }
-        volumes = {disk.target: disk.from_ for disk in job.plan.disks if disk.active.from_volume}
+        disks = {disk.target: disk.from_ for disk in job.frozen_disks}
+        for disk in job.plan.disks:
+            if not disk.active.from_volume and (kept := names.get(_file(disk.active))):
+                disks[disk.target] = disk.from_._replace(path=kept)
         beside = next(iter(names.values()), job.saved).parent
-        kept = self._kept(job, beside / f"{job.plan.vm.replace('/', '_')}.xml")
-        job.host.keep_definition(definition, Changes(disks | volumes), kept)
-        return [str(kept)]
+        xml = self._kept(job, beside / f"{job.plan.vm.replace('/', '_')}.xml")
+        job.host.keep_definition(definition, Changes(disks), xml)
+        return [str(xml)]
 
     def _kept(self, job: Job, source: Path) -> Path:
         day = job.facts.get("kept_day")
