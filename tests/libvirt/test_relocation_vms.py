@@ -546,33 +546,35 @@ def test_a_kept_source_can_be_defined_by_hand_and_starts(
     assert str(kept) in str(fleet.manager.receipt(fleet.manager.jobs()[0]["id"]))
 
 
-CHECKPOINT = (
-    "<domaincheckpoint><name>{name}</name><disks><disk name='{disk}' checkpoint='bitmap'/></disks></domaincheckpoint>"
-)
+CHECKPOINT = "<domaincheckpoint><name>{}</name><disks><disk name='{}' checkpoint='bitmap'/></disks></domaincheckpoint>"
 
 
-@pytest.mark.parametrize(
-    ("spec", "via"), [(ONE_DISK, QUICK), (BARE, LIVE), (ONE_DISK, LAN)], ids=["quick", "live", "lan"]
-)
-def test_checkpoints_and_their_bitmaps_are_carried_or_named(
-    spec: GuestSpec, via: tuple[str, ...], fleet: ManagedLab, make_guest_on: MakeGuestOn
+def test_checkpoints_go_with_a_vm_that_is_off_and_keep_one_that_runs_where_it_is(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
 ) -> None:
     one, two = fleet.lab.hosts
-    guest = make_guest_on(one, spec)
-    disk = spec.disks[0].target
+    guest = make_guest_on(one, ONE_DISK)
     for name in ("monday", "tuesday"):
         file = one.at / "checkpoint.xml"
-        file.write_text(CHECKPOINT.format(name=name, disk=disk))
+        file.write_text(CHECKPOINT.format(name, SMALL.target))
         virsh(one, "checkpoint-create", guest.place.uuid, file)
         guest.wait_acks(10)
-    if via is LAN:
-        off(one, guest)
-    folder = moved(fleet, guest, *via)
-    print(virsh(two, "checkpoint-list", guest.place.uuid))
-    if via is not LAN:
-        judged(guest)
-        virsh(two, "destroy", guest.place.uuid)
-    print(run("qemu-img", "info", str(folder / guest.place.images[disk].name)))
-    assert "monday" in virsh(two, "checkpoint-list", guest.place.uuid)
+    said = refused(fleet, guest)
+    assert "its checkpoints (monday, tuesday) stand on bitmaps" in said
+    assert "shut the VM down" in said
+    off(one, guest)
+    tree, held = virsh(one, "checkpoint-list", guest.place.uuid, "--tree"), bitmaps(guest.place.images["vda"])
+    assert list(held) == ["monday", "tuesday"]
+
+    folder = moved(fleet, guest)
+
+    assert virsh(two, "checkpoint-list", guest.place.uuid, "--tree") == tree
+    assert bitmaps(folder / "vda.qcow2") == held
     virsh(two, "start", guest.place.uuid)
     guest.wait_writing()
+    virsh(two, "checkpoint-dumpxml", guest.place.uuid, "monday", "--size")  # fails where a bitmap is broken
+
+
+def bitmaps(image: Path) -> dict[str, object]:
+    told = json.loads(run("qemu-img", "info", "--output=json", str(image)))
+    return {bitmap["name"]: bitmap["flags"] for bitmap in told["format-specific"]["data"]["bitmaps"]}

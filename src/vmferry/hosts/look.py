@@ -41,6 +41,7 @@ def read_vm(domain: libvirt.virDomain) -> Vm:
         nvram=_nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
+        checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints()),
         agent=_agent(root),
         touched_bytes=_touched(domain) if now is not Power.OFF else 0,
         precopy=may_precopy(root),

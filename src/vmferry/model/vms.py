@@ -119,6 +119,7 @@ class Vm:
     tpm: Path | None = None
     """The folder of an emulated TPM's state."""
     snapshots: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
     agent: bool = False
     """The guest agent answers."""
     touched_bytes: int = 0
