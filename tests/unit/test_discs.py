@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos_worlds import FAR
+from chaos_worlds import FAR, UUID
 
+from vmferry import preflight
 from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File
+from vmferry.hosts.memory_world import File, add_machine
 from vmferry.model import Disk, Image, MoveRequest, Placed, Power, Severity, Url, Vm, Where
 from vmferry.preflight.discs import Discs, discs
 from vmferry.preflight.findings import Ends
@@ -74,3 +75,12 @@ def test_a_drive_of_the_host_itself_can_only_be_ejected(world: World) -> None:
 def test_a_disc_over_the_network_stays(world: World) -> None:
     found = told(world, "copy", Url("nbd://images/a"), volume=True)
     assert (blockers(found), found.copied, found.media) == ([], {}, {})
+
+
+def test_memory_is_never_saved_into_the_library_of_a_disc_that_comes_first(world: World) -> None:
+    disks = {"hda": ((ISO, "raw"),), "hdb": ((Path("/fast/b.img"), "raw"),)}
+    add_machine(world, "vm", UUID, disks).readonly = frozenset({"hda"})
+    request = MoveRequest("vm", "memory", disks={"hda": Path("/vms"), "hdb": Path("/vms")}, via="quick", to=FAR)
+    ground = InMemory(world)
+    plan = preflight.plan(request, MemoryHost(ground, name="memory"), MemoryHost(ground, name=FAR), {})
+    assert [(disk.target, disk.frozen) for disk in plan.disks] == [("hdb", True), ("hda", False)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.hosts.lacking import lacks
-from vmferry.model import Changes, Definition
+from vmferry.model import Changes, Definition, WrittenSnapshot
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
 NAMED = [
@@ -76,6 +76,7 @@ def test_a_pipe_may_be_one_for_each_way(tmp_path: Path) -> None:
 
 def test_a_template_is_not_needed_where_the_variables_come_along(tmp_path: Path) -> None:
     carried = Changes(files={Path("/none"): Path("/there")})
+    assert named("os", f"<nvram template='{tmp_path}/no'>/other</nvram>", carried) != []
     assert named("os", f"<nvram template='{tmp_path}/no'>/none</nvram>", carried) == []
 
 
@@ -93,3 +94,17 @@ def test_what_libvirt_makes_itself_and_what_has_no_place_is_nothing_to_miss() ->
     xml = "<channel type='unix'><source mode='connect' path='/var/lib/libvirt/qemu/channel/x'/></channel>"
     xml += "<serial type='pty'/><console type='tcp'><source host='h' service='1'/></console><emulator/>"
     assert named("devices", xml) == []
+
+
+def test_a_snapshot_names_its_own_memory_and_the_images_of_other_branches(tmp_path: Path) -> None:
+    names = ("memory", "branch", "chain")
+    memory, branch, chain = (tmp_path / name for name in names)
+    xml = f"<domainsnapshot><memory snapshot='external' file='{memory}'/><disks><disk name='vda'>"
+    xml += f"<source file='{branch}'/></disk></disks><domain><devices><disk><source file='{chain}'/></disk>"
+    xml += "<disk device='cdrom'><source file='/old.iso'/></disk></devices></domain></domainsnapshot>"
+    definition = Definition(UUID, "<domain/>", (WrittenSnapshot("then", xml),))
+    told = [lack.what for lack in lacks(definition, Changes(files={chain: Path("/new/chain")}))]
+    assert told == [f"snapshot then's file {memory}", f"snapshot then's file {branch}"]
+    memory.touch()
+    branch.touch()
+    assert lacks(definition, Changes(files={chain: Path("/new/chain")})) == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vmferry.hosts import domain_xml, written
 from vmferry.hosts.domain_xml import Element
-from vmferry.model import Changes, Definition, Lack
+from vmferry.model import Changes, Definition, Lack, WrittenSnapshot
 
 _COPY = "copy it there under the same name"
 _FOLDER = "make its folder there"
@@ -29,13 +29,10 @@ _OURS = Path("/var/lib/libvirt/qemu")
 
 def lacks(definition: Definition, changes: Changes) -> Sequence[Lack]:
     root = domain_xml.parse(written.text(definition, changes))
-    found = [
-        *_files(root),
-        *([] if changes.files else _nvram(root)),
-        *_characters(root),
-        *_shared(root),
-        *_devices(root),
-    ]
+    brought = set(changes.files.values())
+    found = [*_files(root), *_nvram(root, brought), *_characters(root), *_shared(root), *_devices(root)]
+    for snapshot in definition.snapshots:
+        found += _snapshot(snapshot, changes.files)
     return list(dict.fromkeys(found))
 
 
@@ -50,9 +47,13 @@ def _files(root: Element) -> Iterator[Lack]:
             yield from _lack(what, Path("/", (element.text or "").strip()), _COPY)
 
 
-def _nvram(root: Element) -> Iterator[Lack]:
+def _nvram(root: Element, brought: Collection[Path]) -> Iterator[Lack]:
     """Its template is needed only where no file of variables comes along."""
     for element in root.iterfind("./os/nvram[@template]"):
+        source = element.find("source")
+        name = (element.text or "") if source is None else source.get("file", "")
+        if Path("/", name.strip()) in brought:
+            continue
         yield from _lack("the template of the firmware's variables", Path("/", element.get("template", "")), _COPY)
 
 
@@ -101,6 +102,21 @@ def _shared(root: Element) -> Iterator[Lack]:
             yield from _within("the folder of the vhost-user socket", Path(source.get("path", "")))
     for element in root.iterfind("./devices/memory/source/path"):
         yield from _lack("the memory device's file", Path("/", (element.text or "").strip()), _COPY)
+
+
+def _snapshot(snapshot: WrittenSnapshot, brought: Mapping[Path, Path]) -> Iterator[Lack]:
+    """Memory of its own, and images that no disk of the VM stands on any more: another branch of the tree."""
+    root = domain_xml.parse(snapshot.xml)
+    named = [memory.get("file", "") for memory in root.iterfind("./memory[@file]")]
+    named += [source.get("file", "") for source in root.iterfind("./disks/disk/source[@file]")]
+    disks = [disk for disk in root.iterfind("./domain/devices/disk") if disk.get("device", "disk") == "disk"]
+    named += [source.get("file", "") for disk in disks for source in disk.iterfind("source[@file]")]
+    for path in map(Path, named):
+        if path not in brought:
+            cure = (
+                f"copy it there under the same name, or remove the snapshot: `virsh snapshot-delete VM {snapshot.name}`"
+            )
+            yield from _lack(f"snapshot {snapshot.name}'s file", path, cure)
 
 
 def _devices(root: Element) -> Iterator[Lack]:

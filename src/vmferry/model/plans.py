@@ -158,6 +158,7 @@ class Plan:
     technology: Technology
     steps: tuple[str, ...]
     disks: tuple[DiskMove, ...]
+    """Those that take writes first: the VM's memory and small files go where the first one does."""
     files: tuple[FileMove, ...]
     power: Power
     persistent: bool

@@ -45,13 +45,13 @@ def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, i
     vm = host.vm(request.vm)
     drives = discs(ends, vm, request) if ends.apart else Discs()
     wanted, notes = _wanted(request, vm, ends, drives)
-    moves = tuple(_move(w, ends, vm) for w in wanted if w.disk.chain)
+    moves = tuple(sorted((_move(w, ends, vm) for w in wanted if w.disk.chain), key=lambda move: not move.frozen))
     files = tuple(f for f in file_moves(vm, moves, request.path, apart=ends.apart) if host.exists(f.source))
     found = [*notes, *drives.found, *findings.of_memory(vm), *findings.of_disks(vm, [w.disk for w in wanted])]
     found += volumes.of_volumes(there, vm, wanted, overwrite=request.overwrite)
     found += findings.of_images(ends, vm, moves, files)
     if ends.apart:
-        found += relocating.of_vm(ends, vm, request, files)
+        found += relocating.of_vm(ends, vm, request, _brought(moves, files))
         ruled = technologies.ruled_out_apart(vm, [w.disk for w in wanted])
     else:
         ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
@@ -139,6 +139,12 @@ def _move(wanted: Wanted, ends: Ends, vm: Vm) -> DiskMove:
         image.path for image in wanted.disk.chain if disc or any(u != vm.uuid for u in ends.host.users(image.path))
     }
     return disk_move(vm, wanted, shared)
+
+
+def _brought(moves: tuple[DiskMove, ...], files: tuple[FileMove, ...]) -> dict[Path, Path]:
+    images = [(image.source, image.destination) for move in moves for image in move.images]
+    both = images + [(file.source, file.destination) for file in files]
+    return {old: new for old, new in both if isinstance(old, Path) and isinstance(new, Path)}
 
 
 def _plan(

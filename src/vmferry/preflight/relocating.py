@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmferry.errors import NoSuchVm, PathRefused
-from vmferry.model import Changes, Disk, FileMove, Finding, MoveRequest, Severity, Vm, Where
+from vmferry.model import Changes, Disk, Finding, MoveRequest, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
 from vmferry.preflight.platform import platform_findings
 
@@ -35,7 +35,8 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
     return Finding(Severity.NOTE, what)
 
 
-def of_vm(ends: Ends, vm: Vm, request: MoveRequest, files: Collection[FileMove]) -> list[Finding]:
+def of_vm(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
+    """`files`: old place to new place of all that comes along."""
     return [
         *_of_name(ends, vm),
         *_of_written(ends, vm, request, files),
@@ -54,10 +55,10 @@ def _of_name(ends: Ends, vm: Vm) -> list[Finding]:
     return []
 
 
-def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Collection[FileMove]) -> list[Finding]:
-    """What its definition names of a host's own."""
+def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
+    """What its definition names of a host's own, and the other one has not; what is gone on both is no news."""
     definition = ends.host.definition(vm.uuid)
-    changes = Changes(files={file.source: file.destination for file in files}, networks=request.networks)
+    missed_here = {lack.what for lack in ends.host.lacks(definition, Changes())}
     networks = [
         blocker(
             f"{vm.name} is connected to {network}, which {ends.there.name} does not have",
@@ -67,6 +68,7 @@ def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Collection[File
     ]
     lacks = [
         blocker(f"{vm.name} uses {lack.what}, which {ends.there.name} does not have", lack.cure)
-        for lack in ends.there.lacks(definition, changes)
+        for lack in ends.there.lacks(definition, Changes(files=files))
+        if lack.what not in missed_here
     ]
     return networks + lacks
