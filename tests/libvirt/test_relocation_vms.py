@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,9 +32,10 @@ RUNNING = pytest.mark.parametrize(("spec", "via"), [(ONE_DISK, QUICK), (BARE, LI
 LAN = ("--via", "lan")
 
 
-@pytest.fixture
-def fleet(two_hosts: Lab, tmp_path: Path) -> Iterator[ManagedLab]:
-    with managed(two_hosts, tmp_path.name) as managed_lab:
+@pytest.fixture(scope="module")
+def fleet(labs: Callable[[int], Lab]) -> Iterator[ManagedLab]:
+    """One for all tests here, none of which breaks a host."""
+    with managed(labs(2), "vms") as managed_lab:
         yield managed_lab
 
 
@@ -71,10 +72,10 @@ def moved(fleet: ManagedLab, guest: LabGuest, *words: str | Path) -> Path:
 
 def refused(fleet: ManagedLab, guest: LabGuest, *words: str | Path) -> str:
     """It has been refused before anything was touched. Returns what was said."""
-    two = fleet.lab.host("host2")
+    two, jobs = fleet.lab.host("host2"), len(fleet.manager.jobs())
     ended = fleet.migrate(guest, two, "--path", folder_on(two, guest), *words)
     assert ended.code == 3, ended.out + ended.err
-    assert fleet.manager.jobs() == []
+    assert len(fleet.manager.jobs()) == jobs
     assert guest.place.uuid not in virsh(two, "list", "--all", "--uuid")
     return " ".join((ended.out + ended.err).split())
 
@@ -287,9 +288,9 @@ def connected(host: LabHost, guest: LabGuest, kind: str, name: str) -> None:
 
 
 @pytest.fixture
-def bridges(two_hosts: Lab) -> Iterator[None]:
+def bridges(fleet: ManagedLab) -> Iterator[None]:
     """Bridge br-here and network net-here on host1; br-there and net-there on host2."""
-    hosts = dict(zip(("here", "there"), two_hosts.hosts, strict=True))
+    hosts = dict(zip(("here", "there"), fleet.lab.hosts, strict=True))
     for where, host in hosts.items():
         host.run("ip", "link", "add", f"br-{where}", "type", "bridge")
         text = f"<network><name>net-{where}</name><forward mode='bridge'/><bridge name='br-{where}'/></network>"
@@ -330,9 +331,9 @@ def test_a_missing_network_is_refused_and_one_that_is_mapped_is_used(
 
 
 @pytest.fixture
-def disc(two_hosts: Lab) -> Iterator[Path]:
+def disc(fleet: ManagedLab) -> Iterator[Path]:
     """A disc in a library on host1."""
-    library = two_hosts.host("host1").storage("san1") / "isos"
+    library = fleet.lab.host("host1").storage("san1") / "isos"
     library.mkdir()
     iso = library / "tools 1.iso"
     iso.write_bytes(b"the tools " * 100_000)
