@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from vmferry.model import SAME_HOST, Disk, DiskMove, FileMove, Finding, Image, Power, Severity, Technology, Vm
-from vmferry.preflight.findings import of_disks, of_pause, stays
+from vmferry.preflight.findings import of_disks, of_memory, of_pause, stays
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
-from vmferry.preflight.technologies import choose, ruled_out
+from vmferry.preflight.technologies import choose, ruled_out, ruled_out_apart
 
 IMAGE = Image(Path("/san1/a.qcow2"), "qcow2", 1 << 30, 1 << 20)
 DISK = Disk("vda", (IMAGE,))
@@ -148,3 +148,18 @@ def test_a_pause_that_can_never_be_short_enough_is_a_blocker(
     found = of_pause(VM, technology, least_s, 2.0)
     assert [f.severity for f in found] == [Severity.BLOCKER] * blockers
     assert all("--max-pause 3s" in f.cure for f in found)
+
+
+def test_checkpoints_keep_a_running_vm_from_another_host_and_one_that_is_off_takes_them_along() -> None:
+    backed_up = replace(VM, checkpoints=("monday",))
+    ruled = {r.technology: r.why for r in ruled_out_apart(backed_up, [DISK])}
+    assert "monday" in ruled[Technology.QUICK_RELOCATION][0]
+    assert "monday" in ruled[Technology.LIVE_RELOCATION][0]
+    assert Technology.LAN not in {r.technology for r in ruled_out_apart(replace(backed_up, power=Power.OFF), [DISK])}
+
+
+def test_memory_that_libvirt_keeps_for_the_next_start_stands_against_every_move() -> None:
+    (found,) = of_memory(replace(VM, power=Power.OFF, managed_save=True))
+    assert found.severity is Severity.BLOCKER
+    assert "virsh managedsave-remove 'vm'" in found.cure
+    assert of_memory(VM) == []

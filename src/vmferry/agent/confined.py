@@ -25,7 +25,7 @@ from vmferry.model import Folder, Token, Url, Vm, Where
 from vmferry.transfer import Place, Transfer
 from vmferry.transfer.places import Scheme
 
-READ_ONLY = frozenset({"source", "backing"})
+READ_ONLY = frozenset({"source", "backing", "media"})
 ABROAD = frozenset({"there"})
 """Paths of another host, which its own agent looks at."""
 KEPT_JOBS = 1000
@@ -183,9 +183,14 @@ class ToStorages:
         """A file that lies in another VM's disks is not this job's: its shared base may be read."""
         if not path.exists() or (use.read_only and use.vm is None):
             return
-        users = set(self._looking.users(path))
+        users = {user for user in self._looking.users(path) if not (use.read_only and self._disc_of(user, path))}
         if users and (use.vm not in users if use.read_only else users - {use.vm}):
             raise self._refused(path, f"it is a disk of VM {', '.join(sorted(users - {use.vm}))}")
+
+    def _disc_of(self, uuid: str, path: Path) -> bool:
+        """Has that VM the file in a drive only? A disc may lie in the drives of many."""
+        disks = [disk for disk in self._looking.vm(uuid).disks if path in {image.path for image in disk.chain}]
+        return all(disk.device == "cdrom" for disk in disks) and bool(disks)
 
     def _beside_a_vm(self, path: Path) -> bool:
         """A VM's firmware variables or TPM state, or their folder: libvirt chose where they lie."""

@@ -70,11 +70,13 @@ class MoveBody(BaseModel):
     to: Name | None = None
     networks: dict[Name, Name] = Field(default_factory=dict, max_length=256)
     notify: ReceiversBody = ReceiversBody()
+    iso: Literal["copy", "same", "eject"] = "copy"
 
     def request(self) -> MoveRequest:
         return MoveRequest(
             to=self.to,
             networks=self.networks,
+            iso=self.iso,
             vm=self.vm,
             connect=self.connect,
             path=self.path,

@@ -19,9 +19,18 @@ from vmferry.cli.options import (
     State,
     Via,
     connect_uri,
+    saying,
 )
 from vmferry.cli.session import client
 from vmferry.model import MoveRequest
+
+ISO = ("copy", "same", "eject")
+
+
+def _iso(text: str) -> str:
+    if text not in ISO:
+        raise ValueError(f"{text!r} is not one of {', '.join(ISO)}")
+    return text
 
 
 def migrate(
@@ -35,6 +44,15 @@ def migrate(
         list[str] | None,
         typer.Option("--network", metavar="HERE=THERE", help="A network or bridge there in the place of one here."),
     ] = None,
+    iso: Annotated[
+        str,
+        typer.Option(
+            "--iso",
+            metavar="|".join(ISO),
+            parser=saying(_iso),
+            help="Discs in its drives: copied, taken from the same path there (of the same content), or ejected.",
+        ),
+    ] = "copy",
     overwrite: Overwrite = False,
     via: Via = "auto",
     max_pause: MaxPause = 2.0,
@@ -59,6 +77,7 @@ def migrate(
         path=path,
         disks=by_target(disk or ()),
         networks=dict(_mapped(words) for words in network or ()),
+        iso=iso,
         via=via,
         max_pause_s=max_pause,
         limit_bytes_s=limit.bytes_s if limit else None,

@@ -12,14 +12,14 @@ from typing import TypeVar
 import libvirt
 
 from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
-from vmferry.hosts import files, written
+from vmferry.hosts import files, lacking, tpm, written
 from vmferry.hosts.acting import acting
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.link import Link
 from vmferry.hosts.migrating import Crossing, Incoming, migrate
 from vmferry.hosts.protocol import DiskTransfer
 from vmferry.hosts.saved_state import spent_name
-from vmferry.model import Changes, Definition, Token
+from vmferry.model import Changes, Definition, Lack, Token
 from vmferry.transfer import Place, Transfer, Watch
 
 T = TypeVar("T")
@@ -66,6 +66,12 @@ class Between:
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         return self._link.call("list its networks", lambda c: written.misses(c, definition, networks))
 
+    def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
+        return lacking.lacks(definition, changes)
+
+    def content_of(self, path: Path) -> str:
+        return files.content_of(path)
+
     @acting
     def announce(self, definition: Definition) -> None:
         self._link.call("announce the VM", lambda c: written.announce(c, definition, self._job, self.name))
@@ -97,11 +103,31 @@ class Between:
 
     @acting
     def reclaim(self, definition: Definition) -> None:
+        """Its TPM's state too: libvirt removes that with a QEMU that ends while the VM is not defined."""
+        if not tpm.folder(definition.uuid).is_dir():
+            tpm.write(definition.uuid, definition.tpm)
         self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
 
     @acting
     def adopt(self, definition: Definition, changes: Changes) -> None:
+        if changes.cold:
+            tpm.write(definition.uuid, definition.tpm)
         self._link.call("define the VM", lambda c: written.write(c, definition, changes))
+
+    @acting
+    def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
+        """With its TPM's state, which libvirt has removed where the VM left while it ran."""
+        if not tpm.folder(definition.uuid).is_dir():
+            tpm.write(definition.uuid, definition.tpm)
+        files.write_private(path, written.text(definition, changes).encode())
+
+    @acting
+    def clear_out(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            if written.find(conn, uuid) is None:
+                tpm.remove(uuid)
+
+        self._link.call("clear out what the VM has left", act)
 
     @acting
     def void(self, memory: Path) -> None:

@@ -139,6 +139,18 @@ def replace_places(root: Element, images: Mapping[str, Placed], files: Mapping[P
     return etree.tostring(root) != before
 
 
+def change_media(root: Element, media: Mapping[str, Placed | None]) -> None:
+    """Put another disc into these drives, or none."""
+    for disk in disks(root):
+        target = target_of(disk)
+        if target in media and (placed := media[target]) is not None:
+            place(disk, placed)
+        elif target in media:
+            for name in ("source", "backingStore"):
+                for element in disk.findall(name):
+                    disk.remove(element)
+
+
 def _move_nvram(nvram: Element, files: Mapping[Path, Path]) -> None:
     if nvram.text and Path(nvram.text) in files:
         nvram.text = str(files[Path(nvram.text)])

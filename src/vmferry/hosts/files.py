@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from blake3 import blake3
+
 from vmferry.errors import DestinationExists, SourceInUse
 from vmferry.model import Folder
 from vmferry.transfer.locks import guard_reading
 
 TAG = re.compile(r"(^|\.)vmferry-[a-z0-9]{8}(\.|$)")
 """A job's id in a file's name."""
+_PIECE = 8 << 20
 
 
 def sync_folder(path: Path) -> None:
@@ -57,6 +60,30 @@ def small_copy(source: Path, destination: Path) -> None:
     finally:
         os.close(fd)
     sync_folder(destination.parent)
+
+
+def content_of(path: Path) -> str:
+    """BLAKE3 of its bytes; empty when it is no file."""
+    if not path.is_file():
+        return ""
+    hashed = blake3(max_threads=blake3.AUTO)
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            hashed.update(piece)
+    return str(hashed.hexdigest())
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """A small file, whole and durable, for its owner only."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)
 
 
 def folder(path: Path) -> Folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 import libvirt
 
 from vmferry.errors import ImageToolFailed
-from vmferry.hosts import domain_xml, images
+from vmferry.hosts import domain_xml, images, tpm
 from vmferry.hosts.domain_xml import Element
 from vmferry.model import Disk, Image, Placed, Power, Url, Vm
 
@@ -41,9 +41,11 @@ def read_vm(domain: libvirt.virDomain) -> Vm:
         nvram=_nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
+        checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints()),
         agent=_agent(root),
         touched_bytes=_touched(domain) if now is not Power.OFF else 0,
         precopy=may_precopy(root),
+        managed_save=bool(domain.hasManagedSaveImage()),
         no_save=_no_save(root, domain),
     )
 
@@ -138,7 +140,7 @@ def _tpm(root: Element, uuid: str) -> Path | None:
     backend = root.find("./devices/tpm/backend")
     if backend is None or backend.get("type") != "emulator":
         return None
-    return Path("/var/lib/libvirt/swtpm") / uuid
+    return tpm.folder(uuid)
 
 
 def _agent(root: Element) -> bool:

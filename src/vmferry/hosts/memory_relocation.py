@@ -9,7 +9,7 @@ from pathlib import Path
 from vmferry.errors import SavedStateSpent, VmExists
 from vmferry.hosts.memory_files import FilesHost
 from vmferry.hosts.memory_world import Live, Machine, World
-from vmferry.model import Changes, Definition, Placed, Power, WrittenSnapshot
+from vmferry.model import Changes, Definition, Lack, Placed, Power, WrittenSnapshot
 from vmferry.transfer import Place, Watch
 
 
@@ -54,6 +54,14 @@ class RelocatingHost(FilesHost):
         with self._look("misses") as world:
             wanted = [networks.get(name, name) for name in json.loads(definition.xml)["networks"]]
             return [name for name in wanted if name not in world.networks]
+
+    def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
+        with self._look("lacks") as world:
+            return list(world.lacks)
+
+    def content_of(self, path: Path) -> str:
+        with self._look("content_of") as world:
+            return str(sorted(world.files[path].blocks.items())) if path in world.files else ""
 
     def announce(self, definition: Definition) -> None:
         with self._act("announce") as (world, _):
@@ -119,6 +127,15 @@ class RelocatingHost(FilesHost):
             each.name: {target: Path(at) for target, at in json.loads(each.xml).items()}
             for each in definition.snapshots
         }
+
+    def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
+        with self._act("keep_definition") as (world, _):
+            world.kept[path] = definition.xml
+
+    def clear_out(self, uuid: str) -> None:
+        with self._act("clear_out") as (world, _):
+            if uuid in world.machines:
+                world.violations.append(f"{uuid} is cleared out while it is there")
 
     def void(self, memory: Path) -> None:
         with self._act("void") as (world, _):

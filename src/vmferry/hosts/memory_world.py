@@ -19,7 +19,7 @@ from threading import RLock
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.memory_cpu import Processor, platform
 from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Load, Placed, Power, Where
+from vmferry.model import Lack, Load, Placed, Power, Where
 from vmferry.model.processors import Platform
 
 BLOCK = 4 << 20
@@ -146,6 +146,9 @@ class World:
     peers: dict[str, World] = field(default_factory=dict)
     """Other hosts, by name, with files of their own."""
     networks: set[str] = field(default_factory=set)
+    lacks: list[Lack] = field(default_factory=list)
+    kept: dict[Path, str] = field(default_factory=dict)
+    """Definitions that were kept, by file."""
     served: dict[str, File] = field(default_factory=dict)
     """What any host reads of another one, by URL."""
     receiving: set[str] = field(default_factory=set)

@@ -61,9 +61,11 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
         domain = conn.lookupByUUIDString(uuid)
         root = domain_xml.parse(domain.XMLDesc(_LIVE_XML))
         written.apply(root, changes)
+        copied = [domain_xml.target_of(disk) for disk in domain_xml.disks(root) if _takes_writes(disk)]
+        copied = [target for target in copied if target in changes.disks]
         stays = {domain_xml.target_of(disk) for disk in domain_xml.disks(root)} - changes.disks.keys()
         flags = _FLAGS | (libvirt.VIR_MIGRATE_UNSAFE if stays else 0)
-        domain.migrateToURI3(incoming.connect, _parameters(incoming, changes, domain_xml.text(root)), flags)
+        domain.migrateToURI3(incoming.connect, _parameters(incoming, copied, domain_xml.text(root)), flags)
 
     def carry() -> None:
         try:
@@ -86,13 +88,18 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
         raise failed[0]
 
 
-def _parameters(incoming: Incoming, changes: Changes, xml: str) -> dict[str, object]:
+def _takes_writes(disk: domain_xml.Element) -> bool:
+    """A disc in a drive has come whole before, and QEMU mirrors nothing that is read-only."""
+    return disk.get("device", "disk") == "disk" and disk.find("readonly") is None
+
+
+def _parameters(incoming: Incoming, copied: list[str], xml: str) -> dict[str, object]:
     """An empty list of disks would mean all of them to libvirt."""
-    if not changes.disks:
+    if not copied:
         raise HostRefused(host="libvirt", action="migrate it", reason="it has no disk that moves")
     return {
         libvirt.VIR_MIGRATE_PARAM_URI: incoming.memory,
         libvirt.VIR_MIGRATE_PARAM_DISKS_URI: incoming.disks,
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml,
-        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(changes.disks),
+        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: copied,
     }

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Changes, Definition, Folder, Load, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model import Changes, Definition, Folder, Lack, Load, Placed, Power, Token, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
@@ -230,6 +230,12 @@ class Host(Protocol):
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         """Networks and bridges that the VM is connected to, once mapped, and that are not here."""
 
+    def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
+        """Files, folders, sockets and devices of a host that the VM's definition names, disks aside, and not here."""
+
+    def content_of(self, path: Path) -> str:
+        """A hash of a file's bytes; empty when it is not there."""
+
     def announce(self, definition: Definition) -> None:
         """Define a placeholder: it shows the VM's name, carries the job's id, takes no memory and cannot start.
 
@@ -253,6 +259,12 @@ class Host(Protocol):
 
     def adopt(self, definition: Definition, changes: Changes) -> None:
         """Define the VM for good, in the place of this job's placeholder, with snapshots and autostart."""
+
+    def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
+        """Write it to a file that a person can define the VM from, replacing only our own."""
+
+    def clear_out(self, uuid: str) -> None:
+        """Remove what is left of a VM that has gone to another host: its TPM's state. Not of one that is defined."""
 
     def void(self, memory: Path) -> None:
         """A saved state that nobody loaded can never be loaded here. Raises SavedStateSpent if one was released."""
@@ -304,6 +316,8 @@ LOOKING = frozenset(
         "definition",
         "mark_of",
         "misses",
+        "lacks",
+        "content_of",
         "announced",
         "standing_s",
         "platform",

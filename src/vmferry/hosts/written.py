@@ -10,7 +10,7 @@ import libvirt
 from lxml import etree
 
 from vmferry.errors import VmExists
-from vmferry.hosts import domain_xml, look
+from vmferry.hosts import domain_xml, look, tpm
 from vmferry.model import Changes, Definition, Placed, Power, WrittenSnapshot
 
 MARK = "urn:vmferry:placeholder"
@@ -36,6 +36,7 @@ def read(domain: libvirt.virDomain) -> Definition:
             for each in domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
         ),
         autostart=bool(domain.isPersistent() and domain.autostart()),
+        tpm=tpm.read(domain.UUIDString()),
     )
 
 
@@ -51,12 +52,12 @@ def forget(domain: libvirt.virDomain) -> None:
 
 def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) -> None:
     """Define it, whether it runs or not, with its snapshots, checkpoints and autostart; again is fine."""
-    root = domain_xml.parse(definition.xml)
-    apply(root, changes)
-    domain = conn.defineXML(domain_xml.text(root))
+    domain = conn.defineXML(text(definition, changes))
     for snapshot in definition.snapshots:
         root = domain_xml.parse(snapshot.xml)
         domain_xml.replace_paths(root, changes.files)
+        for then in (*root.iter("domain"), *root.iter("inactiveDomain")):
+            apply(then, Changes(networks=changes.networks, media=changes.media))
         flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
         if snapshot.current:
             flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
@@ -68,9 +69,17 @@ def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) ->
     domain.setAutostart(int(definition.autostart))
 
 
+def text(definition: Definition, changes: Changes) -> str:
+    """The XML to define it from, with what is another there."""
+    root = domain_xml.parse(definition.xml)
+    apply(root, changes)
+    return domain_xml.text(root)
+
+
 def apply(root: domain_xml.Element, changes: Changes) -> None:
     """Make a domain's XML name what it has at the destination."""
     domain_xml.replace_places(root, changes.disks, changes.files)
+    domain_xml.change_media(root, changes.media)
     for _, element, attribute in _connections(root):
         element.set(attribute, changes.networks.get(element.get(attribute, ""), element.get(attribute, "")))
 
@@ -84,6 +93,8 @@ def announce(conn: libvirt.virConnect, definition: Definition, job: str, host: s
             raise VmExists(host=host, vm=there.name())
     disks = {target: Placed(NOWHERE / f"vmferry-{job}" / target, "raw") for target in _targets(root)}
     domain_xml.replace_places(root, disks, {})
+    for source in root.iterfind("./devices/disk/source[@startupPolicy]"):
+        del source.attrib["startupPolicy"]  # "optional" would start it without its disks
     metadata = root.find("metadata")
     if metadata is None:
         metadata = etree.SubElement(root, "metadata")

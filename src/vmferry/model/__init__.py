@@ -3,7 +3,7 @@
 Bytes are integers in bytes, times are seconds, paths are absolute and mean a file on the record's host.
 """
 
-from vmferry.model.definitions import Changes, Definition, WrittenSnapshot
+from vmferry.model.definitions import Changes, Definition, Lack, WrittenSnapshot
 from vmferry.model.jobs import (
     ACTIVE,
     ALLOWED,
@@ -75,6 +75,7 @@ __all__ = [
     "InForce",
     "JobState",
     "JobView",
+    "Lack",
     "LimitView",
     "Load",
     "MoveRequest",

@@ -30,6 +30,8 @@ class Definition:
     """Parents before their children."""
     checkpoints: tuple[WrittenSnapshot, ...] = ()
     autostart: bool = False
+    tpm: Mapping[str, str] = field(default_factory=dict)
+    """State of an emulated TPM: file in its folder to content, in base64. A few KiB."""
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -51,3 +53,16 @@ class Changes:
     files: Mapping[Path, Path] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     """Networks, bridges and devices of interfaces, by name."""
+    media: Mapping[str, Placed | None] = field(default_factory=dict)
+    """What lies in a drive, by target, where nothing is copied: another image of that content, or nothing."""
+    cold: bool = False
+    """It comes switched off: its TPM's state is what was written down, no QEMU has brought it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Something of the host's own that a definition names, and that is not there."""
+
+    what: str
+    """As "the kernel /boot/vmlinuz"."""
+    cure: str

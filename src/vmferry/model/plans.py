@@ -37,6 +37,8 @@ class MoveRequest:
     """A network or bridge here to the one that stands for it there."""
     notify: Receivers = NOBODY
     """Told of what becomes of it, besides those of the state folder."""
+    iso: str = "copy"
+    """What becomes of the discs in the drives of a VM that goes to another host: copy, same or eject."""
 
 
 # -- what is planned
@@ -159,6 +161,7 @@ class Plan:
     technology: Technology
     steps: tuple[str, ...]
     disks: tuple[DiskMove, ...]
+    """Those that take writes first: the VM's memory and small files go where the first one does."""
     files: tuple[FileMove, ...]
     power: Power
     persistent: bool
@@ -176,6 +179,8 @@ class Plan:
     to: str | None = None
     """The host it goes to; None: it stays on its own."""
     networks: Mapping[str, str] = field(default_factory=dict)
+    media: Mapping[str, Placed | None] = field(default_factory=dict)
+    """Drives whose disc is not copied: another image of that content there, or nothing."""
 
     @property
     def relocates(self) -> bool:

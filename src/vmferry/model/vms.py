@@ -119,12 +119,15 @@ class Vm:
     tpm: Path | None = None
     """The folder of an emulated TPM's state."""
     snapshots: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
     agent: bool = False
     """The guest agent answers."""
     touched_bytes: int = 0
     """Memory that QEMU holds for it now: what a saved state has to carry."""
     precopy: bool = True
     """Its memory may be written while it runs; not under TCG (docs/decisions/0009)."""
+    managed_save: bool = False
+    """It is off, and libvirt keeps its memory for the next start."""
     no_save: str | None = None
     """Why its memory cannot be saved (a passed-through device, for one); None when it can."""
 

@@ -71,6 +71,15 @@ def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float) -
     return [blocker(what, f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s, or use --via live")]
 
 
+def of_memory(vm: Vm) -> list[Finding]:
+    """Memory that libvirt keeps names the disks where they are now: a start would load it onto disks that are gone."""
+    if not vm.managed_save:
+        return []
+    what = f"libvirt keeps the memory of {vm.name} for its next start, as of the disks where they are now"
+    cure = f"start it and move it while it runs, or give that memory up: `virsh managedsave-remove '{vm.name}'`"
+    return [blocker(what, cure)]
+
+
 def of_disks(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
     """What makes a disk impossible to move at all."""
     return [finding for disk in disks for finding in _of_disk(vm, disk)]
@@ -209,7 +218,7 @@ def _of_users(host: Host, vm: Vm, move: DiskMove) -> list[Finding]:
         names = ", ".join(other.name for other in others)
         if not others:
             continue
-        if image is move.active:
+        if image is move.active and move.frozen:
             cure = f"shut {names} down and remove the disk there, or leave {move.target} out"
             found.append(blocker(f"{image.source} is a disk of {names} too", cure))
         else:

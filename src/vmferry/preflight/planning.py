@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vmferry.errors import NoSuchDisk, UsageError
@@ -26,6 +27,7 @@ from vmferry.model import (
     Where,
 )
 from vmferry.preflight import findings, relocating, technologies, volumes
+from vmferry.preflight.discs import Discs, discs, is_drive
 from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.strategies import STRATEGIES
@@ -41,14 +43,15 @@ def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, i
     _check_request(request)
     ends = Ends(host, there)
     vm = host.vm(request.vm)
-    wanted, notes = _wanted(request, vm, ends)
-    moves = tuple(_move(w, host, vm) for w in wanted if w.disk.chain)
-    files = file_moves(vm, moves, request.path, apart=ends.apart)
-    found = [*notes, *findings.of_disks(vm, [w.disk for w in wanted])]
+    drives = discs(ends, vm, request) if ends.apart else Discs()
+    wanted, notes = _wanted(request, vm, ends, drives)
+    moves = tuple(sorted((_move(w, ends, vm) for w in wanted if w.disk.chain), key=lambda move: not move.frozen))
+    files = tuple(f for f in file_moves(vm, moves, request.path, apart=ends.apart) if host.exists(f.source))
+    found = [*notes, *drives.found, *findings.of_memory(vm), *findings.of_disks(vm, [w.disk for w in wanted])]
     found += volumes.of_volumes(there, vm, wanted, overwrite=request.overwrite)
     found += findings.of_images(ends, vm, moves, files)
     if ends.apart:
-        found += relocating.of_vm(ends, vm, request)
+        found += relocating.of_vm(ends, vm, request, _brought(moves, files))
         ruled = technologies.ruled_out_apart(vm, [w.disk for w in wanted])
     else:
         ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
@@ -58,7 +61,7 @@ def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, i
         found.append(findings.no_precopy(vm))
     found += findings.of_space(ends, vm, moves, chosen, reserved)
     found += findings.of_pause(vm, chosen, _least_pause_s(vm, chosen, moves), request.max_pause_s)
-    return _plan(request, vm, chosen, moves, files, found, ruled)
+    return replace(_plan(request, vm, chosen, moves, files, found, ruled), media=drives.media)
 
 
 def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) -> float:
@@ -89,7 +92,7 @@ def _check_request(request: MoveRequest) -> None:
             raise UsageError(reason=f"{folder} is not an absolute path")
 
 
-def _wanted(request: MoveRequest, vm: Vm, ends: Ends) -> tuple[list[Wanted], list[Finding]]:
+def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: Discs) -> tuple[list[Wanted], list[Finding]]:
     """The disks to move, and a note for each that stays because of what it is."""
     present = {disk.target: disk for disk in vm.disks}
     for target in request.disks:
@@ -97,20 +100,23 @@ def _wanted(request: MoveRequest, vm: Vm, ends: Ends) -> tuple[list[Wanted], lis
             raise NoSuchDisk(vm=vm.name, target=target, present=", ".join(present) or "none")
     wanted, notes = [], []
     for disk in vm.disks:
-        to = request.disks.get(disk.target) or _asked(request, disk, ends)
+        to = request.disks.get(disk.target) or _asked(request, disk, ends, drives)
         if isinstance(to, Finding):
             notes.append(to)
         elif to is not None:
             wanted.append(_to(request, disk, to, ends.there))
-    if not wanted:
+    off = vm.power is Power.OFF or not ends.apart
+    if not any(off or (w.disk.device == "disk" and not w.disk.readonly) for w in wanted):
         raise UsageError(reason=f"{vm.name} has no disk that moves by itself: name one with --disk TARGET=DIR")
     return wanted, notes
 
 
-def _asked(request: MoveRequest, disk: Disk, ends: Ends) -> Where | Finding | None:
+def _asked(request: MoveRequest, disk: Disk, ends: Ends, drives: Discs) -> Where | Finding | None:
     """Where a disk goes that --disk does not name, or why it stays; None when there is nothing to say."""
     if not disk.chain:
         return None
+    if ends.apart and is_drive(disk):
+        return drives.copied.get(disk.target)
     if ends.apart:
         if relocating.stays(ends, disk):
             return relocating.stays_note(ends, disk)
@@ -126,9 +132,19 @@ def _to(request: MoveRequest, disk: Disk, to: Where, host: Host) -> Wanted:
     return Wanted(disk, volume.where if volume else to, volume, request.format, request.overlays)
 
 
-def _move(wanted: Wanted, host: Host, vm: Vm) -> DiskMove:
-    shared = {image.path for image in wanted.disk.chain if any(user != vm.uuid for user in host.users(image.path))}
+def _move(wanted: Wanted, ends: Ends, vm: Vm) -> DiskMove:
+    """A disc of a VM that goes elsewhere stays for others, as a base does that others use."""
+    disc = ends.apart and is_drive(wanted.disk)
+    shared = {
+        image.path for image in wanted.disk.chain if disc or any(u != vm.uuid for u in ends.host.users(image.path))
+    }
     return disk_move(vm, wanted, shared)
+
+
+def _brought(moves: tuple[DiskMove, ...], files: tuple[FileMove, ...]) -> dict[Path, Path]:
+    images = [(image.source, image.destination) for move in moves for image in move.images]
+    both = images + [(file.source, file.destination) for file in files]
+    return {old: new for old, new in both if isinstance(old, Path) and isinstance(new, Path)}
 
 
 def _plan(

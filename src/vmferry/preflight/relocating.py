@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmferry.errors import NoSuchVm, PathRefused
-from vmferry.model import Disk, Finding, MoveRequest, Severity, Vm, Where
+from vmferry.model import Changes, Disk, Finding, MoveRequest, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
 from vmferry.preflight.platform import platform_findings
 
@@ -21,13 +22,12 @@ def stays(ends: Ends, disk: Disk) -> bool:
     where = disk.active.path if disk.chain else None
     if not isinstance(where, Path) or disk.active.volume:
         return False
-    here = ends.host.folder(where.parent)
-    if not here.storage:
-        return False
     try:
-        return ends.there.folder(where.parent).storage == here.storage and ends.there.exists(where)
+        here = ends.host.folder(where.parent)
+        same = bool(here.storage) and ends.there.folder(where.parent).storage == here.storage
+        return same and ends.there.exists(where)
     except PathRefused:
-        return False  # no storage of that host
+        return False  # it lies in no storage of one of them
 
 
 def stays_note(ends: Ends, disk: Disk) -> Finding:
@@ -35,10 +35,11 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
     return Finding(Severity.NOTE, what)
 
 
-def of_vm(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
+def of_vm(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
+    """`files`: old place to new place of all that comes along."""
     return [
         *_of_name(ends, vm),
-        *_of_networks(ends, vm, request),
+        *_of_written(ends, vm, request, files),
         *platform_findings(ends.host.needs(vm.uuid), ends.there.platform()),
     ]
 
@@ -54,12 +55,20 @@ def _of_name(ends: Ends, vm: Vm) -> list[Finding]:
     return []
 
 
-def _of_networks(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
+def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
+    """What its definition names of a host's own, and the other one has not; what is gone on both is no news."""
     definition = ends.host.definition(vm.uuid)
-    return [
+    missed_here = {lack.what for lack in ends.host.lacks(definition, Changes())}
+    networks = [
         blocker(
             f"{vm.name} is connected to {network}, which {ends.there.name} does not have",
             f"make it there, or map it to another one with --network {network}=NAME",
         )
         for network in ends.there.misses(definition, request.networks)
     ]
+    lacks = [
+        blocker(f"{vm.name} uses {lack.what}, which {ends.there.name} does not have", lack.cure)
+        for lack in ends.there.lacks(definition, Changes(files=files))
+        if lack.what not in missed_here
+    ]
+    return networks + lacks

@@ -35,8 +35,8 @@ def ruled_out_apart(vm: Vm, wanted_disks: Sequence[Disk]) -> tuple[Ruled, ...]:
     """The same for another host."""
     return _ruled(
         {
-            Technology.LIVE_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_migrated(vm)],
-            Technology.QUICK_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_saved(vm)],
+            Technology.LIVE_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_bitmaps(vm), *_migrated(vm)],
+            Technology.QUICK_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_bitmaps(vm), *_saved(vm)],
             Technology.LAN: _off(vm),
         }
     )
@@ -102,6 +102,14 @@ def _frozen(disks: Sequence[Disk]) -> list[str]:
         for disk in disks
         if disk.shareable
     ]
+
+
+def _bitmaps(vm: Vm) -> list[str]:
+    """QEMU writes bitmaps into an image when it ends: in a copy made before they are there, but of no use."""
+    if not vm.checkpoints:
+        return []
+    names = ", ".join(vm.checkpoints)
+    return [f"its checkpoints ({names}) stand on bitmaps that are in their images only while it is off"]
 
 
 def _mirror(disks: Sequence[Disk], files: Collection[FileMove]) -> list[str]:

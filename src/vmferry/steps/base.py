@@ -11,7 +11,19 @@ from blake3 import blake3
 
 from vmferry.hosts.protocol import DiskTransfer, Host
 from vmferry.hosts.qemu_names import qemu_name
-from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Phase, Plan, Url, Where
+from vmferry.model import (
+    Changes,
+    DiskMove,
+    DiskProgress,
+    FileMove,
+    ImageMove,
+    JobState,
+    Phase,
+    Placed,
+    Plan,
+    Url,
+    Where,
+)
 from vmferry.transfer import Place, Throttle, Transfer
 
 Fact = str | int | float | bool | None | list[str]
@@ -189,6 +201,10 @@ class Job:
         moved = {image.source: image.destination for image in self.plan.images}
         files = {s: d for s, d in moved.items() if isinstance(s, Path) and isinstance(d, Path)}
         return files | self.file_paths()
+
+    def changes(self, disks: Mapping[str, Placed]) -> Changes:
+        """What is another at the destination once these are the active images."""
+        return Changes(disks, self.file_paths(), self.plan.networks, self.plan.media)
 
     def file_paths(self) -> dict[Path, Path]:
         return {file.source: file.destination for file in self.plan.files}

@@ -8,12 +8,12 @@ destination has to give it up first: as long as it does not answer, nobody runs 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged
 from vmferry.hosts.protocol import Host
-from vmferry.model import Changes, Definition, Power
+from vmferry.model import Definition, Power
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import below, drop_overlay_copy, rounds
 from vmferry.steps.progress import DeskWatch, copy_verified, phase
@@ -59,7 +59,8 @@ class Relinquish(Step):
     says = "giving up the VM at the source"
 
     def do(self, job: Job) -> None:
-        if written(job) is None and defined(job.host, job.uuid):  # cut off half way, it has lost its snapshots
+        """Read once: an attempt that was cut off may have forgotten its snapshots already."""
+        if written(job) is None and defined(job.host, job.uuid):
             job.facts.put("definition", job.host.definition(job.uuid).dump())
         job.host.relinquish(job.uuid)
 
@@ -125,7 +126,7 @@ class Migrate(Step):
 
     def _carry(self, job: Job) -> None:
         self._back(job)
-        changes = Changes(last_images(job), job.file_paths(), job.plan.networks)
+        changes = job.changes(last_images(job))
         with phase(job, "migrate"):
             to = job.there.receive(job.uuid)
             job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
@@ -172,7 +173,8 @@ class Arrive(Step):
         if definition is None:
             raise NoSuchVm(vm=job.plan.vm, host=job.plan.connect)
         disks = last_images(job) if self.overlaid else {disk.target: disk.to for disk in job.plan.disks}
-        job.there.adopt(definition, Changes(disks, job.paths(), job.plan.networks))
+        changes = replace(job.changes(disks), files=job.paths(), cold=not self.overlaid)
+        job.there.adopt(definition, changes)
 
     def undo(self, job: Job) -> None:
         """Cut off before it took effect."""

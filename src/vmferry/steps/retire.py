@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import NotSeenRunning
-from vmferry.model import ImageMove, Placed, Where
+from vmferry.model import Changes, ImageMove, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import forget_overlay_copy, rounds
-from vmferry.steps.relocation import forget_carried
+from vmferry.steps.relocation import forget_carried, written
 
 
 class Retire(Step):
@@ -28,6 +29,8 @@ class Retire(Step):
         if job.plan.keep_source:
             self._keep(job)
         self._remove(job)
+        if job.plan.relocates and not job.plan.keep_source:
+            job.host.clear_out(job.uuid)
         self._forget(job)
 
     def _keep(self, job: Job) -> None:
@@ -45,7 +48,22 @@ class Retire(Step):
                 job.host.rename(_file(image), kept)
             if backing is not None:
                 job.host.rebase(kept, Placed(backing, image.backing_format or "raw"))
-        job.facts.put("kept", [str(path) for path in names.values()])
+        kept_files = [str(path) for path in names.values()]
+        job.facts.put("kept", kept_files + self._keep_definition(job, names))
+
+    def _keep_definition(self, job: Job, names: Mapping[Path, Path]) -> list[str]:
+        """On a host that has forgotten the VM: what to define it from, on the kept images."""
+        definition = written(job)
+        if definition is None or not job.plan.relocates:
+            return []
+        disks = {disk.target: disk.from_ for disk in job.frozen_disks}
+        for disk in job.plan.disks:
+            if not disk.active.from_volume and (kept := names.get(_file(disk.active))):
+                disks[disk.target] = disk.from_._replace(path=kept)
+        beside = next(iter(names.values()), job.saved).parent
+        xml = self._kept(job, beside / f"{job.plan.vm.replace('/', '_')}.xml")
+        job.host.keep_definition(definition, Changes(disks), xml)
+        return [str(xml)]
 
     def _kept(self, job: Job, source: Path) -> Path:
         day = job.facts.get("kept_day")

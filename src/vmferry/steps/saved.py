@@ -65,8 +65,7 @@ class Restore(Step):
 
     def do(self, job: Job) -> None:
         with phase(job, "restore"):
-            changes = Changes(last_images(job), job.file_paths(), job.plan.networks)
-            job.there.restore(job.uuid, job.memory, changes)
+            job.there.restore(job.uuid, job.memory, job.changes(last_images(job)))
 
     def undo(self, job: Job) -> None:
         job.there.unload(job.uuid)
