@@ -161,6 +161,10 @@ def judge(case: Case, fault: Fault) -> None:
     nothing_of_ours(source, case.folder)
     assert (sorted(source.iterdir()) == []) == (state == "done"), list(source.iterdir())
     assert (sorted(case.folder.iterdir()) == []) == (state == "undone"), list(case.folder.iterdir())
+    other = two if host.name == one.name else one
+    other.kill_libvirtd()
+    other.start_libvirtd()
+    assert guest.name not in other.run("virsh", "list", "--all", "--name").splitlines()
     for each in case.hosts:
         assert each.run("find", "/run", "-path", f"/run/vmferry/*{case.job}*") == ""
 
