@@ -22,7 +22,7 @@ from tests.libvirt.matrix import record
 from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
 
-from vmferry.errors import HostUnreachable
+from vmferry.errors import HostUnreachable, LabProgramFailed
 from vmferry.fence import Fence
 from vmferry.hosts import written
 from vmferry.hosts.libvirt import LibvirtHosts
@@ -87,6 +87,35 @@ def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: 
         with pytest.raises(HostUnreachable):
             ask(unknown)
         one.start_libvirtd()
+
+
+def test_a_vm_that_is_given_up_while_it_runs_cannot_start_here_until_it_is_taken_back(
+    two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
+) -> None:
+    one = two_hosts.host("host1")
+    guest = make_guest_on(one, replace(MOVING, name="given up"))
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, Token("abcd2345", 1))
+    before = one.run("virsh", "dumpxml", "--inactive", guest.name)
+    definition = host.definition(guest.place.uuid)
+    host.relinquish(guest.place.uuid)
+    host.reclaim(definition)
+    assert one.run("virsh", "dumpxml", "--inactive", guest.name) == before
+    host.relinquish(guest.place.uuid)
+    host.relinquish(guest.place.uuid)
+    guest.wait_acks(5)
+    one.kill_qemu(guest.name)
+    one.kill_libvirtd()
+    one.start_libvirtd()
+    with pytest.raises(LabProgramFailed, match="nonexistent"):
+        one.run("virsh", "start", guest.name)
+    host.reclaim(definition)
+    one.run("virsh", "start", guest.name)
+    guest.wait_writing()
+    host.relinquish(guest.place.uuid)
+    one.kill_qemu(guest.name)
+    wait_for(lambda: not host.arrived(guest.place.uuid), "libvirt to see that QEMU has ended")
+    host.withdraw(guest.place.uuid)
+    assert guest.name not in one.run("virsh", "list", "--all", "--name").splitlines()
 
 
 @pytest.mark.timeout(600)
@@ -161,6 +190,10 @@ def judge(case: Case, fault: Fault) -> None:
     nothing_of_ours(source, case.folder)
     assert (sorted(source.iterdir()) == []) == (state == "done"), list(source.iterdir())
     assert (sorted(case.folder.iterdir()) == []) == (state == "undone"), list(case.folder.iterdir())
+    other = two if host.name == one.name else one
+    other.kill_libvirtd()
+    other.start_libvirtd()
+    assert guest.name not in other.run("virsh", "list", "--all", "--name").splitlines()
     for each in case.hosts:
         assert each.run("find", "/run", "-path", f"/run/vmferry/*{case.job}*") == ""
 

@@ -96,8 +96,12 @@ class Between:
     def relinquish(self, uuid: str) -> None:
         def act(conn: libvirt.virConnect) -> None:
             domain = written.find(conn, uuid)
-            if domain is not None:
+            if domain is None:
+                return
+            if written.off(domain):
                 written.forget(domain)
+            else:
+                written.disarm(conn, domain, self._job)
 
         self._link.call("give the VM up", act)
 

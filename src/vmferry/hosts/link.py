@@ -83,6 +83,8 @@ class Link:
 
     def _open(self) -> libvirt.virConnect:
         with self._lock:
+            if self._conn is not None and not _lives(self._conn):
+                self._conn = None  # libvirtd was started anew meanwhile: nobody has to hear of that
             if self._conn is None:
                 _run_event_loop()
                 try:
@@ -122,6 +124,14 @@ class Link:
         with self._lock:
             if self._conn is conn:
                 self._conn = None
+
+
+def _lives(conn: libvirt.virConnect) -> bool:
+    """As far as this side has heard; asks nobody."""
+    try:
+        return bool(conn.isAlive())
+    except libvirt.libvirtError:
+        return False
 
 
 def _answers(conn: libvirt.virConnect) -> bool:

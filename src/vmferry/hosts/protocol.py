@@ -249,9 +249,9 @@ class Host(Protocol):
         """Remove this job's placeholder; none there is fine, any other VM stays."""
 
     def relinquish(self, uuid: str) -> None:
-        """From now on the VM cannot start here; one that runs goes on, without a definition.
+        """From now on the VM cannot start here; one that runs goes on, with a placeholder for a definition.
 
-        Its snapshots and checkpoints are forgotten, in libvirt only.
+        Its snapshots and checkpoints are forgotten, in libvirt only. `withdraw` removes the placeholder.
         """
 
     def reclaim(self, definition: Definition) -> None:

@@ -42,12 +42,27 @@ def read(domain: libvirt.virDomain) -> Definition:
 
 def forget(domain: libvirt.virDomain) -> None:
     """Drop what is written down, and nothing else; one that runs goes on without a definition."""
+    _forget_snapshots(domain)
+    if domain.isPersistent():
+        domain.undefineFlags(_UNDEFINE)
+
+
+def _forget_snapshots(domain: libvirt.virDomain) -> None:
     for checkpoint in reversed(domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)):
         checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
     for snapshot in reversed(domain.listAllSnapshots(_TOPOLOGICAL)):
         snapshot.delete(_FORGET)
-    if domain.isPersistent():
-        domain.undefineFlags(_UNDEFINE)
+
+
+def disarm(conn: libvirt.virConnect, domain: libvirt.virDomain, job: str) -> None:
+    """Forget all that is written down of one that runs, and leave a placeholder in its place.
+
+    Nothing in its place would not do: libvirt keeps what it has undefined until QEMU ends, and writes it down again
+    when the migration's block jobs end; after libvirtd's next start the VM was there again, and could start.
+    """
+    _forget_snapshots(domain)
+    xml = domain.XMLDesc(_SECURE_OFF if domain.isPersistent() else libvirt.VIR_DOMAIN_XML_SECURE)
+    conn.defineXML(_placeholder(domain_xml.parse(xml), job)).setAutostart(0)
 
 
 def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) -> None:
@@ -91,6 +106,10 @@ def announce(conn: libvirt.virConnect, definition: Definition, job: str, host: s
         there = find(conn, known)
         if there is not None and marked(there) != job:
             raise VmExists(host=host, vm=there.name())
+    conn.defineXML(_placeholder(root, job))
+
+
+def _placeholder(root: domain_xml.Element, job: str) -> str:
     disks = {target: Placed(NOWHERE / f"vmferry-{job}" / target, "raw") for target in _targets(root)}
     domain_xml.replace_places(root, disks, {})
     for source in root.iterfind("./devices/disk/source[@startupPolicy]"):
@@ -98,9 +117,11 @@ def announce(conn: libvirt.virConnect, definition: Definition, job: str, host: s
     metadata = root.find("metadata")
     if metadata is None:
         metadata = etree.SubElement(root, "metadata")
-    mark = etree.SubElement(metadata, f"{{{MARK}}}job", nsmap={"vmferry": MARK})
+    mark = metadata.find(f"{{{MARK}}}job")
+    if mark is None:
+        mark = etree.SubElement(metadata, f"{{{MARK}}}job", nsmap={"vmferry": MARK})
     mark.set("id", job)
-    conn.defineXML(domain_xml.text(root))
+    return domain_xml.text(root)
 
 
 def marked(domain: libvirt.virDomain) -> str:

@@ -52,10 +52,12 @@ def spare_source(job: Job) -> None:
     for disk in job.frozen_disks:
         folder = job.host.folder(disk.overlays.parent)
         try:
-            active = job.host.active_image(job.uuid, disk.target)
+            round_ = job.round_of(disk)
         except NoSuchVm:
+            return
+        if round_ is None:
             return  # it has just left for the other host: nothing grows here any more
-        grown = job.host.allocated(active) if isinstance(active, Path) else 0
+        grown = job.host.allocated(job.overlay(disk, round_))
         if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:
             raise SourceFilling(path=folder.path, free=folder.free_bytes >> 20)
 

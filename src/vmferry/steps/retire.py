@@ -23,6 +23,7 @@ class Retire(Step):
             raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
         job.there.remove(job.memory)
         if job.plan.relocates:
+            job.host.withdraw(job.uuid)
             job.host.end_serving()
             job.there.end_serving()
             job.host.remove(job.saved)
