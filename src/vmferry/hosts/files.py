@@ -63,7 +63,7 @@ def small_copy(source: Path, destination: Path) -> None:
 
 
 def content_of(path: Path) -> str:
-    """BLAKE3 of what a guest reads of it, whole sectors: QEMU serves 1,000,000 bytes as 1,000,448. Empty for no file."""
+    """BLAKE3 of what a guest reads of it, whole sectors: QEMU serves 1,000,000 bytes as 1,000,448; empty if none."""
     if not path.is_file():
         return ""
     hashed = blake3(max_threads=blake3.AUTO)
