@@ -357,7 +357,7 @@ def test_a_disc_is_copied_and_stays_for_others_and_is_not_copied_twice(
     folder = moved(fleet, first, *via)
     judged(first)
     copy = folder / disc.name
-    assert copy.read_bytes() == disc.read_bytes()
+    assert copy.read_bytes().rstrip(b"\0") == disc.read_bytes()  # QEMU serves whole sectors
     assert {drive(two, first), drive(two, first, "--inactive")} == {str(copy)}
 
     second = make_guest_on(one, replace(spec, cdrom=disc))
@@ -565,7 +565,7 @@ def test_checkpoints_go_with_a_vm_that_is_off_and_keep_one_that_runs_where_it_is
     assert "shut the VM down" in said
     off(one, guest)
     tree, held = virsh(one, "checkpoint-list", guest.place.uuid, "--tree"), bitmaps(guest.place.images["vda"])
-    assert list(held) == ["monday", "tuesday"]
+    assert sorted(held) == ["monday", "tuesday"]
 
     folder = moved(fleet, guest)
 

@@ -10,7 +10,7 @@ import libvirt
 import pytest
 from lxml import etree
 
-from vmferry.hosts import tpm, written
+from vmferry.hosts import files, tpm, written
 from vmferry.model import Changes, Definition, Placed
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
@@ -78,3 +78,14 @@ def test_a_tpm_is_only_ever_looked_for_in_its_own_folder(tmp_path: Path, monkeyp
     content = b64encode(b"x").decode()
     tpm.write(UUID, {"../../out.permall": content, f"{tmp_path}/out.permall": content, "tpm2/other": content})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_copy_that_qemu_has_rounded_up_to_whole_sectors_has_the_same_content(tmp_path: Path) -> None:
+    """Seen: a disc of 1,000,000 bytes, copied over NBD, was not recognised, and refused as a file that exists."""
+    disc, copy = tmp_path / "disc", tmp_path / "copy"
+    disc.write_bytes(b"x" * 1_000_000)
+    copy.write_bytes(b"x" * 1_000_000 + bytes(448))
+    assert files.content_of(disc) == files.content_of(copy) != ""
+    copy.write_bytes(b"x" * 999_999 + b"y" + bytes(448))
+    assert files.content_of(disc) != files.content_of(copy)
+    assert files.content_of(tmp_path) == files.content_of(tmp_path / "none") == ""

@@ -22,6 +22,8 @@ _POWER = {
     libvirt.VIR_DOMAIN_CRASHED: Power.OFF,
 }
 
+_OLDEST_FIRST = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
+
 
 def power(domain: libvirt.virDomain) -> Power:
     return _POWER[domain.state()[0]]
@@ -41,7 +43,7 @@ def read_vm(domain: libvirt.virDomain) -> Vm:
         nvram=_nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
-        checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints()),
+        checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints(_OLDEST_FIRST)),
         agent=_agent(root),
         touched_bytes=_touched(domain) if now is not Power.OFF else 0,
         precopy=may_precopy(root),

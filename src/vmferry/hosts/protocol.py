@@ -234,7 +234,7 @@ class Host(Protocol):
         """Files, folders, sockets and devices of a host that the VM's definition names, disks aside, and not here."""
 
     def content_of(self, path: Path) -> str:
-        """A hash of a file's bytes; empty when it is not there."""
+        """A hash of what a guest reads of a raw file, in whole sectors; empty when it is not there."""
 
     def announce(self, definition: Definition) -> None:
         """Define a placeholder: it shows the VM's name, carries the job's id, takes no memory and cannot start.
