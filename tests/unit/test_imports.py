@@ -22,7 +22,7 @@ LAYERS = (
     {"strategies"},
     {"preflight", "store"},
     {"desk", "claims", "turns"},
-    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors"},
+    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors", "resolving"},
     {"carriers"},
     {"jobs", "transfers"},
     {"api", "worker_log"},

@@ -23,6 +23,7 @@ from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_priority import job_priority
 from vmferry.cli.job_receipt import job_receipt
+from vmferry.cli.job_resolve import job_resolve
 from vmferry.cli.job_retry import job_retry
 from vmferry.cli.job_show import job_show
 from vmferry.cli.job_watch import job_watch
@@ -97,6 +98,7 @@ job.command("cancel")(job_cancel)
 job.command("limit")(job_limit)
 job.command("priority")(job_priority)
 job.command("retry")(job_retry)
+job.command("resolve")(job_resolve)
 job.command("receipt")(job_receipt)
 app.add_typer(transfer, name="transfer")
 transfer.command("list")(transfer_list)

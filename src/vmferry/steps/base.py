@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from vmferry.hosts.protocol import DiskTransfer, Host
 from vmferry.hosts.qemu_names import qemu_name
-from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Phase, Plan, Url, Where
+from vmferry.model import DiskMove, DiskProgress, FileMove, ImageMove, JobState, Lost, Phase, Plan, Url, Where
 from vmferry.transfer import Place, Throttle, Transfer
 
 Fact = str | int | float | bool | None | list[str]
@@ -79,6 +79,12 @@ class Job:
     def deaf(self) -> Job:
         """The same job, no longer hearing cancel."""
         return replace(self, desk=self.desk.deaf())
+
+    @property
+    def lost(self) -> Lost | None:
+        """The end that an operator has declared lost: nothing is asked of it any more."""
+        told = self.facts.get("lost")
+        return Lost(told) if isinstance(told, str) else None
 
     # -- names: computed, never remembered
 

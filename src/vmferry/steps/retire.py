@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import NotSeenRunning
-from vmferry.model import ImageMove, Placed, Where
+from vmferry.model import ImageMove, Lost, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import forget_overlay_copy, rounds
 from vmferry.steps.relocation import forget_carried
@@ -24,7 +24,7 @@ class Retire(Step):
         if job.plan.relocates:
             job.host.end_serving()
             job.host.remove(job.saved)
-        if job.plan.keep_source:
+        if job.plan.keep_source and job.lost is not Lost.SOURCE:
             self._keep(job)
         self._remove(job)
         self._forget(job)
