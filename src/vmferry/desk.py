@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Condition
 
 from vmferry.errors import Cancelled, Suspended
@@ -124,6 +125,16 @@ class JobFacts:
 
     def all(self) -> Mapping[str, Fact]:
         return dict(self.known)
+
+    def note_left(self, path: Path) -> None:
+        """It may still lie on a host that was declared lost. Raises Superseded."""
+        self.put("left", sorted({*left_of(self.known), str(path)}))
+
+
+def left_of(facts: Mapping[str, Fact]) -> list[str]:
+    """What a job may have left on a host that was declared lost."""
+    told = facts.get("left")
+    return told if isinstance(told, list) else []
 
 
 @dataclass

@@ -45,6 +45,7 @@ class Engine:
         self._run = run
         self._running: set[str] = set()
         self._halted: set[str] = set()
+        self._anew: dict[str, Callable[[], None]] = {}
         self._changed = Condition()
 
     def start(self) -> None:
@@ -96,6 +97,15 @@ class Engine:
         for job in halted:
             DBOS.resume_workflow(job)
 
+    def begin_anew(self, job: str, left: Callable[[], None]) -> None:
+        """Have a job that is told to stop go on from its records once it has; `left` is called then.
+
+        One that does not run in this process reads them anyway when it begins.
+        """
+        with self._changed:
+            if job in self._running:
+                self._anew[job] = left
+
     def tidy(self) -> None:
         """Forget all but the last finished workflows."""
         finished = DBOS.list_workflows(
@@ -126,7 +136,12 @@ class Engine:
         finally:
             with self._changed:
                 self._running.discard(job)
+                left = self._anew.pop(job, None)
+                if left is not None:
+                    self._halted.add(job)
                 self._changed.notify_all()
+            if left is not None:
+                left()
 
     def _halt(self, job: str) -> None:
         with self._changed:

@@ -98,6 +98,20 @@ class WrongState(UsageError):
     says = "job {job} is {state}: {action} is possible only while it is {allowed}"
 
 
+class NotResolvable(VmferryError):
+    says = "job {job} cannot be resolved so: {reason}"
+    exit_code = 3
+
+
+class DestinationLost(VmferryError):
+    """An operator has said so: `vmferry job resolve`."""
+
+    says = (
+        "{host} was declared lost, {vm} is taken back on {source}{as_of}: never start it on {host} again; "
+        "once that is back, look at `vmferry leftovers --connect {host}`"
+    )
+
+
 class PlanChanged(VmferryError):
     says = (
         "job {job} was planned by another version of vmferry ({theirs}), this one has {ours}: "
@@ -140,6 +154,13 @@ class HostUnreachable(VmferryError):
     """libvirtd or an agent is away; the same call may succeed when it is back."""
 
     says = "{host} does not answer ({reason}): start libvirtd there, the job waits for it"
+
+
+class HostLost(VmferryError):
+    """Something still needs a host that an operator has declared lost."""
+
+    says = "{host} was declared lost and is needed all the same: bring it back, then `vmferry job retry`"
+    exit_code = 4
 
 
 class AgentUnreachable(HostUnreachable):

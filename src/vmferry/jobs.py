@@ -6,7 +6,6 @@ slots to queued jobs; each job runs in a workflow of the engine.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,10 +19,11 @@ from threading import Condition, Event, Thread
 import structlog
 
 from vmferry import preflight
-from vmferry.claims import jobs_at_once, room_of, slots_of
+from vmferry.claims import jobs_at_once, new_job
 from vmferry.desk import Board, JobDesk, JobFacts, Orders, Stopped
 from vmferry.engine import Engine
 from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, WrongState
+from vmferry.hosts.lost import lost_host
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.ledger import JobLedger, past_return, past_stand
 from vmferry.leftovers import Leftovers
@@ -34,6 +34,7 @@ from vmferry.model import (
     FINAL,
     JobState,
     JobView,
+    Lost,
     MoveRequest,
     Plan,
     Priority,
@@ -44,17 +45,15 @@ from vmferry.model import (
     Token,
 )
 from vmferry.notify import courier
+from vmferry.resolving import host_of, resolution, with_lost
 from vmferry.saga import RETRY_S, Once, Strategy, walk
 from vmferry.steps.base import Job
-from vmferry.store import NewJob, Row, Store
-from vmferry.store.store import now
+from vmferry.store import Row, Store
 from vmferry.strategies import STRATEGIES
 from vmferry.transfer import Throttle
 
 log = structlog.get_logger()
 
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-"""No letter that a person could take for another one."""
 LOOK_S = 15.0
 """The dispatcher looks so often without being asked: for jobs that an error of the store left behind."""
 PATIENCE_S = 20.0
@@ -135,7 +134,7 @@ class Jobs:
         if plan.blockers:
             reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
             raise Refused(vm=plan.vm, reasons=reasons)
-        job = self._new(plan, request, host, there)
+        job = new_job(plan, request, host, there)
         self._epochs[job.id] = 1
         row = self._store.add(job)
         self._wake.set()
@@ -149,17 +148,6 @@ class Jobs:
     def refuse_busy(self, uuid: str) -> None:
         """Raises VmBusy while a job moves the VM."""
         self._store.refuse_busy(uuid)
-
-    def _new(self, plan: Plan, request: MoveRequest, host: Host, there: Host) -> NewJob:
-        return NewJob(
-            id="".join(secrets.choice(LETTERS) for _ in range(8)),
-            plan=plan,
-            request=request,
-            version=version("vmferry"),
-            slots=slots_of(plan, host, there),
-            room=room_of(plan, there),
-            created=now(),
-        )
 
     def _reserved(self) -> dict[str, int]:
         """File system to bytes that active jobs will need there."""
@@ -272,6 +260,23 @@ class Jobs:
             raise _plan_changed(row)
         return self._tell(row.id, retry_asked=True)
 
+    def resolve(self, id: str, vm_is_at: str, vm: str) -> JobView:
+        """Declare the other host of a relocation lost, which is not asked any more; `vm` confirms it by its name.
+
+        Raises UsageError, WrongState, NotResolvable.
+        """
+        row = self._store.row(self._store.find(id))
+        said = resolution(self._hosts, row.id, row.plan, vm_is_at, vm)
+        if self._strategy(row.plan.technology).names != row.plan.steps:
+            raise _plan_changed(row)
+        self._epochs[row.id] = self._store.declare_lost(row.id, said.lost, said.judge)
+        self._engine.begin_anew(row.id, self._wake.set)
+        with self._changed:
+            orders = self._orders.get(row.id)
+        if orders is not None:
+            orders.set(stop=True)
+        return self.get(row.id)
+
     def _tell(self, job: str, **columns: object) -> JobView:
         row = self._store.ask(job, **columns)
         with self._changed:
@@ -284,15 +289,17 @@ class Jobs:
         return self._view(row)
 
     def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
-        return border(self._strategy(row.plan.technology), self._store.journal(row.id))
+        """Without its source a job only goes forward."""
+        lost = self._store.facts(row.id).get("lost") == Lost.SOURCE
+        return lost or border(self._strategy(row.plan.technology), self._store.journal(row.id))
 
     # -- leftovers
 
-    def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[Path]:
-        """Files that carry a job's id while that job is not active, in these folders and in those of all plans."""
+    def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
+        """What carries the id of a job that is not active, in these folders and in those of all plans."""
         return Leftovers(self._store, self._hosts).list(connect, folders)
 
-    def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[Path]:
+    def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
         """Remove the leftovers of jobs that are known here and have ended. Returns what was removed."""
         return Leftovers(self._store, self._hosts).reap(connect, folders)
 
@@ -325,9 +332,10 @@ class Jobs:
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
         desk = self._desk(row, token)
-        host = self._open(row.connect, token, desk)
-        there = self._open(row.plan.to, token, desk) if row.plan.to else host
-        job = Job(id, row.plan, host, there, self._facts(token), desk, self._bookmarks(id))
+        facts = self._facts(token)
+        host = self._open(row.plan, Lost.SOURCE, facts, desk)
+        there = self._open(row.plan, Lost.DESTINATION, facts, desk) if row.plan.to else host
+        job = Job(id, row.plan, host, there, facts, desk, self._bookmarks(id))
         walk(strategy, job, JobLedger(self._store, desk, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: Token, strategy: Strategy) -> None:
@@ -357,10 +365,14 @@ class Jobs:
             raise Stopped
         return JobDesk(self._store, token, orders, board)
 
-    def _open(self, connect: str, token: Token, desk: JobDesk) -> Host:
+    def _open(self, plan: Plan, end: Lost, facts: JobFacts, desk: JobDesk) -> Host:
+        """The host at that end of the move; one that was declared lost is never asked."""
+        name = host_of(plan, end)
+        if facts.get("lost") == end:
+            return lost_host(name, facts.note_left)
         while True:
             try:
-                return self._hosts.open(connect, token)
+                return self._hosts.open(name, facts.token)
             except HostUnreachable as away:
                 desk.waits(str(away))
                 desk.deaf().wait(RETRY_S)
@@ -388,7 +400,7 @@ class Jobs:
 
     def _view(self, row: Row) -> JobView:
         view = row.view(self._progress(row), self._store.journal(row.id))
-        return replace(view, notices=self._store.notices(row.id))
+        return with_lost(replace(view, notices=self._store.notices(row.id)), self._store.facts(row.id))
 
     def _opened_or_closed(self) -> None:
         """A calendar lets jobs begin, or no longer."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from vmferry.desk import JobDesk
-from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Receipt, Seal, StepRecord, checksum
+from vmferry.desk import JobDesk, left_of
+from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Lost, Receipt, Seal, StepRecord, checksum
 from vmferry.saga import Outcome, Strategy
 from vmferry.steps.base import Job, Step
 from vmferry.store import Store
@@ -74,6 +74,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
     """What the job leaves, from what its steps found out."""
     facts = job.facts.all()
     kept = facts.get("kept")
+    lost = facts.get("lost") == Lost.SOURCE
     receipt = Receipt(
         job=job.id,
         vm=job.plan.vm,
@@ -86,6 +87,10 @@ def receipt_of(job: Job, store: Store) -> Receipt:
         rounds=int(_number(facts.get("rounds"), 0)),
         finished=now(),
         kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
+        from_host=job.plan.connect if job.plan.to else "",
+        to_host=job.plan.to or "",
+        lost=job.plan.connect if lost else "",
+        left=tuple(map(Path, left_of(facts))) if lost else (),
         quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
     )
     return replace(receipt, checksum=checksum(json.loads(dump(receipt))))

@@ -1,14 +1,16 @@
-"""Files that jobs left behind: every one carries its job's id."""
+"""What jobs left on a host: files and placeholders, which all carry their job's id, and VMs that were lost with it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from vmferry.errors import PathRefused
 from vmferry.hosts.protocol import Hosts
-from vmferry.model import ACTIVE, FINAL, Plan, Token
-from vmferry.store import Store
+from vmferry.model import ACTIVE, FINAL, JobState, Lost, Plan, Token
+from vmferry.store import Row, Store
 
 TAG = re.compile(r"vmferry-([a-z0-9]{8})")
 
@@ -20,33 +22,93 @@ class Leftovers:
         self._store = store
         self._hosts = hosts
 
-    def list(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
+    def list(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
+        """In words: a path, or what else it is."""
         active = {row.id for row in self._store.rows(ACTIVE)}
-        return [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        files = [str(path) for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
 
-    def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
-        """Those of jobs that this state folder knows: another one's job may be active."""
+    def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
+        """Those of jobs that this state folder knows: another one's job may be active.
+
+        A VM that a lost host had is only listed: by now it may be somebody's again.
+        """
         ended = {row.id: row for row in self._store.rows(FINAL)}
         gone = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
         for path in gone:
             row = ended[_job_in(path)]
             self._hosts.open(connect, Token(row.id, row.epoch)).remove(path)
-        return gone
+        placeholders = list(self._placeholders(connect))
+        for row in placeholders:
+            self._hosts.open(connect, Token(row.id, row.epoch)).withdraw(row.plan.uuid)
+        return [*map(str, gone), *map(_placeholder, placeholders)]
 
     def _tagged(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
         places = set(folders)
         for row in self._store.rows():
-            if row.connect == connect:
-                places |= _folders(row.plan)
-        return self._hosts.open(connect).leftovers(sorted(places))
+            places |= _folders(row.plan, connect)
+        host = self._hosts.open(connect)
+        try:
+            return host.leftovers(sorted(places))
+        except PathRefused:  # one of them is in no storage of that host any more
+            return [path for folder in sorted(places) for path in self._in(connect, folder)]
+
+    def _in(self, connect: str, folder: Path) -> Sequence[Path]:
+        with suppress(PathRefused):
+            return self._hosts.open(connect).leftovers([folder])
+        return ()
+
+    def _placeholders(self, connect: str) -> Iterator[Row]:
+        """Ended jobs to that host whose placeholder still stands there."""
+        for row, _ in self._known_there(connect):
+            if self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+                yield row
+
+    def _parted(self, connect: str) -> Iterator[str]:
+        """VMs that were taken over from this host when it was lost, and that it has still."""
+        for row, newest in self._known_there(connect):
+            if not newest or connect != _lost(row, self._store):
+                continue
+            if not self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+                yield f"VM {row.plan.vm}: never start it here, job {row.id} went on without this host"
+
+    def _known_there(self, connect: str) -> Iterator[tuple[Row, bool]]:
+        """Ended relocations whose VM the host knows, and whether each is that VM's newest job."""
+        rows = self._store.rows()
+        mine = [row for row in rows if row.plan.to and row.state in FINAL and connect in (row.connect, row.plan.to)]
+        if not mine:
+            return
+        there = {vm.uuid for vm in self._hosts.open(connect).vms()}
+        newest = {row.plan.uuid: row.id for row in reversed(rows) if row.state is not JobState.FAILED}
+        for row in mine:
+            if row.plan.uuid in there:
+                yield row, newest.get(row.plan.uuid) == row.id
 
 
-def _folders(plan: Plan) -> set[Path]:
-    """Where a job of this plan makes files."""
-    files = [image.source for image in plan.images if not image.from_volume]
-    files += [image.destination for image in plan.images if not image.to_volume]
-    folders = {path.parent for path in files if isinstance(path, Path)}
-    return folders | {path.parent for disk in plan.disks for path in (disk.overlays, disk.overlay_copies)}
+def _lost(row: Row, store: Store) -> str:
+    said = store.facts(row.id).get("lost")
+    if said == Lost.SOURCE:
+        return row.connect
+    return row.plan.to or "" if said == Lost.DESTINATION else ""
+
+
+def _placeholder(row: Row) -> str:
+    return f"placeholder of VM {row.plan.vm} (vmferry-{row.id})"
+
+
+def _folders(plan: Plan, connect: str) -> set[Path]:
+    """Where a job of this plan makes files on that host."""
+    folders: set[Path] = set()
+    if connect == plan.connect:
+        files = [image.source for image in plan.images if not image.from_volume]
+        folders |= {path.parent for path in files if isinstance(path, Path)}
+        folders |= {disk.overlays.parent for disk in plan.disks}
+    if connect == (plan.to or plan.connect):
+        files = [image.destination for image in plan.images if not image.to_volume]
+        folders |= {path.parent for path in files if isinstance(path, Path)}
+        folders |= {disk.overlay_copies.parent for disk in plan.disks}
+        folders |= {file.destination.parent for file in plan.files}
+    return folders
 
 
 def _job_in(path: Path) -> str:

@@ -1,5 +1,8 @@
 """Walks a plan: forward, back, and only forward after the point of no return.
 
+An operator may declare one end of a relocation lost (`Job.lost`): without the destination a job only goes back,
+from wherever it is; without the source only forward.
+
 Each act goes through `once`, which records its outcome durably under a name and on a replay returns the
 record without acting. An act that was cut off has no record and runs again: then `found` decides.
 """
@@ -8,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, Protocol, TypedDict
 
 import structlog
 
-from vmferry.errors import Cancelled, HostUnreachable, Superseded, Suspended, VmferryError
-from vmferry.model import JobState
+from vmferry.errors import Cancelled, DestinationLost, HostUnreachable, Superseded, Suspended, VmferryError
+from vmferry.model import JobState, Lost
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import spare_source
 
@@ -103,19 +107,24 @@ class _Walk:
                 outcome = self._forward(number, step)
                 if outcome["ok"]:
                     continue
-                if not self._crossed(number):
+                if not self._crossed(number) and self.job.lost is not Lost.SOURCE:
                     return self._back(number, outcome)
-            self._onward(number, step)
+            outcome = self._onward(number, step)
+            if not outcome["ok"]:
+                return self._back(number, outcome)
         self.once("state done", lambda: self._state(JobState.DONE))
         return JobState.DONE
 
     def _forward(self, number: int, step: Step) -> Outcome:
         return self.once(f"do {number} {step.name}", lambda: self._do(number, step, self.job))
 
-    def _onward(self, number: int, step: Step) -> None:
-        """Past the point of no return: do the step until it is done; an operator helps where it cannot be."""
+    def _onward(self, number: int, step: Step) -> Outcome:
+        """Past the point of no return: do the step until it is done; an operator helps where it cannot be.
+
+        It ends without that only when the destination is lost.
+        """
         name = f"onward {number} {step.name}"
-        self._until_done(name, lambda: self._do(number, step, self.job.deaf()), _ONWARD)
+        return self._until_done(name, lambda: self._do(number, step, self.job.deaf()), _ONWARD)
 
     def _crossed(self, number: int) -> bool:
         """After a failure: has the point of no return taken effect, in part at least?"""
@@ -134,14 +143,17 @@ class _Walk:
     def _undone(self, number: int, step: Step) -> None:
         self._until_done(f"undo {number} {step.name}", lambda: self._undo(number, step), _BACK)
 
-    def _until_done(self, name: str, act: Callable[[], Outcome], tries: _Tries) -> None:
+    def _until_done(self, name: str, act: Callable[[], Outcome], tries: _Tries) -> Outcome:
         attempt = 1
         while not (outcome := self.once(f"{name} #{attempt}", act))["ok"]:
+            if outcome["kind"] == DestinationLost.__name__:
+                break
             if attempt % tries.count:
                 self.once(f"{name} #{attempt} pause", self._breathe)
             else:
                 self._ask_operator(f"{name} #{attempt}", outcome, tries.state)
             attempt += 1
+        return outcome
 
     def _ask_operator(self, name: str, failure: Outcome, back_to: JobState) -> None:
         self.once(f"{name} stuck", lambda: self._stuck(failure))
@@ -195,9 +207,17 @@ def _stand(job: Job) -> None:
 
 def _act(step: Step, job: Job) -> None:
     job.desk.check()
+    if job.lost is Lost.DESTINATION:
+        raise _destination_lost(job)
     job.desk.state(JobState.RUNNING)  # a step that was cut off, or lost its host, may have stood still: it decides anew
     if not step.found(job):
         step.do(job)
+
+
+def _destination_lost(job: Job) -> DestinationLost:
+    crossed = job.facts.get("pause_s") is not None
+    as_of = " as it was at the cut-over, what it wrote since is lost" if crossed else ""
+    return DestinationLost(host=job.there.name, vm=job.plan.vm, source=job.host.name, as_of=as_of)
 
 
 def _answer(step: Step, job: Job) -> Outcome:
@@ -214,9 +234,11 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
     while True:
         try:
             act()
+            if job.facts.get("away") is not None:
+                job.facts.put("away", None)
             return DONE
         except HostUnreachable as away:
-            job.desk.waits(str(away))
+            job.desk.waits(_waits(job, away))
             try:
                 job.desk.wait(RETRY_S)
             except Cancelled as cancelled:
@@ -228,6 +250,19 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
         except Exception as error:  # the border of a step: a bug undoes the job, it does not wedge it
             log.exception("a step failed in a way nobody foresaw", job=job.id)
             return _failed(error)
+
+
+def _waits(job: Job, away: HostUnreachable) -> str:
+    """For which host, since when, and what an operator can do if it never comes back."""
+    host, told = str(away.fields["host"]), job.facts.get("away")
+    since = told[1] if isinstance(told, list) and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
+    job.facts.put("away", [host, since])
+    text = f"{away}, since {since}"
+    ends = (job.plan.connect, job.plan.to)
+    if host not in ends or None in ends:
+        return text
+    stays = ends[host == job.plan.connect]
+    return f"{text}; if it is lost for good: `vmferry job resolve {job.id} --vm-is-at {stays}`"
 
 
 def _failed(error: Exception) -> Outcome:

@@ -250,3 +250,14 @@ def test_a_jobs_priority_is_changed_while_it_runs(site: Site) -> None:
     assert "priority low" in site.run("job", "priority", job, "low").stdout
     assert site.json("job", "show", job)["priority"] == "low"
     assert "foreground" in site.run("job", "priority", job, "first", code=2).stderr
+
+
+def test_resolving_wants_the_name_of_the_vm_and_a_move_between_hosts(site: Site) -> None:
+    site.hold("copy")
+    job = site.submit()
+    site.until_held("copy")
+    nothing = site.run("job", "resolve", job, "--vm-is-at", "host1", code=2)
+    assert f"Type the VM's name to confirm ({NAME})" in nothing.stderr
+    assert "nothing was confirmed, and nothing changed" in nothing.stderr
+    refused = site.run("job", "resolve", job, "--vm-is-at", "host1", "--confirm", NAME, code=3)
+    assert "on one host" in refused.stderr

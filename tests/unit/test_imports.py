@@ -22,7 +22,7 @@ LAYERS = (
     {"strategies"},
     {"preflight", "store"},
     {"desk", "claims", "turns", "sampling"},
-    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors", "notify"},
+    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors", "notify", "resolving"},
     {"carriers"},
     {"jobs", "transfers"},
     {"api", "worker_log"},

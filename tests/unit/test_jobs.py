@@ -398,9 +398,9 @@ def test_only_leftovers_of_ended_jobs_are_reaped(tmp_path: Path) -> None:
         strange = DESTINATION / "vm0.img.vmferry-zzzzzzzz.part"
         for path in (ours, strange):
             world.files[path] = world.files[DESTINATION / "vm0.img"]
-        assert sorted(jobs.leftovers("memory")) == sorted([ours, strange])
-        assert jobs.reap("memory") == [ours]
-        assert jobs.leftovers("memory") == [strange]
+        assert sorted(jobs.leftovers("memory")) == sorted([str(ours), str(strange)])
+        assert jobs.reap("memory") == [str(ours)]
+        assert jobs.leftovers("memory") == [str(strange)]
 
 
 def test_nothing_of_the_engine_is_pickled(tmp_path: Path) -> None:

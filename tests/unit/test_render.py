@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from vmferry.model import (
     StepRecord,
     Technology,
     Vm,
+    checksum,
 )
 
 NAME = "büro [bold]x[/bold] 2"
@@ -100,6 +102,7 @@ RECEIPT = Receipt(
     kept=(Path("/srv/alt/vda.qcow2.kept"),),
     quiesced="yes",
 )
+AWAY = replace(PLAN, technology=Technology.QUICK_RELOCATION, connect="host1", to="host2", networks={"br0": "br7"})
 VM = Vm(
     name=NAME,
     uuid=PLAN.uuid,
@@ -181,6 +184,43 @@ def test_a_receipt_tells_both_pauses_and_where_the_source_is() -> None:
 def test_a_receipt_of_a_guest_that_may_be_frozen_still_says_how_to_thaw_it() -> None:
     page = rendered(receipt_page(replace(RECEIPT, vm="web 1", quiesced="unsure")), 120)
     assert "virsh domfsthaw 'web 1'" in page
+
+
+def test_a_plan_to_another_host_names_both_and_what_becomes_of_its_networks() -> None:
+    page = rendered(plan_page(replace(PREVIEW, plan=AWAY)), 100)
+    assert re.search(r"from host +host1 *\n", page)
+    assert re.search(r"to host +host2 *\n", page)
+    assert "br0 becomes br7" in page
+    assert "from host" not in rendered(plan_page(PREVIEW), 100)
+
+
+def test_a_job_to_another_host_names_both_and_what_it_left_on_a_lost_one() -> None:
+    job = replace(JOB, plan=AWAY, lost="host2", left=(TO,))
+    page = rendered(job_page(job), 100)
+    assert re.search(r"from +host1 *\n", page)
+    assert f"host2: {TO.parent}" in page
+    assert "host2, as an operator said" in page
+    assert f"there may be {TO}" in page
+    assert "host2: /srv/neu" in rendered(jobs_page([job]), 160)
+
+
+def test_a_receipt_of_a_move_between_hosts_names_both() -> None:
+    receipt = replace(RECEIPT, from_host="host1", to_host="host2")
+    page = rendered(receipt_page(receipt), 200)
+    assert "was moved from host1 to host2: Quick" in page
+    assert f"host1: {SOURCE}" in page
+    assert f"host2: {TO}" in page
+    lost = rendered(receipt_page(replace(receipt, kept=(), lost="host1", left=(SOURCE,))), 200)
+    assert "left on host1, which was declared lost" in lost
+    assert "removed" not in lost
+
+
+def test_a_receipt_without_hosts_keeps_the_checksum_that_it_always_had() -> None:
+    told = to_json(RECEIPT)
+    assert isinstance(told, dict)
+    earlier = {n: value for n, value in told.items() if n not in ("from_host", "to_host", "lost", "left")}
+    assert checksum(told) == checksum(earlier)
+    assert checksum(to_json(replace(RECEIPT, lost="host1"))) != checksum(earlier)
 
 
 def test_plain_lines_tell_changes_at_once_and_figures_only_every_few_seconds(

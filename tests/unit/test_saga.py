@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Literal, cast
+
+from chaos_worlds import Facts
 
 from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError
 from vmferry.model import ALLOWED, JobState
@@ -52,8 +55,11 @@ class Bench:
     """Job, desk and ledger in one."""
 
     id = "abcd2345"
+    plan = SimpleNamespace(vm="guest", connect="memory", to=None)
+    lost = None
 
     def __init__(self) -> None:
+        self.facts = Facts({})
         self.states = [JobState.RUNNING]
         self.stuck = 0
         self.memo: dict[str, Outcome] = {}

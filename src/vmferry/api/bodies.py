@@ -101,6 +101,15 @@ class PriorityBody(BaseModel):
     priority: Priority
 
 
+class ResolveBody(BaseModel):
+    """`vmferry job resolve`: the host that has the VM, and the VM's name as a confirmation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    vm_is_at: Name
+    vm: Name
+
+
 class LimitBody(BaseModel):
     """New limits for a job; what is left out stays, a null rate means no limit."""
 

@@ -108,6 +108,10 @@ class Client:
     def retry(self, job: str) -> JobView:
         return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/retry"))
 
+    def resolve(self, job: str, vm_is_at: str, vm: str) -> JobView:
+        body = {"vm_is_at": vm_is_at, "vm": vm}
+        return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/resolve", json=body))
+
     def receipt(self, job: str) -> Receipt:
         return from_json(Receipt, self._call("GET", f"jobs/{_part(job)}/receipt"))
 
@@ -115,11 +119,11 @@ class Client:
         """The jobs that are in flight, now that a worker goes on with them."""
         return [from_json(JobView, job) for job in self._call("POST", "recover")]
 
-    def leftovers(self, connect: str) -> list[Path]:
-        return [Path(path) for path in self._call("GET", "leftovers", params={"connect": connect})]
+    def leftovers(self, connect: str) -> list[str]:
+        return [str(left) for left in self._call("GET", "leftovers", params={"connect": connect})]
 
-    def reap(self, connect: str) -> list[Path]:
-        return [Path(path) for path in self._call("DELETE", "leftovers", params={"connect": connect})]
+    def reap(self, connect: str) -> list[str]:
+        return [str(left) for left in self._call("DELETE", "leftovers", params={"connect": connect})]
 
     def limits(self) -> list[LimitView]:
         return [from_json(LimitView, limit) for limit in self._call("GET", "limits")]

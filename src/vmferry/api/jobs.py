@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
-from pathlib import Path
 from typing import Annotated
 
 from anyio import CapacityLimiter
@@ -12,7 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse
 
-from vmferry.api.bodies import LimitBody, MoveBody, PriorityBody
+from vmferry.api.bodies import LimitBody, MoveBody, PriorityBody, ResolveBody
 from vmferry.api.parts import Connect, TheJobs, TheLife
 from vmferry.api.wire import Event
 from vmferry.model import FINAL, JobState, JobView, Receipt
@@ -101,6 +100,12 @@ def retry(found: TheJob, jobs: TheJobs) -> JobView:
     return jobs.retry(found.id)
 
 
+@router.post("/jobs/{job}/resolve")
+def resolve(found: TheJob, body: ResolveBody, jobs: TheJobs) -> JobView:
+    """Declare the other host of a relocation lost: nothing is asked of it any more."""
+    return jobs.resolve(found.id, body.vm_is_at, body.vm)
+
+
 @router.get("/jobs/{job}/receipt")
 def receipt(found: TheJob, jobs: TheJobs) -> Receipt:
     """What a finished job leaves."""
@@ -116,12 +121,12 @@ def recover(jobs: TheJobs) -> list[JobView]:
 
 
 @router.get("/leftovers")
-def leftovers(connect: Connect, jobs: TheJobs) -> list[Path]:
-    """Files that jobs left and no job in flight needs."""
+def leftovers(connect: Connect, jobs: TheJobs) -> list[str]:
+    """Files and placeholders that jobs left there and no job in flight needs."""
     return list(jobs.leftovers(connect))
 
 
 @router.delete("/leftovers")
-def reap(connect: Connect, jobs: TheJobs) -> list[Path]:
+def reap(connect: Connect, jobs: TheJobs) -> list[str]:
     """Remove them; returns what was removed."""
     return list(jobs.reap(connect))

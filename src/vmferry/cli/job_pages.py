@@ -28,7 +28,7 @@ def jobs_page(jobs: Sequence[JobView]) -> RenderableType:
             str(job.plan.technology),
             Text(STATE[job.state], style=STYLE.get(job.state, "")),
             "" if job.state in FINAL else percent_text(job.progress),
-            Text("\n".join(sorted({shown(folder) for folder in _folders(job)}))),
+            Text("\n".join(sorted({_there(job, folder) for folder in _folders(job)}))),
         )
     return made
 
@@ -79,14 +79,19 @@ def _folder(image: ImageMove) -> Where:
     return to.parent if isinstance(to, Path) and not image.to_volume else to
 
 
+def _there(job: JobView, folder: Where) -> str:
+    """With the host's name where the VM goes to another one."""
+    return f"{shown(job.plan.to)}: {shown(folder)}" if job.plan.to else shown(folder)
+
+
 def _facts(job: JobView) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     grid.add_row("job", shown(job.id))
-    grid.add_row("host", Text(shown(job.plan.connect)))
+    grid.add_row("from" if job.plan.relocates else "host", Text(shown(job.plan.connect)))
     for folder in sorted(_folders(job), key=str):
-        grid.add_row("to", Text(shown(folder)))
+        grid.add_row("to", Text(_there(job, folder)))
     if job.sentence:
         grid.add_row("says", Text(shown(job.sentence), style=STYLE.get(job.state, "")))
     if job.state not in FINAL:
@@ -97,6 +102,10 @@ def _facts(job: JobView) -> RenderableType:
         grid.add_row("progress", figures_text(job.progress))
         grid.add_row("priority", shown(job.priority))
         grid.add_row("limits", f"{rate_text(job.limit_bytes_s)}, pause at most {seconds_text(job.max_pause_s)}")
+    if job.lost:
+        grid.add_row("lost", Text(f"{shown(job.lost)}, as an operator said", style="red"))
+        for path in job.left:
+            grid.add_row("", Text(f"there may be {shown(path)}"))
     if job.cancel_asked and job.state not in FINAL:
         grid.add_row("asked", "to cancel and undo")
     for line in told_lines(job.notices):

@@ -20,15 +20,15 @@ def leftovers(
     connect: Connect = None,
     state: State = None,
 ) -> None:
-    """List the files that jobs left and that no job in flight needs; with --reap remove them."""
+    """List what jobs left on a host and no job in flight needs; with --reap remove it."""
     from vmferry.cli.screen import print_json, shown
 
     worker, uri = client(ctx, state, json=json), connect_uri(ctx, connect)
     found = worker.reap(uri) if reap else worker.leftovers(uri)
     if json:
-        print_json([str(path) for path in found])
+        print_json(found)
         return
-    for path in found:
-        print(f"removed {shown(path)}" if reap else shown(path))
+    for left in found:
+        print(f"removed {shown(left)}" if reap else shown(left))
     if not found:
         print("nothing was left")

@@ -23,6 +23,7 @@ from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_priority import job_priority
 from vmferry.cli.job_receipt import job_receipt
+from vmferry.cli.job_resolve import job_resolve
 from vmferry.cli.job_retry import job_retry
 from vmferry.cli.job_show import job_show
 from vmferry.cli.job_suspend import job_resume, job_suspend
@@ -102,6 +103,7 @@ job.command("resume")(job_resume)
 job.command("limit")(job_limit)
 job.command("priority")(job_priority)
 job.command("retry")(job_retry)
+job.command("resolve")(job_resolve)
 job.command("receipt")(job_receipt)
 app.add_typer(transfer, name="transfer")
 transfer.command("list")(transfer_list)

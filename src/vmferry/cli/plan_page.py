@@ -21,6 +21,7 @@ def plan_page(preview: Preview) -> RenderableType:
     parts: list[RenderableType] = [_headline(plan)]
     parts += finding_lines(plan.findings)
     if not plan.blockers:
+        parts += _hosts(plan)
         parts += [Text(), *(_disk(disk) for disk in plan.disks), *_files(plan), Text(), _figures(plan)]
         parts += [Text(), Text("Steps", style="bold"), _steps(preview)]
     parts += _ruled_out(plan)
@@ -69,6 +70,15 @@ def _disk(disk: DiskMove) -> RenderableType:
         if image.shared:
             grid.add_row("", Text("copied, and kept at the source: other VMs use it", style="dim"))
     return grid
+
+
+def _hosts(plan: Plan) -> Iterator[RenderableType]:
+    """Of a move to another host: from where to where, and what stands for its networks there."""
+    if plan.to is None:
+        return
+    networks = [("network", f"{shown(here)} becomes {shown(there)}") for here, there in plan.networks.items()]
+    yield Text()
+    yield _fact_grid(("from host", shown(plan.connect)), ("to host", shown(plan.to)), *networks)
 
 
 def _files(plan: Plan) -> Iterator[RenderableType]:

@@ -18,7 +18,7 @@ SHORT_HASH = 16
 def receipt_page(receipt: Receipt) -> RenderableType:
     """Disks from and to, phases, pauses, and where the source is."""
     parts: list[RenderableType] = [Text(_headline(receipt), style="bold green"), Text()]
-    parts += [_disk(disk) for disk in receipt.disks]
+    parts += [_disk(disk, receipt) for disk in receipt.disks]
     parts += [Text(), _phases(receipt.phases), Text(), _facts(receipt)]
     return Group(*parts)
 
@@ -26,10 +26,11 @@ def receipt_page(receipt: Receipt) -> RenderableType:
 def _headline(receipt: Receipt) -> str:
     titles = {str(technology): technology.console_name for technology in Technology}
     technology = titles.get(receipt.technology, receipt.technology)
-    return f"{shown(receipt.vm)} was moved: {shown(technology)}"
+    hosts = f" from {shown(receipt.from_host)} to {shown(receipt.to_host)}" if receipt.to_host else ""
+    return f"{shown(receipt.vm)} was moved{hosts}: {shown(technology)}"
 
 
-def _disk(disk: DiskReceipt) -> RenderableType:
+def _disk(disk: DiskReceipt, receipt: Receipt) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -40,9 +41,13 @@ def _disk(disk: DiskReceipt) -> RenderableType:
             f"BLAKE3 {shown(disk.root_hash[:SHORT_HASH])}"
         ),
     )
-    grid.add_row(Text("from", style="dim"), Text(shown(disk.from_)))
-    grid.add_row(Text("to", style="dim"), Text(shown(disk.to)))
+    grid.add_row(Text("from", style="dim"), Text(_on(receipt.from_host, disk.from_)))
+    grid.add_row(Text("to", style="dim"), Text(_on(receipt.to_host, disk.to)))
     return grid
+
+
+def _on(host: str, place: str) -> str:
+    return f"{shown(host)}: {shown(place)}" if host else shown(place)
 
 
 def _phases(phases: tuple[Phase, ...]) -> RenderableType:
@@ -78,7 +83,11 @@ def _facts(receipt: Receipt) -> RenderableType:
         grid.add_row("file systems", _quiesced(receipt))
     for number, path in enumerate(receipt.kept):
         grid.add_row("source kept" if number == 0 else "", Text(shown(path)))
-    if not receipt.kept:
+    if receipt.lost:
+        grid.add_row("source", Text(f"left on {shown(receipt.lost)}, which was declared lost", style="red"))
+        for path in receipt.left:
+            grid.add_row("", Text(shown(path)))
+    elif not receipt.kept:
         grid.add_row("source", "removed")
     if receipt.finished:
         grid.add_row("finished", shown(receipt.finished))

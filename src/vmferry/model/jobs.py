@@ -48,6 +48,13 @@ ALLOWED: frozenset[tuple[JobState, JobState]] = frozenset(
 """All changes of a job's state that exist; every other one is a bug and is refused."""
 
 
+class Lost(StrEnum):
+    """The end of a relocation that an operator has declared lost."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """Who acts: a host refuses a job's epoch lower than the highest it has seen."""
@@ -119,6 +126,13 @@ class Receipt:
     """Source files kept, renamed, by --keep-source."""
     quiesced: str = ""
     """Were the guest's file systems frozen at the freeze: yes, no, unsure (they may be still); "" without an agent."""
+    from_host: str = ""
+    to_host: str = ""
+    """Of a move to another host."""
+    lost: str = ""
+    """The host that was declared lost, and on which the source was left; "" for none."""
+    left: tuple[Path, ...] = ()
+    """What may still lie there."""
     checksum: str = ""
     """Of all the rest; see model.seals. "" of a receipt of an earlier version."""
 
@@ -155,6 +169,10 @@ class JobView:
     max_pause_s: float = 2.0
     cancel_asked: bool = False
     ended: str | None = None
+    lost: str = ""
+    """The host that an operator has declared lost; "" for none."""
+    left: tuple[Path, ...] = ()
+    """What the job may have left there."""
     progress: Progress = Progress()
     journal: tuple[StepRecord, ...] = ()
     notices: tuple[NoticeView, ...] = ()

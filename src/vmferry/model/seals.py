@@ -33,9 +33,14 @@ class Seal:
     """Of a file; changes with its owner, mode and names as well. Empty: not judged."""
 
 
+LATER = frozenset({"from_host", "to_host", "lost", "left"})
+"""Fields that earlier receipts lack: they count once they hold something."""
+
+
 def checksum(receipt: Mapping[str, object]) -> str:
     """BLAKE3 of all of a receipt but its checksum, the same for every way in which its JSON is written."""
-    told = _plain({name: value for name, value in receipt.items() if name != "checksum"})
+    counted = {name: value for name, value in receipt.items() if value or name not in LATER}
+    told = _plain({name: value for name, value in counted.items() if name != "checksum"})
     return blake3(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

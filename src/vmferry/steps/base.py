@@ -18,6 +18,7 @@ from vmferry.model import (
     FileMove,
     ImageMove,
     JobState,
+    Lost,
     Phase,
     Placed,
     Plan,
@@ -108,6 +109,12 @@ class Job:
     def deaf(self) -> Job:
         """The same job, no longer hearing cancel."""
         return replace(self, desk=self.desk.deaf())
+
+    @property
+    def lost(self) -> Lost | None:
+        """The end that an operator has declared lost: nothing is asked of it any more."""
+        told = self.facts.get("lost")
+        return Lost(told) if isinstance(told, str) else None
 
     # -- names: computed, never remembered
 

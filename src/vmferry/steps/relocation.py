@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged
 from vmferry.hosts.protocol import Host
-from vmferry.model import Definition, Power
+from vmferry.model import Definition, Lost, Power
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import below, drop_overlay_copy, rounds
 from vmferry.steps.progress import DeskWatch, copy_verified, phase
@@ -70,7 +70,7 @@ class Relinquish(Step):
         definition = written(job)
         if definition is not None:
             job.host.reclaim(definition)
-            if job.facts.get("frozen") is True:
+            if job.facts.get("frozen") is not None:  # false once it was merged at the destination: frozen here still
                 job.host.point(job.uuid, first_images(job), {})
 
 
@@ -87,6 +87,10 @@ class StillOff(Step):
                 f"mark:{image.source}"
             ):
                 raise SourceChanged(path=image.source)
+
+    def found(self, job: Job) -> bool:
+        """Of a source that is lost there is nothing to look at: the copy is all that is left."""
+        return job.lost is Lost.SOURCE
 
 
 class LayOverlays(Step):
@@ -114,14 +118,16 @@ class Migrate(Step):
 
     def do(self, job: Job) -> None:
         power = power_of(job.host, job.uuid)
-        if power is Power.OFF and not self.crossed(job):
+        gone = power is Power.OFF and not self.crossed(job)
+        if gone and job.lost is not Lost.SOURCE:
             raise GuestGone(vm=job.plan.vm)
         if job.facts.get("ran") is None:
             job.facts.put("ran", power is Power.RUNNING)
         if power is not Power.OFF:
             self._carry(job)
         begun = time.monotonic()
-        self._let_go(job)
+        if not gone:
+            self._let_go(job)
         job.facts.put("pause_s", round(stood_s(job, time.monotonic() - begun), 4))
 
     def _carry(self, job: Job) -> None:

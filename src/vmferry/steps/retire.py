@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import NotSeenRunning
-from vmferry.model import Changes, ImageMove, Placed, Where
+from vmferry.model import Changes, ImageMove, Lost, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.freeze import forget_overlay_copy, rounds
 from vmferry.steps.relocation import forget_carried, written
@@ -27,7 +27,7 @@ class Retire(Step):
             job.host.end_serving()
             job.there.end_serving()
             job.host.remove(job.saved)
-        if job.plan.keep_source:
+        if job.plan.keep_source and job.lost is not Lost.SOURCE:
             self._keep(job)
         self._remove(job)
         if job.plan.relocates and not job.plan.keep_source:

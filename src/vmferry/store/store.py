@@ -21,6 +21,7 @@ from vmferry.model import (
     ALLOWED,
     FINAL,
     JobState,
+    Lost,
     NoticeView,
     Phase,
     Receipt,
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 
 Fact = str | int | float | bool | None | list[str]
 LIMIT_KEY = ("scope", "connect", "place")
+Judge = Callable[[Row, tuple[StepRecord, ...], Mapping[str, Fact]], None]
 HOLDS_SLOTS = ACTIVE - {JobState.QUEUED}
 
 
@@ -158,6 +160,24 @@ class Store:
             connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
             return _row(connection, job)
 
+    def declare_lost(self, job: str, lost: Lost, judge: Judge) -> int:
+        """Write down that one of its hosts is lost, and let nobody act as before. Returns the new epoch.
+
+        `judge` raises what forbids it, for the job as it is in that instant.
+        """
+        with self._engine.begin() as connection:
+            row = _row(connection, job)
+            judge(row, _journal(connection, job), _facts(connection, job))
+            columns: dict[str, object] = {"epoch": row.epoch + 1}
+            if lost is Lost.SOURCE:
+                columns["cancel_asked"] = False
+            if row.state is JobState.STUCK:
+                columns["retry_asked"] = True
+            connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
+            _replace(connection, facts, {"job": job, "name": "lost"}, value=json.dumps(lost.value))
+        log.warning("a host was declared lost", job=job, lost=lost.value, epoch=row.epoch + 1)
+        return row.epoch + 1
+
     # -- changes in a job's name
 
     def advance(
@@ -222,17 +242,12 @@ class Store:
     # -- what is known
 
     def facts(self, job: str) -> dict[str, Fact]:
-        query = sa.select(facts.c.name, facts.c.value).where(facts.c.job == job)
         with self._reading() as connection:
-            return {name: json.loads(value) for name, value in connection.execute(query)}
+            return _facts(connection, job)
 
     def journal(self, job: str) -> tuple[StepRecord, ...]:
-        query = sa.select(journal).where(journal.c.job == job).order_by(journal.c.seq)
         with self._reading() as connection:
-            return tuple(
-                StepRecord(**{name: found[name] for name in StepRecord.__slots__})
-                for found in connection.execute(query).mappings()
-            )
+            return _journal(connection, job)
 
     def phases(self, job: str) -> tuple[Phase, ...]:
         query = sa.select(phases).where(phases.c.job == job).order_by(phases.c.seq)
@@ -262,6 +277,19 @@ def _row(connection: sa.Connection, job: str) -> Row:
     if found is None:
         raise NoSuchJob(job=job)
     return Row.of(found)
+
+
+def _facts(connection: sa.Connection, job: str) -> dict[str, Fact]:
+    query = sa.select(facts.c.name, facts.c.value).where(facts.c.job == job)
+    return {name: json.loads(value) for name, value in connection.execute(query)}
+
+
+def _journal(connection: sa.Connection, job: str) -> tuple[StepRecord, ...]:
+    query = sa.select(journal).where(journal.c.job == job).order_by(journal.c.seq)
+    return tuple(
+        StepRecord(**{name: found[name] for name in StepRecord.__slots__})
+        for found in connection.execute(query).mappings()
+    )
 
 
 def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: str) -> None:

@@ -1,0 +1,85 @@
+"""A host that an operator has declared lost: nothing is asked of it any more.
+
+What a job would have taken away there is noted instead, for the day on which the host is back. Looks answer that
+nothing is there. Whatever would need the host raises HostLost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from vmferry.errors import HostLost, NoSuchVm
+from vmferry.hosts.protocol import Host
+from vmferry.hosts.wire import CALLS
+from vmferry.model import Power
+from vmferry.transfer import Place, Transfer
+from vmferry.transfer.places import Scheme
+
+NOT_THERE: Mapping[str, object] = {
+    "vms": (),
+    "power": Power.OFF,
+    "allocated": 0,
+    "exists": False,
+    "users": (),
+    "leftovers": (),
+    "mirroring": False,
+    "saved": False,
+    "spent": False,
+    "announced": False,
+    "arrived": False,
+    "mark_of": "",
+}
+"""The looks that have an answer."""
+LEFT = frozenset({"drop", "forget", "remove", "void", "unload", "withdraw", "end_serving"})
+"""Acts that only take away: they are left to whoever cleans up there."""
+
+
+class LostHost:
+    """Implements hosts.protocol.Host: its methods are made below, one for each of the protocol's."""
+
+    def __init__(self, name: str, left: Callable[[Path], None]) -> None:
+        """`left` is told of each file that may still lie there."""
+        self.name = name
+        self._left = left
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if name in NOT_THERE:
+            self._note(name, arguments)
+            return NOT_THERE[name]
+        if name in ("vm", "definition"):
+            raise NoSuchVm(vm=arguments.get("name") or arguments.get("uuid"), host=self.name)
+        if name not in LEFT:
+            raise HostLost(host=self.name)
+        self._note(name, arguments)
+        return None
+
+    def _note(self, name: str, arguments: Mapping[str, Any]) -> None:
+        if name in LEFT or name == "exists":  # asked before something is removed or renamed back
+            for path in filter(None, map(_file, arguments.values())):
+                self._left(path)
+
+
+def _file(argument: object) -> Path | None:
+    if isinstance(argument, Transfer):
+        return _file(argument.destination)
+    if isinstance(argument, Place):
+        return argument.path if argument.scheme is Scheme.PATH else None
+    return argument if isinstance(argument, Path) else None
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def asked(self: LostHost, *args: object, **kwargs: object) -> Any:
+        return self.answer(name, CALLS[name].bind(*args, **kwargs))
+
+    asked.__name__ = name
+    return asked
+
+
+for _name in CALLS:
+    setattr(LostHost, _name, _method(_name))
+
+
+def lost_host(name: str, left: Callable[[Path], None]) -> Host:
+    return cast(Host, LostHost(name, left))  # its methods are made from the protocol's, which no checker follows
