@@ -15,7 +15,7 @@ MOST_FUNCTION_LINES = 50
 
 LAYERS = (
     {"model", "errors", "quantity", "sizes"},
-    {"transfer", "placement", "fence", "forecast", "lock"},
+    {"transfer", "placement", "fence", "forecast", "lock", "seat"},
     {"hosts"},
     {"steps"},
     {"saga"},

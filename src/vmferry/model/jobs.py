@@ -172,3 +172,5 @@ class JobView:
     ended: str | None = None
     progress: Progress = Progress()
     journal: tuple[StepRecord, ...] = ()
+    manager: str = ""
+    """Of several, the one that acts for it; empty while it is queued, and where there is only one."""
