@@ -27,6 +27,7 @@ class Limits:
         self._store = store
         self._hosts = hosts
         self._throttles: dict[str, Throttle] = {}
+        self._heard: tuple[SharedLimit, ...] = ()
         self._lock = Lock()
 
     def all(self) -> Sequence[SharedLimit]:
@@ -42,6 +43,14 @@ class Limits:
         self._store.put_limit(limit)
         self._throttle(slot).set_limit(limit.limit_bytes_s)
         return limit
+
+    def refresh(self) -> None:
+        """Hear of what was set at another manager. Raises HostUnreachable, and hears it at the next call then."""
+        now = self._store.limits()
+        if now != self._heard:
+            for limit in now:
+                self._throttle(self._slot(limit)).set_limit(limit.limit_bytes_s)
+            self._heard = now
 
     def of(self, row: Row) -> tuple[Throttle, ...]:
         """What a job's bytes have to pass, besides its own limit."""

@@ -24,7 +24,7 @@ from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
 from vmferry.cli.limit import limit_host, limit_storage, limits
 from vmferry.cli.migrate_storage import migrate_storage
-from vmferry.cli.options import Connect, Globals, State, globals_of
+from vmferry.cli.options import Connect, Globals, Runtime, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
 from vmferry.cli.transfer_list import transfer_list
@@ -114,6 +114,7 @@ def everywhere(
     ctx: typer.Context,
     *,
     state: State = None,
+    runtime: Runtime = None,
     connect: Connect = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -123,7 +124,7 @@ def everywhere(
     4 stuck: an operator is needed, 5 cancelled and undone, 6 written since (verify).
     """
     given = globals_of(ctx)
-    given.state, given.connect = state, connect
+    given.state, given.runtime, given.connect = state, runtime, connect
 
 
 def main() -> NoReturn:
