@@ -21,6 +21,7 @@ SETTINGS = {
     "listen_addresses": "",
     "max_connections": "200",
     "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # in its own folder: a crash leaves nothing in /dev/shm
     "log_min_messages": "warning",
 }
 ENDS_S = 60
