@@ -110,6 +110,15 @@ class Superseded(VmferryError):
     says = "job {job} was taken over (epoch {epoch} is older than {newest}): this process no longer acts for it"
 
 
+class StoreAway(VmferryError):
+    """The database cannot be reached, or ended the session. What was being written may have been written, or not."""
+
+    says = (
+        "the records of vmferry cannot be reached ({reason}): see that the database runs; jobs go on by themselves then"
+    )
+    passing = True
+
+
 class WorkerRunning(VmferryError):
     says = "a worker (process {pid}) already serves {state}: commands reach it by themselves"
 
@@ -361,6 +370,10 @@ class TransferWrongState(UsageError):
     says = "transfer {transfer} is {state}: {action} is possible only while it is {allowed}"
 
 
+class TransferElsewhere(UsageError):
+    says = "transfer {transfer} is carried by the manager {manager}: steer it on that machine"
+
+
 class DestinationTaken(VmferryError):
     says = "transfer {transfer} goes there already: wait for it, or `vmferry transfer cancel {transfer}`"
     exit_code = 3
@@ -441,7 +454,7 @@ class LabProgramFailed(VmferryError):
 
 
 class StateUnusable(UsageError):
-    says = "the state folder {state} cannot be used ({reason}): choose another with --state or VMFERRY_STATE"
+    says = "the state {state} cannot be used ({reason}): choose another with --state or VMFERRY_STATE"
 
 
 class BadRequest(UsageError):

@@ -85,6 +85,8 @@ def _facts(job: JobView) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row("job", shown(job.id))
     grid.add_row("host", Text(shown(job.plan.connect)))
+    if job.manager:
+        grid.add_row("manager", Text(shown(job.manager)))
     for folder in sorted(_folders(job), key=str):
         grid.add_row("to", Text(shown(folder)))
     if job.sentence:
