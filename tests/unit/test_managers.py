@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
 
@@ -22,13 +23,16 @@ from test_store import job
 
 from vmferry import managers, preflight
 from vmferry.claims import HOST_SLOTS
-from vmferry.errors import StoreAway, Superseded, TransferElsewhere, WorkerRunning
+from vmferry.errors import HostKnown, StorageKnown, StoreAway, Superseded, TransferElsewhere, WorkerRunning
 from vmferry.hosts.memory import InMemory, MemoryHost, World
 from vmferry.jobs import Jobs
-from vmferry.model import JobState, Progress, Scope, SharedLimit, Token
+from vmferry.model import JobState, NoticeState, Progress, Receivers, Scope, SharedLimit, Token
 from vmferry.model.transfers import TransferRequest, TransferState
+from vmferry.notify.courier import Courier
 from vmferry.seat import Seat
-from vmferry.store import NewJob, Store, presence
+from vmferry.store import NewJob, Store, notices, presence
+from vmferry.store.fleet import FleetStore, StorageRow
+from vmferry.store.notices import NoticeStore
 from vmferry.store.presence import Presence
 from vmferry.store.transfers import TransferStore
 
@@ -271,6 +275,10 @@ def test_orders_that_were_given_elsewhere_reach_a_running_job(tmp_path: Path, re
         until(lambda: throttle.limit_bytes_s is None and throttle.rank == 0)
         other.put_limit(SharedLimit(Scope.STORAGE, "memory", str(DESTINATION), 5_000_000))
         until(lambda: throttle.tightest_bytes_s == 5_000_000)
+        other.ask(view.id, suspend_asked=True)
+        until(lambda: jobs._orders[view.id].suspend)
+        other.ask(view.id, suspend_asked=False)
+        until(lambda: not jobs._orders[view.id].suspend)
         other.ask(view.id, cancel_asked=True)
         until(lambda: jobs._orders[view.id].cancel)
         gate.open.set()
@@ -311,6 +319,116 @@ def test_while_the_database_is_away_requests_say_so_and_jobs_wait(tmp_path: Path
         assert jobs.get(view.id).state is JobState.DONE
         assert ended(jobs, jobs.submit(request(path=Path("/fast/vms"))).id).state is JobState.DONE
     assert world.violations == []
+
+
+# -- slots, over machines
+
+
+def test_a_host_with_a_name_has_its_slots_once_for_all_machines(records: str, other: Store) -> None:
+    local = ("host qemu:///system", "storage 5 of qemu:///system")
+    theirs = replace(job("abcd2345", (*local, "host far", "storage 5 of far")), machine="elsewhere")
+    other.add(theirs)
+    assert other.start_waiting(lambda _: 1) == [theirs.id]
+    with closing(Store(records, "me", "here")) as mine:
+        for id, slots in (("own12345", local), ("host2345", ("host far",)), ("disk2345", ("storage 5 of far",))):
+            mine.add(replace(job(id, slots), machine="here"))
+        assert mine.start_waiting(lambda _: 1) == ["own12345"]
+        assert mine.start_waiting(lambda _: 2) == ["host2345", "disk2345"]
+
+
+def test_a_job_from_or_to_a_machines_own_libvirt_is_tied_to_that_machine() -> None:
+    here = Seat(Path("/a"), Path("/a"), "postgresql:///x", "me", "here")
+    assert here.reach("qemu:///system", "host1") == "here"
+    assert here.reach("host1", "qemu:///system") == "here"
+    assert here.reach("host1", "qemu+tls://host2/system") is None
+    assert Seat.at(Path("/a")).reach("qemu:///system") is None
+
+
+# -- notices are told once
+
+
+@pytest.fixture
+def couriers(records: str) -> Iterator[tuple[NoticeStore, NoticeStore]]:
+    """Two managers' views of the notices, of which there is one."""
+    with closing(NoticeStore(records, "one")) as one, closing(NoticeStore(records, "two")) as two:
+        one.set_receivers(Receivers(command="true"))
+        one.add_test()
+        yield one, two
+
+
+def test_a_notice_that_one_manager_tells_is_left_to_it(couriers: tuple[NoticeStore, NoticeStore]) -> None:
+    one, two = couriers
+    [seen] = two.waiting()
+    taken = one.take(seen.number)
+    assert taken is not None
+    assert (two.waiting(), two.take(seen.number)) == ([], None)
+    assert one.take(seen.number) is not None  # its next process, after a crash
+    assert two.count_waiting() == 1
+    one.tried(taken, NoticeState.WAITING, "no answer", again_s=3600)
+    assert two.waiting() == []
+    one.tried(taken, NoticeState.WAITING, "no answer")
+    [again] = two.waiting()
+    assert again.tries == 1
+    assert two.take(again.number) is not None
+
+
+def test_a_manager_that_was_frozen_while_it_told_changes_nothing_afterwards(
+    couriers: tuple[NoticeStore, NoticeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = couriers
+    monkeypatch.setattr(notices, "LEASE_S", -1.0)
+    [seen] = one.waiting()
+    frozen, heir = one.take(seen.number), two.take(seen.number)
+    assert frozen is not None
+    assert heir is not None
+    one.tried(frozen, NoticeState.GIVEN_UP, "no answer")
+    assert [found.number for found in two.waiting()] == [seen.number]
+    two.tried(heir, NoticeState.DELIVERED)
+    one.tried(frozen, NoticeState.WAITING, "no answer")
+    assert (two.waiting(), two.count_waiting()) == ([], 0)
+
+
+def test_couriers_of_two_managers_tell_each_event_once(tmp_path: Path, records: str) -> None:
+    told, script = tmp_path / "told", tmp_path / "tell"
+    script.write_text(f'#!/bin/sh\necho "$VMFERRY_EVENT_ID $VMFERRY_STATE $VMFERRY_RUNTIME" >> {told}\n')
+    script.chmod(0o755)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    seats = [Seat.among(folder, folder, records) for folder in folders]
+    couriers = [Courier(seat) for seat in seats]
+    with closing(NoticeStore(records)) as store:
+        store.set_receivers(Receivers(command=str(script)))
+        wanted = sorted(store.add_test() for _ in range(10))
+        for courier in couriers:
+            courier.start()
+        try:
+            until(lambda: store.count_waiting() == 0)
+        finally:
+            for courier in couriers:
+                courier.close()
+    lines = [line.split() for line in told.read_text().splitlines()]
+    assert sorted(event for event, _, _ in lines) == wanted
+    assert {(state, runtime) for _, state, runtime in lines} <= {(records, str(seat.folder)) for seat in seats}
+
+
+# -- hosts are those of all
+
+
+def test_a_host_that_one_manager_added_is_known_and_revoked_at_all(records: str) -> None:
+    with closing(FleetStore(records)) as one, closing(FleetStore(records)) as two:
+        one.add("host1", "10.0.0.1:8750")
+        one.issued(7, "agent", "host1", datetime.now(UTC))
+        with pytest.raises(HostKnown):
+            two.add("host1", "10.0.0.2:8750")
+        here = StorageRow("host1", "san", "/san", "uuid", "gold")
+        one.add_storage(here)
+        two.add_storage(here)
+        with pytest.raises(StorageKnown):
+            two.add_storage(replace(here, path="/other"))
+        two.revoke("host1")
+        assert set(one.revoked()) == {7}
+        assert [host.revoked for host in one.hosts()] == [True]
 
 
 # -- transfers stay with their manager
