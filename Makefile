@@ -12,7 +12,7 @@ RUN_PACKAGES := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
 LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
 TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
 	btrfs-progs swtpm swtpm-tools ovmf git \
-	qemu-guest-agent procps socat stunnel4 fio rsync
+	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
 
 .PHONY: demo test check format lint types unit block libvirt bench clean
 

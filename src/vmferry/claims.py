@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from vmferry.hosts.protocol import Host, filesystem_of
-from vmferry.model import SAVES, MoveRequest, Plan, Url, Where
-from vmferry.store import NewJob
-from vmferry.store.store import now
+from vmferry.model import SAVES, Plan, Url, Where
 
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """No letter that a person could take for another one."""
@@ -19,19 +15,6 @@ HOST_SLOTS = 10
 STORAGE_SLOTS = 10
 HOST = "host "
 """How a host's slot begins; what follows is its URI."""
-
-
-def new_job(plan: Plan, request: MoveRequest, host: Host, there: Host) -> NewJob:
-    """With an id of its own, about to be queued."""
-    return NewJob(
-        id="".join(secrets.choice(LETTERS) for _ in range(8)),
-        plan=plan,
-        request=request,
-        version=version("vmferry"),
-        slots=slots_of(plan, host, there),
-        room=room_of(plan, there),
-        created=now(),
-    )
 
 
 def slots_of(plan: Plan, host: Host, there: Host) -> tuple[str, ...]:

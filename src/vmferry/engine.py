@@ -8,26 +8,33 @@ DBOS is one to a process, and so is the Engine.
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from pathlib import Path
 from threading import Condition
 from typing import Final
 
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import error as dbos_errors
 
 from vmferry.desk import Stopped
-from vmferry.errors import VmferryError
+from vmferry.errors import StoreAway, VmferryError
 from vmferry.saga import Once, Outcome
+from vmferry.seat import Seat
+from vmferry.store.database import Connections, make_engine
 
 log = structlog.get_logger()
 
 APPLICATION_VERSION: Final = "1"
 """DBOS recovers only workflows of its own version. Ours is in the plan: each job checks its list of steps."""
 EXECUTOR: Final = "worker"
+"""Of a manager that is alone: DBOS itself goes on with what its last process left."""
+QUEUE_LOOK_S: Final = 0.25
+POOL_SIZE: Final = 20
 KEPT_WORKFLOWS = 100
 """Finished workflows that stay in DBOS's tables; the jobs themselves stay in ours."""
 
@@ -40,26 +47,30 @@ class Engine:
 
     _current: Engine | None = None
 
-    def __init__(self, database: Path, run: Run) -> None:
-        self._database = database
+    def __init__(self, seat: Seat, run: Run) -> None:
+        self._seat = seat
         self._run = run
-        self._running: set[str] = set()
+        self._queue = None if seat.alone else f"manager {seat.manager}"
+        self._running: Counter[str] = Counter()
         self._halted: set[str] = set()
         self._anew: dict[str, Callable[[], None]] = {}
         self._changed = Condition()
+        self._pool: Connections | None = None
 
     def start(self) -> None:
-        """Start, and go on with all workflows that were cut off (within about a second)."""
+        """Start. A manager that is alone goes on with all workflows that were cut off (within about a second)."""
         if Engine._current is not None:
             raise RuntimeError("DBOS is one to a process: close the other engine first")
         logging.getLogger("dbos").addHandler(logging.NullHandler())  # so that it adds no handler for a console
         logging.getLogger("dbos").setLevel(logging.ERROR)
         Engine._current = self
-        with closing(sqlite3.connect(self._database)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # stays in the file; half the fsyncs of a record
         try:
-            DBOS(config=_config(self._database))
+            DBOS(config=self._alone() if self._seat.alone else self._among())
+            if self._queue is not None:
+                DBOS.listen_queues([self._queue])
             DBOS.launch()
+            if self._queue is not None:
+                DBOS.register_queue(self._queue, polling_interval_sec=QUEUE_LOOK_S, on_conflict="always_update")
         except BaseException:
             Engine._current = None
             raise
@@ -72,11 +83,15 @@ class Engine:
                 self._changed.wait(left)
             gone = not self._running
         DBOS.destroy()
+        if self._pool is not None:
+            self._pool.dispose()
         Engine._current = None
         return gone
 
     def launch(self, job: str) -> None:
-        """Start the job's workflow, unless it has one."""
+        """Start the job's workflow in this process, unless it has one."""
+        with self._changed:
+            self._halted.discard(job)
         with SetWorkflowID(job):
             DBOS.start_workflow(move, job)
 
@@ -90,12 +105,31 @@ class Engine:
         }
         return [job for job in wanted if job not in known]
 
-    def resume_halted(self) -> None:
-        """Go on with jobs that an error of the store or of the engine itself has stopped in this process."""
+    def running(self) -> set[str]:
+        """The jobs that are walked in this process at the moment."""
+        with self._changed:
+            return set(self._running)
+
+    def halt(self, jobs: Iterable[str]) -> None:
+        """Let these go on here with the next `resume_halted`, wherever they ran before."""
+        with self._changed:
+            self._halted.update(jobs)
+
+    def resume_halted(self, mine: Callable[[], Iterable[str]]) -> None:
+        """Go on with those of these jobs that stand: taken over, or stopped by an error of store or engine.
+
+        Not with others: they were taken over by another manager, and resuming them would take them from it.
+        """
         with self._changed:
             halted, self._halted = self._halted, set()
-        for job in halted:
-            DBOS.resume_workflow(job)
+        try:
+            if halted:
+                halted &= set(mine())  # asked later than they stood: what is not among them now is another's
+            while halted:
+                DBOS.resume_workflow(job := min(halted), queue_name=self._queue)
+                halted.remove(job)
+        finally:
+            self.halt(halted)
 
     def begin_anew(self, job: str, left: Callable[[], None]) -> None:
         """Have a job that is told to stop go on from its records once it has; `left` is called then.
@@ -106,8 +140,8 @@ class Engine:
             if job in self._running:
                 self._anew[job] = left
 
-    def tidy(self) -> None:
-        """Forget all but the last finished workflows."""
+    def tidy(self, over: Callable[[Iterable[str]], Iterable[str]]) -> None:
+        """Forget all but the last finished workflows, and those whose job is over: its manager died at the very end."""
         finished = DBOS.list_workflows(
             status=["SUCCESS", "ERROR"],
             sort_desc=True,
@@ -116,26 +150,35 @@ class Engine:
             load_input=False,
             load_output=False,
         )
-        if finished:
-            DBOS.delete_workflows([found.workflow_id for found in finished])
+        forgotten = [found.workflow_id for found in finished]
+        if not self._seat.alone:
+            unfinished = DBOS.list_workflows(status=["PENDING", "ENQUEUED"], load_input=False, load_output=False)
+            forgotten += over([found.workflow_id for found in unfinished])
+        if forgotten:
+            DBOS.delete_workflows(forgotten)
 
     def _take(self, job: str) -> None:
         with self._changed:
-            self._running.add(job)
+            self._running[job] += 1  # what an old epoch left may still run beside the new one
         try:
             self._run(job, once)
         except Stopped as stopped:
-            if stopped.__cause__ is not None and not isinstance(stopped.__cause__, VmferryError):
-                self._halt(job)
+            if _may_pass(stopped.__cause__):
+                self.halt([job])
             raise
+        except dbos_errors.DBOSWorkflowConflictIDError as lost:
+            raise Stopped from lost  # resumed elsewhere, or anew here; DBOS would poll for its end in this thread
+        except StoreAway as away:
+            self.halt([job])
+            raise Stopped from away
         except Exception as error:
             # An error here would end the workflow, and with it the job: leave it, and try again.
             log.exception("a workflow failed outside its steps", job=job)
-            self._halt(job)
+            self.halt([job])
             raise Stopped from error
         finally:
             with self._changed:
-                self._running.discard(job)
+                self._running -= Counter([job])
                 left = self._anew.pop(job, None)
                 if left is not None:
                     self._halted.add(job)
@@ -143,9 +186,25 @@ class Engine:
             if left is not None:
                 left()
 
-    def _halt(self, job: str) -> None:
-        with self._changed:
-            self._halted.add(job)
+    def _alone(self) -> DBOSConfig:
+        database = self._seat.folder / "engine.db"
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # stays in the file; half the fsyncs of a record
+        return _config(EXECUTOR) | {"system_database_url": f"sqlite:///{database}"}
+
+    def _among(self) -> DBOSConfig:
+        """A name of its own for each process: so DBOS recovers nothing by itself, for it would give it to anybody."""
+        self._pool = make_engine(self._seat.records, pool_size=POOL_SIZE, max_overflow=0)
+        # Polling, since we wait for no events of DBOS: its listener is one more connection that can break.
+        return _config(f"{self._seat.manager} {secrets.token_hex(4)}") | {
+            "system_database_engine": self._pool,
+            "use_listen_notify": False,
+        }
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Did the store fail, or the engine, rather than somebody tell this process to stop?"""
+    return isinstance(cause, StoreAway) or (cause is not None and not isinstance(cause, VmferryError))
 
 
 def once(name: str, act: Callable[[], Outcome]) -> Outcome:
@@ -170,12 +229,11 @@ def move(job: str) -> None:
     Engine._current._take(job)
 
 
-def _config(database: Path) -> DBOSConfig:
+def _config(executor: str) -> DBOSConfig:
     return {
         "name": "vmferry",
-        "system_database_url": f"sqlite:///{database}",
         "application_version": APPLICATION_VERSION,
-        "executor_id": EXECUTOR,
+        "executor_id": executor,
         "serializer": DBOSPortableJSONSerializer(),
         "enable_otlp": False,
         "log_level": "ERROR",

@@ -15,7 +15,7 @@ import structlog
 
 from vmferry.authority import Authority, Role, TlsFolder, check_name, make_key, make_request
 from vmferry.authority.tokens import JoinToken
-from vmferry.errors import AgentVersionMismatch, HostUnreachable, NoSuchHost, NoSuchStorage, VmferryError
+from vmferry.errors import AgentVersionMismatch, HostUnreachable, NoSuchHost, NoSuchStorage, StoreAway, VmferryError
 from vmferry.hosts.agent_link import AgentLink, Contact, part
 from vmferry.hosts.join import Papers, join, split_address
 from vmferry.hosts.protocol import Hosts
@@ -189,10 +189,13 @@ class Fleet:
 
     def _met(self, link: AgentLink, contact: Contact) -> None:
         """After each call: bring the agent what it lacks. What fails here is tried again after the next one."""
-        if contact.revocations < len(self._store.revoked()) + 1:
-            self._quietly(link.name, lambda: self._push(link))
+        self._quietly(link.name, lambda: self._catch_up(link, contact))
         if contact.due:
             self._quietly(link.name, lambda: self._renew(link))
+
+    def _catch_up(self, link: AgentLink, contact: Contact) -> None:
+        if contact.revocations < len(self._store.revoked()) + 1:
+            self._push(link)
 
     def _renew(self, link: AgentLink) -> None:
         request = str(link.ask("POST", "renewal")["request"]).encode()
@@ -213,11 +216,17 @@ class Fleet:
 
     def _tend(self) -> None:
         while True:
-            for row in self._store.hosts():
-                if not row.revoked and not self._closing.is_set():
-                    self._quietly(row.name, partial(self._link(row).ask, "GET", "about"))
+            try:
+                self._look()
+            except StoreAway as away:
+                log.warning("agents could not be looked at; trying later", reason=str(away))
             if self._closing.wait(TEND_S):
                 return
+
+    def _look(self) -> None:
+        for row in self._store.hosts():
+            if not row.revoked and not self._closing.is_set():
+                self._quietly(row.name, partial(self._link(row).ask, "GET", "about"))
 
     # -- within
 

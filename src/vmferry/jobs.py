@@ -7,28 +7,29 @@ slots to queued jobs; each job runs in a workflow of the engine.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from threading import Condition, Event, Thread
+from threading import Event, Thread
 
 import structlog
 
-from vmferry import preflight
-from vmferry.claims import jobs_at_once, new_job
-from vmferry.desk import Board, JobDesk, JobFacts, Orders, Stopped
+from vmferry.claims import jobs_at_once
+from vmferry.desk import JobDesk, JobFacts, Stopped
+from vmferry.desks import Desks
 from vmferry.engine import Engine
-from vmferry.errors import HostUnreachable, PlanChanged, Refused, UsageError, WrongState
+from vmferry.errors import HostUnreachable, PlanChanged, StoreAway, WrongState
 from vmferry.hosts.lost import lost_host
 from vmferry.hosts.protocol import Host, Hosts
+from vmferry.intake import Intake, check_limits
 from vmferry.ledger import JobLedger, past_return, past_stand
 from vmferry.leftovers import Leftovers
-from vmferry.limits import Limits, check_rate
+from vmferry.limits import Limits
 from vmferry.lock import WorkerLock
+from vmferry.managers import Managers
 from vmferry.model import (
     ACTIVE,
     FINAL,
@@ -47,10 +48,10 @@ from vmferry.model import (
 from vmferry.notify import courier
 from vmferry.resolving import host_of, resolution, with_lost
 from vmferry.saga import RETRY_S, Once, Strategy, walk
+from vmferry.seat import Seat
 from vmferry.steps.base import Job
 from vmferry.store import Row, Store
 from vmferry.strategies import STRATEGIES
-from vmferry.transfer import Throttle
 
 log = structlog.get_logger()
 
@@ -67,21 +68,23 @@ class Keep(Enum):
 
 
 class Jobs:
-    """All jobs of one state folder. Everything but `start` and `close` may be called from any thread."""
+    """All jobs of one manager's records. Everything but `start` and `close` may be called from any thread.
+
+    `at`: a state folder of its own, or a seat among others.
+    """
 
     def __init__(
-        self, state: Path, hosts: Hosts, strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__
+        self, at: Path | Seat, hosts: Hosts, strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__
     ) -> None:
-        self.state = state
+        self._seat = Seat.at(at) if isinstance(at, Path) else at
+        self.state = self._seat.folder
         self._hosts = hosts
         self._strategy = strategies
-        self._lock = WorkerLock(state)
-        self._engine = Engine(state / "engine.db", self._run)
-        self._epochs: dict[str, int] = {}
-        self._orders: dict[str, Orders] = {}
-        self._boards: dict[str, Board] = {}
-        self._versions: Counter[str] = Counter()
-        self._changed = Condition()
+        self._lock = WorkerLock(self.state)
+        self._engine = Engine(self._seat, self._run)
+        self._desks = Desks()
+        self._orders = self._desks.orders
+        self._managers: Managers | None = None
         self._wake = Event()
         self._closing = False
         self._at_start: list[str] = []
@@ -90,28 +93,36 @@ class Jobs:
     # -- life
 
     def start(self) -> None:
-        """Take the state folder, and go on with every job that was in flight. Raises WorkerRunning."""
+        """Take the folder, and go on with every job that was in flight. Raises WorkerRunning, StoreAway."""
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
-        self._store = Store(f"sqlite:///{self.state / 'vmferry.db'}")
+        self._store = Store(self._seat.records, self._seat.manager, self._seat.machine)
+        self._intake = Intake(self._seat, self._hosts, self._store)
         self.limits = Limits(self._store, self._hosts)
         self.limits.tell(self._opened_or_closed)
         self.limits.start()
-        self._epochs = self._store.take_over()
+        if self._seat.alone:
+            self._store.take_over()
         self._at_start = [row.id for row in self._store.rows(ACTIVE)]
         self._engine.start()
+        if not self._seat.alone:
+            self._managers = Managers(self._seat, self._store, self._desks, self._engine, self._wake.set)
+            self._managers.start()
         self._wake.set()
         self._dispatcher.start()
 
     def close(self) -> None:
-        """Leave all jobs as they are, for the next worker to go on with."""
+        """Leave all jobs as they are, for the next worker or another manager to go on with."""
         self._closing = True
         self._wake.set()
-        self._dispatcher.join()
-        for orders in list(self._orders.values()):
-            orders.set(stop=True)
+        self._dispatcher.join(PATIENCE_S)  # in the engine it would wait for its database to come back
+        if self._managers is not None:
+            self._managers.close()
+        self._desks.stop_all()
         self.limits.close()
         if self._engine.close(PATIENCE_S):
+            if self._managers is not None:
+                self._managers.release()
             self._store.close()
             self._lock.release()
         else:
@@ -121,40 +132,19 @@ class Jobs:
 
     def plan(self, request: MoveRequest) -> Plan:
         """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
-        return preflight.plan(request, *self._ends(request), self._reserved())
+        return self._intake.plan(request)
 
     def submit(self, request: MoveRequest) -> JobView:
         """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
-        _check_limits(request.limit_bytes_s, request.max_pause_s)
+        check_limits(request.limit_bytes_s, request.max_pause_s)
         courier.check(request.notify)
-        host, there = self._ends(request)
-        # Before the plan: a job that ends while we plan would leave its overlays in it.
-        self._store.refuse_busy(host.vm(request.vm).uuid)
-        plan = preflight.plan(request, host, there, self._reserved())
-        if plan.blockers:
-            reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
-            raise Refused(vm=plan.vm, reasons=reasons)
-        job = new_job(plan, request, host, there)
-        self._epochs[job.id] = 1
-        row = self._store.add(job)
+        row = self._store.add(self._intake.job(request))
         self._wake.set()
         return self._view(row)
-
-    def _ends(self, request: MoveRequest) -> tuple[Host, Host]:
-        """Where the VM is, and where it goes to."""
-        host = self._hosts.open(request.connect)
-        return host, self._hosts.open(request.to) if request.to else host
 
     def refuse_busy(self, uuid: str) -> None:
         """Raises VmBusy while a job moves the VM."""
         self._store.refuse_busy(uuid)
-
-    def _reserved(self) -> dict[str, int]:
-        """File system to bytes that active jobs will need there."""
-        reserved: Counter[str] = Counter()
-        for row in self._store.rows(ACTIVE):
-            reserved.update(row.room)
-        return dict(reserved)
 
     # -- looking
 
@@ -180,22 +170,25 @@ class Jobs:
         Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
         """
         job = self._store.find(id)
-        with self._changed:
-            self._changed.wait_for(lambda: self._versions[job] + 1 != after or self._closing, timeout_s)
-            version = self._versions[job] + 1
+        version = self._desks.wait(job, after, timeout_s, lambda: self._closing)
         return version, self.get(job)
 
     def in_flight(self) -> int:
-        """Jobs that need this worker; a stuck one waits for an operator and needs none."""
-        stuck = self._store.rows({JobState.STUCK})
-        return self._store.count(BUSY) + sum(row.retry_asked for row in stuck)
+        """Jobs that need a worker; a stuck one waits for an operator and needs none.
+
+        Those of other managers too: somebody must be there to take them over.
+        """
+        try:
+            stuck = self._store.rows({JobState.STUCK})
+            return self._store.count(BUSY) + sum(row.retry_asked for row in stuck)
+        except StoreAway:
+            return 1  # nobody knows: stay
 
     def recover(self, timeout_s: float | None = None) -> Sequence[JobView]:
         """Wait until nothing is in flight. Returns the jobs that were, when this worker started."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._changed:
-            while self.in_flight() and (deadline is None or time.monotonic() < deadline):
-                self._changed.wait(0.5)
+        while self.in_flight() and (deadline is None or time.monotonic() < deadline):
+            self._desks.wait_for_any(0.5)
         return [self.get(job) for job in self._at_start]
 
     # -- asking
@@ -236,7 +229,7 @@ class Jobs:
             raise WrongState(job=row.id, state=row.state.value, action="a new limit", allowed="active")
         rate = row.limit_bytes_s if isinstance(limit_bytes_s, Keep) else limit_bytes_s
         pause_s = row.max_pause_s if max_pause_s is None else max_pause_s
-        _check_limits(rate, pause_s)
+        check_limits(rate, pause_s)
         return self._tell(row.id, limit_bytes_s=rate, max_pause_s=pause_s)
 
     def prefer(self, id: str, priority: Priority) -> JobView:
@@ -269,23 +262,15 @@ class Jobs:
         said = resolution(self._hosts, row.id, row.plan, vm_is_at, vm)
         if self._strategy(row.plan.technology).names != row.plan.steps:
             raise _plan_changed(row)
-        self._epochs[row.id] = self._store.declare_lost(row.id, said.lost, said.judge)
+        self._store.declare_lost(row.id, said.lost, said.judge)
         self._engine.begin_anew(row.id, self._wake.set)
-        with self._changed:
-            orders = self._orders.get(row.id)
-        if orders is not None:
-            orders.set(stop=True)
+        self._desks.stop(row.id)
         return self.get(row.id)
 
     def _tell(self, job: str, **columns: object) -> JobView:
         row = self._store.ask(job, **columns)
-        with self._changed:
-            orders = self._orders.get(job)
-        if orders is not None:
-            orders.set_limit(row.limit_bytes_s, row.priority)
-            orders.set(max_pause_s=row.max_pause_s, cancel=row.cancel_asked, retry=row.retry_asked)
-            orders.set(suspend=row.suspend_asked)
-        self._bump(job)
+        self._desks.tell(row)
+        self._desks.bump(job)
         return self._view(row)
 
     def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
@@ -305,33 +290,43 @@ class Jobs:
 
     # -- running
 
+    @property
+    def _standing(self) -> bool:
+        return self._managers is None or self._managers.standing
+
     def _dispatch(self) -> None:
         """Give slots to queued jobs and workflows to started ones, whenever something has changed."""
         while not self._closing:
             try:
-                self._store.start_waiting(lambda slot: 0 if self.limits.closed((slot,)) else jobs_at_once(slot))
-                running = [row.id for row in self._store.rows(ACTIVE - {JobState.QUEUED})]
-                for job in sorted(self._engine.without_workflow(running), key=running.index, reverse=True):
-                    self._engine.launch(job)
-                    self._bump(job)
-                self._engine.resume_halted()
-                self._engine.tidy()
+                if self._standing:
+                    self._start_jobs()
+            except StoreAway as away:
+                log.warning("jobs could not be started; trying again", reason=str(away))
             except Exception:
                 log.exception("jobs could not be started; trying again")  # a thread's own border
             self._wake.wait(LOOK_S)
             self._wake.clear()
+
+    def _start_jobs(self) -> None:
+        self._store.start_waiting(lambda slot: 0 if self.limits.closed((slot,)) else jobs_at_once(slot))
+        mine = self._store.mine()
+        for job in sorted(self._engine.without_workflow(mine), key=mine.index, reverse=True):
+            self._engine.launch(job)
+            self._desks.bump(job)
+        self._engine.resume_halted(self._store.mine)
+        self._engine.tidy(self._store.over)
 
     def _run(self, id: str, once: Once) -> None:
         """Called by the engine: take a job to its end. Raises Stopped to leave it."""
         row = self._store.row(id)
         if row.state in FINAL:
             return
-        if self._closing or id not in self._epochs:
+        if self._closing or not self._standing or row.manager != self._seat.manager:
             raise Stopped
-        token = Token(id, self._epochs[id])
+        token = Token(id, row.epoch)
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
-        desk = self._desk(row, token)
+        desk = self._desk(token)
         facts = self._facts(token)
         host = self._open(row.plan, Lost.SOURCE, facts, desk)
         there = self._open(row.plan, Lost.DESTINATION, facts, desk) if row.plan.to else host
@@ -343,27 +338,16 @@ class Jobs:
         if strategy.names != row.plan.steps:
             error = _plan_changed(row)
             self._store.advance(token, JobState.STUCK, str(error), type(error).__name__)
-            self._bump(row.id)
+            self._desks.bump(row.id)
             raise Stopped from error
         if row.state is JobState.STUCK and row.kind == PlanChanged.__name__:
             self._store.advance(token, row.before_stuck or JobState.RUNNING)
 
-    def _desk(self, row: Row, token: Token) -> JobDesk:
-        with self._changed:
-            row = self._store.row(row.id)  # again, under the lock: no order may come between row and orders
-            orders = Orders(
-                Throttle(row.limit_bytes_s, above=self.limits.of(row), rank=row.priority),
-                row.max_pause_s,
-                cancel=row.cancel_asked,
-                retry=row.retry_asked,
-                suspend=row.suspend_asked,
-            )
-            self._orders[row.id] = orders
-            board = Board(row.plan, lambda: self._bump(row.id))
-            self._boards[row.id] = board
-        if self._closing:
+    def _desk(self, token: Token) -> JobDesk:
+        desk = self._desks.open(self._store, token, self.limits)
+        if self._closing or not self._standing:  # it may have been closed before it was opened
             raise Stopped
-        return JobDesk(self._store, token, orders, board)
+        return desk
 
     def _open(self, plan: Plan, end: Lost, facts: JobFacts, desk: JobDesk) -> Host:
         """The host at that end of the move; one that was declared lost is never asked."""
@@ -381,20 +365,15 @@ class Jobs:
         return JobFacts(self._store, token, self._store.facts(token.job))
 
     def _bookmarks(self, job: str) -> Path:
-        folder = self.state / "bookmarks" / job
+        folder = self._seat.ground / "bookmarks" / job
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _ended(self, job: str) -> None:
         with suppress(OSError):  # gone, or a transfer's bookmarks are left for an operator to see
-            (self.state / "bookmarks" / job).rmdir()
-        self._bump(job)
+            (self._seat.ground / "bookmarks" / job).rmdir()
+        self._desks.bump(job)
         self._wake.set()
-
-    def _bump(self, job: str) -> None:
-        with self._changed:
-            self._versions[job] += 1
-            self._changed.notify_all()
 
     # -- views
 
@@ -405,20 +384,13 @@ class Jobs:
     def _opened_or_closed(self) -> None:
         """A calendar lets jobs begin, or no longer."""
         for row in self._store.rows({JobState.QUEUED}):
-            self._bump(row.id)
+            self._desks.bump(row.id)
         self._wake.set()
 
     def _progress(self, row: Row) -> Progress:
         if row.state is JobState.QUEUED:
             return Progress(steps=len(row.plan.steps), held=self.limits.closed(row.slots))
-        board = self._boards.get(row.id)
-        return board.progress if board is not None else Progress(steps=len(row.plan.steps))
-
-
-def _check_limits(limit_bytes_s: int | None, max_pause_s: float) -> None:
-    check_rate(limit_bytes_s)
-    if not max_pause_s > 0:
-        raise UsageError(reason=f"a pause of at most {max_pause_s:g} s is not possible: give more than 0")
+        return self._desks.progress(row, self._seat.manager)
 
 
 def _plan_changed(row: Row) -> PlanChanged:

@@ -16,7 +16,7 @@ from threading import Event, Lock, Thread
 import structlog
 
 from vmferry.claims import HOST, host_slot, storage_slot
-from vmferry.errors import UsageError, VmferryError
+from vmferry.errors import StoreAway, UsageError, VmferryError
 from vmferry.hosts.protocol import Hosts
 from vmferry.model import InForce, LimitView, Scope, SharedLimit, Url
 from vmferry.model.limits import Local, in_force, limit_at
@@ -110,10 +110,7 @@ class Limits:
         none = SharedLimit(scope, connect, place, None)
         slot = self._slot(none)
         with self._lock:
-            before = next((found for found in self._store.limits() if _key(found) == _key(none)), none)
-            limit = edit(before)
-            check_rate(limit.limit_bytes_s)
-            self._store.put_limit(limit)
+            limit = self._store.edit_limit(none, lambda before: _checked(edit(before)))
             self._known[_key(limit)] = (limit, slot)
         self._apply()
         return limit
@@ -145,6 +142,8 @@ class Limits:
                 if looks % REREAD_LOOKS == 0:
                     self._reread(self._store.limits())
                 self._apply()
+            except StoreAway as away:
+                log.warning("limits could not be read again; trying later", reason=str(away))
             except Exception:
                 log.exception("limits could not be looked at; trying again")  # a thread's own border
 
@@ -216,6 +215,11 @@ class Limits:
             return host_slot(limit.connect)
         where = Url(limit.place) if "://" in limit.place else Path(limit.place)
         return storage_slot(where, self._hosts.open(limit.connect))
+
+
+def _checked(limit: SharedLimit) -> SharedLimit:
+    check_rate(limit.limit_bytes_s)
+    return limit
 
 
 def _key(limit: SharedLimit) -> str:

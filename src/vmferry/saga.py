@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypedDict
 
 import structlog
 
-from vmferry.errors import Cancelled, DestinationLost, HostUnreachable, Superseded, Suspended, VmferryError
+from vmferry.errors import Cancelled, DestinationLost, HostUnreachable, StoreAway, Superseded, Suspended, VmferryError
 from vmferry.model import JobState, Lost
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import spare_source
@@ -243,7 +243,7 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
                 job.desk.wait(RETRY_S)
             except Cancelled as cancelled:
                 return _failed(cancelled)
-        except Superseded:
+        except (Superseded, StoreAway):  # not the step's failure: whoever goes on asks what it came to
             raise
         except VmferryError as error:
             return _failed(error)

@@ -18,12 +18,13 @@ import structlog
 from vmferry.carriers import Carriers
 from vmferry.carrying import Course, Halt
 from vmferry.claims import host_slot, jobs_at_once, storage_slot
-from vmferry.errors import TransferWrongState, VmferryError
+from vmferry.errors import StoreAway, TransferWrongState, VmferryError
 from vmferry.hosts.protocol import Hosts
 from vmferry.limits import Limits, check_rate
 from vmferry.model import Priority, Seal, Url
 from vmferry.model.transfers import NEEDS_WORKER, OVER, TransferRequest, TransferState, TransferView
 from vmferry.notify import courier
+from vmferry.seat import Seat
 from vmferry.store.codec import load
 from vmferry.store.transfers import TransferRow, TransferStore
 from vmferry.transfer import Place
@@ -39,12 +40,18 @@ WAITS = frozenset({TransferState.SUSPENDED, TransferState.TRANSIENT, TransferSta
 
 
 class Transfers:
-    """All transfers of one state folder. Everything but `start` and `close` may be called from any thread."""
+    """All transfers of one manager. Everything but `start` and `close` may be called from any thread.
 
-    def __init__(self, state: Path, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once) -> None:
-        self._memory = state / "transfers"
+    Those of other managers with the same records can be seen, and steered only there.
+    """
+
+    def __init__(
+        self, at: Path | Seat, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once
+    ) -> None:
+        seat = Seat.at(at) if isinstance(at, Path) else at
+        self._memory = seat.folder / "transfers"
         self._hosts = hosts
-        self._store = TransferStore(f"sqlite:///{state / 'vmferry.db'}")
+        self._store = TransferStore(seat.records, seat.manager, seat.machine)
         self._carriers = Carriers(self._store, limits, self._carriage, self._bump, self._arrived, most)
         self._versions: Counter[str] = Counter()
         self._changed = Condition()
@@ -74,8 +81,7 @@ class Transfers:
 
     def list(self) -> list[TransferView]:
         """All of them, newest first."""
-        rows = self._store.rows(frozenset(TransferState))
-        return [self._view(row) for row in sorted(rows, key=lambda row: row.number, reverse=True)]
+        return [self._view(row) for row in self._store.all()]
 
     def get(self, id: str) -> TransferView:
         """The one whose id begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
@@ -102,7 +108,10 @@ class Transfers:
 
     def in_flight(self) -> int:
         """Those that need this worker; one that waits for a person needs none."""
-        return sum(row.state in NEEDS_WORKER or row.cancel_asked for row in self._store.rows())
+        try:
+            return sum(row.state in NEEDS_WORKER or row.cancel_asked for row in self._store.rows())
+        except StoreAway:
+            return 1  # nobody knows: stay
 
     # -- asking
 
@@ -113,7 +122,7 @@ class Transfers:
         """
         check_rate(request.limit_bytes_s)
         courier.check(request.notify)
-        known = [row for row in self._store.rows(frozenset(TransferState)) if row.id == id]
+        known = [row for row in self._store.all() if row.id == id]
         if known:
             return self._view(known[0])
         _carriage(self._memory / id, request).check()
@@ -123,7 +132,7 @@ class Transfers:
 
     def suspend(self, id: str) -> TransferView:
         """Stop it until it is resumed; one that is suspended stays so. Raises TransferWrongState."""
-        row = self._row(id)
+        row = self._mine(id)
         if not self._store.change(row.id, TransferState.SUSPENDED, NEEDS_WORKER):
             self._expect(row.id, {TransferState.SUSPENDED}, "suspend", "queued or at work")
         self._carriers.halt(row.id, Halt.SUSPEND)
@@ -131,7 +140,7 @@ class Transfers:
 
     def resume(self, id: str) -> TransferView:
         """Queue one that is suspended or met an error, at once. Raises TransferWrongState."""
-        row = self._row(id)
+        row = self._mine(id)
         if not self._store.change(row.id, TransferState.QUEUED, WAITS, stalled_since=None):
             self._expect(row.id, NEEDS_WORKER, "resume", "suspended or in error")
         self._carriers.look(anew=row.id)
@@ -139,7 +148,7 @@ class Transfers:
 
     def cancel(self, id: str) -> TransferView:
         """Have all of it removed; durable when this returns, done soon after. Raises TransferWrongState."""
-        row = self._row(id)
+        row = self._mine(id)
         with self._handing_over:
             row = self._store.row(row.id)
             if row.state is TransferState.ACKNOWLEDGED:
@@ -154,7 +163,7 @@ class Transfers:
 
         Raises TransferWrongState, DestinationExists, DestinationUnwritable.
         """
-        row = self._row(id)
+        row = self._mine(id)
         with self._handing_over:
             row = self._store.row(row.id)
             if row.state is not TransferState.ACKNOWLEDGED:
@@ -182,7 +191,7 @@ class Transfers:
         return self._set(id, "another priority", priority=priority.rank)
 
     def _set(self, id: str, action: str, **columns: object) -> TransferView:
-        row = self._row(id)
+        row = self._mine(id)
         if row.state in OVER:
             raise _wrong(row, action, "not over")
         self._carriers.steer(row.id, lambda: self._store.ask(row.id, **columns))
@@ -202,6 +211,9 @@ class Transfers:
 
     def _row(self, prefix: str) -> TransferRow:
         return self._store.row(self._store.find(prefix))
+
+    def _mine(self, prefix: str) -> TransferRow:
+        return self._store.mine(self._store.find(prefix))
 
     def _arrived(self, row: TransferRow) -> None:
         """Hand over what was asked to be: what stands in the way is told, and somebody acknowledges it later."""

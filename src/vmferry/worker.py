@@ -2,6 +2,7 @@
 
 One for each state folder: the lock that Jobs.start takes keeps a second out. It answers on a unix socket in
 that folder, survives the terminal it was started from, and leaves when it has been idle for a while.
+With its records in PostgreSQL it is one manager among others, each with a folder of its own.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class Server(uvicorn.Server):
 def main(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] | None = None) -> int:
     """Run until idle or asked to leave. Returns the exit code: ALREADY_RUNNING beside a living worker."""
     options = _options(argv)
-    place = Place(options.state.absolute())
     try:
+        place = Place.of(options.state, options.runtime)
         place.make()
         os.chdir("/")  # keep no file system busy
         worker_log.start(place.log, foreground=options.foreground)
-        _serve(place, options.idle_minutes * 60, (hosts_for or _libvirt_hosts)(place.state))
+        _serve(place, options.idle_minutes * 60, (hosts_for or _libvirt_hosts)(place.ground or place.state))
     except WorkerRunning as error:
         print(error, file=sys.stderr)
         return ALREADY_RUNNING
@@ -78,27 +79,33 @@ def main(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] |
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m vmferry.worker", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, help="folder of jobs, log and socket")
+    state, runtime = os.environ.get("VMFERRY_STATE"), os.environ.get("VMFERRY_RUNTIME")
+    parser.add_argument("--state", default=state, help="folder of jobs, log and socket; or a database [VMFERRY_STATE]")
+    parser.add_argument("--runtime", type=Path, default=runtime, help="with a database: folder of log and socket")
     parser.add_argument("--idle-minutes", type=float, default=10.0, help="leave after so long without work")
     parser.add_argument("--foreground", action="store_true", help="log to the terminal")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.state:
+        parser.error("--state or VMFERRY_STATE is needed")
+    return options
 
 
-def _libvirt_hosts(state: Path) -> Hosts:
+def _libvirt_hosts(ground: Path) -> Hosts:
     from vmferry.fence import Fence
     from vmferry.hosts.libvirt import LibvirtHosts
 
-    return LibvirtHosts(Fence(state))
+    return LibvirtHosts(Fence(ground))
 
 
 def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
-    fleet = Fleet(place.state, f"sqlite:///{place.state / 'vmferry.db'}")
+    seat = place.seat()
+    fleet = Fleet(seat.folder, seat.records)
     hosts = fleet.over(hosts)
-    jobs = Jobs(place.state, hosts)
+    jobs = Jobs(seat, hosts)
     jobs.start()
     fleet.start()
-    transfers = Transfers(place.state, hosts, jobs.limits)
-    courier = Courier(place.state)
+    transfers = Transfers(seat, hosts, jobs.limits)
+    courier = Courier(seat)
     try:
         transfers.start()
         courier.start()
@@ -109,7 +116,7 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
             server.life = life
             _ignore_echoes()
             worker_log.take_over()
-            log.info("ready", pid=os.getpid(), state=str(place.state))
+            log.info("ready", pid=os.getpid(), state=str(place.state), manager=seat.manager)
             server.run([socket_])
     finally:
         transfers.close()

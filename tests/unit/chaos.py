@@ -1,28 +1,34 @@
-"""A worker process that is killed, frozen and woken at random while it runs jobs on a world in a file."""
+"""Worker processes that are killed, frozen and woken at random while they run jobs on a world in a file."""
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import structlog
+from postgres import Cluster
 
-from vmferry import engine, saga
+from vmferry import engine, managers, saga
 from vmferry.errors import HostRefused, VmferryError, WorkerRunning
 from vmferry.hosts.memory import InFile, MemoryHosts, Moment, World
 from vmferry.hosts.memory_world import add_machine
 from vmferry.jobs import Jobs
 from vmferry.model import FINAL, JobState, MoveRequest, Power
 from vmferry.saga import Once, Outcome
+from vmferry.seat import Seat
+from vmferry.store import Store, presence
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
@@ -34,6 +40,8 @@ ALREADY_RUNNING = 75
 ANSWER_S = 120.0
 FOLDERS = (Path("/fast/vms"), Path("/slow/vms"))
 VMS = 14
+LEASE_S = 1.5
+LOOK_S = 0.2
 FAILS = 1 / 400
 DIES = 1 / 60
 
@@ -57,25 +65,57 @@ def make_world(folder: Path) -> None:
 # -- the worker
 
 
-def work(folder: Path, seed: int, questions: Pipe) -> None:
-    """The worker: answers one question after the other, until it is killed."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory((folder / "worker.log").open("a")))
-    chance = random.Random(seed)
-    saga.RETRY_S = 0.02
-    vars(engine)["once"] = deadly(engine.once, chance)
+@dataclass(frozen=True)
+class Post:
+    """Where a worker works: alone in its folder, or as a manager among others on a database."""
 
-    def fail_sometimes(moment: Moment, _world: World) -> None:
-        if moment.when != "middle" and chance.random() < FAILS:
+    world: Path
+    name: str
+    records: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.world / self.name
+
+    def seat(self) -> Seat:
+        if self.records is None:
+            return Seat.at(self.folder)
+        self.folder.mkdir(exist_ok=True)
+        return Seat.among(self.folder, self.world / "ground", self.records)
+
+
+class Luck:
+    """Fails and dies by chance; once told by a signal, fails at its next call for sure."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.unlucky = False
+
+    def ordered(self, *_: object) -> None:
+        self.unlucky = True
+
+    def fail_sometimes(self, moment: Moment, _world: World) -> None:
+        if moment.when != "middle" and (self.unlucky or self.chance.random() < FAILS):
+            self.unlucky = False
             raise HostRefused(host="memory", action=moment.call, reason="it was unlucky")
 
-    jobs = Jobs(folder / "state", MemoryHosts(world_file(folder), fail_sometimes))
+
+def work(post: Post, seed: int, questions: Pipe) -> None:
+    """The worker: answers one question after the other, until it is killed."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory((post.world / "worker.log").open("a")))
+    luck = Luck(seed)
+    signal.signal(signal.SIGUSR1, luck.ordered)
+    saga.RETRY_S, presence.LEASE_S, managers.LOOK_S = 0.02, LEASE_S, LOOK_S
+    vars(engine)["once"] = deadly(engine.once, luck.chance)
+    seat = post.seat()
+    jobs = Jobs(seat, MemoryHosts(world_file(post.world), luck.fail_sometimes))
     try:
         jobs.start()
     except WorkerRunning:
         sys.exit(ALREADY_RUNNING)
-    questions.send("ready")
+    questions.send(seat.manager)
     while True:
-        questions.send(answer(jobs, questions.recv(), chance))
+        questions.send(answer(jobs, questions.recv(), luck.chance))
 
 
 def deadly(once: Once, chance: random.Random) -> Once:
@@ -121,12 +161,17 @@ def _request(jobs: Jobs, vm: str, chance: random.Random) -> MoveRequest:
 class Worker:
     """The process, seen from outside."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, post: Post, seed: int) -> None:
         self._pipe, theirs = FORK.Pipe()
-        self._process = FORK.Process(target=work, args=(folder, seed, theirs))
+        self._process = FORK.Process(target=work, args=(post, seed, theirs))
         self._process.start()
         theirs.close()
-        self.ready = self._answer() == "ready"
+        self.manager = self._answer()
+        self.ready = isinstance(self.manager, str)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
 
     def ask(self, *question: object) -> Any:
         """The answer; None when it died instead."""
@@ -161,76 +206,140 @@ class Worker:
 class Tormentor:
     """Submits, cancels, kills and freezes until so many jobs were submitted, then lets them end."""
 
-    def __init__(self, folder: Path, seed: int, jobs: int) -> None:
-        self._folder = folder
-        self._chance = random.Random(seed)
-        self._wanted = jobs
-        self._begun = 0
+    freezes_at = 0.03
+    acts = (3, 10)
+
+    def __init__(self, posts: list[Post], seed: int, jobs: int) -> None:
+        self.posts = posts
+        self.chance = random.Random(seed)
+        self.wanted = jobs
         self.submitted = 0
         self.kills = 0
         self.freezes = 0
-        make_world(folder)
+        self.crew: dict[Post, Worker] = {}
+        self._begun = 0
+        make_world(posts[0].world)
 
     def torment(self) -> None:
-        while self.submitted < self._wanted:
-            worker = self._start()
-            for _ in range(self._chance.randint(3, 10)):
-                if not self._do_something(worker):
-                    break
-            self.kills += 1
-            worker.kill()
-        self._let_end()
+        try:
+            while self.submitted < self.wanted:
+                self._man()
+                for _ in range(self.chance.randint(*self.acts)):
+                    if not self._do_something(self.chance.choice(self.posts)):
+                        break
+                self._kill(self.chance.choice(list(self.crew)))
+            self._let_end()
+        finally:
+            for worker in self.crew.values():
+                worker.kill()
 
-    def _start(self) -> Worker:
-        """A worker that may die before it is ready, and then is started again."""
-        while True:
-            self._begun += 1
-            worker = Worker(self._folder, self._begun)
-            if worker.ready:
-                return worker
-            assert worker.wait() != ALREADY_RUNNING
-            self.kills += 1
-
-    def _do_something(self, worker: Worker) -> bool:
-        """One question, or a freeze. False when the worker has died."""
-        dice = self._chance.random()
-        if dice < 0.03:
-            self._freeze(worker)
-            return True
-        if dice < 0.3:
-            found = worker.ask("list")
-            active = [id for id, _, state in found or [] if JobState(state) not in FINAL]
-            return bool(found is not None and (not active or worker.ask("cancel", self._chance.choice(active))))
-        time.sleep(self._chance.random() * 0.15)  # lets jobs get on, so that kills come at any point of them
-        reply = worker.ask("submit", f"vm{self._chance.randrange(VMS)}")
-        self.submitted += isinstance(reply, str)
-        return reply is not None
-
-    def _freeze(self, worker: Worker) -> None:
+    def freeze(self, post: Post, worker: Worker) -> None:
+        """A second one for the same folder is kept out."""
         worker.signal(signal.SIGSTOP)
-        second = Worker(self._folder, 0)
+        second = Worker(post, 0)
         code = second.wait()
         assert not second.ready
         if code == ALREADY_RUNNING:
             self.freezes += 1
         worker.signal(signal.SIGCONT)
 
+    def _man(self) -> None:
+        """A living worker at each post; one may die before it is ready, and then is started again."""
+        for post in self.posts:
+            if post in self.crew and not self.crew[post].alive:
+                self._kill(post)
+            while post not in self.crew:
+                self._begun += 1
+                worker = Worker(post, self._begun)
+                if worker.ready:
+                    self.crew[post] = worker
+                else:
+                    assert worker.wait() != ALREADY_RUNNING
+                    self.kills += 1
+
+    def _kill(self, post: Post) -> None:
+        self.kills += 1
+        self.crew.pop(post).kill()
+
+    def _do_something(self, post: Post) -> bool:
+        """One question, or a freeze. False when the worker has died."""
+        worker, dice = self.crew[post], self.chance.random()
+        if dice < self.freezes_at:
+            self.freeze(post, worker)
+            return True
+        if dice < 0.3:
+            found = worker.ask("list")
+            active = [id for id, _, state in found or [] if JobState(state) not in FINAL]
+            return bool(found is not None and (not active or worker.ask("cancel", self.chance.choice(active))))
+        time.sleep(self.chance.random() * 0.15)  # lets jobs get on, so that kills come at any point of them
+        reply = worker.ask("submit", f"vm{self.chance.randrange(VMS)}")
+        self.submitted += isinstance(reply, str)
+        return reply is not None
+
     def _let_end(self) -> None:
         """Restart whatever dies until every job has ended; an operator retries what is stuck."""
         deadline = time.monotonic() + ANSWER_S * 3
-        worker = self._start()
         while time.monotonic() < deadline:
-            found = worker.ask("list")
+            self._man()
+            post = self.chance.choice(self.posts)
+            found = self.crew[post].ask("list")
             if found is None:
-                worker.kill()
-                self.kills += 1
-                worker = self._start()
+                self._kill(post)
                 continue
-            if all(JobState(state) in FINAL for _, _, state in found):
-                worker.kill()
+            if isinstance(found, list) and all(JobState(state) in FINAL for _, _, state in found):
                 return
-            for id, _, state in found:
+            for id, _, state in found if isinstance(found, list) else []:
                 if state == JobState.STUCK:
-                    worker.ask("retry", id)
+                    self.crew[post].ask("retry", id)
             time.sleep(0.1)
         raise AssertionError("the jobs do not end")
+
+
+class ManagersTormentor(Tormentor):
+    """Of several managers: each takes over from those that are killed or frozen; their database crashes once."""
+
+    freezes_at = 0.1
+    acts = (6, 20)
+
+    def __init__(self, posts: list[Post], seed: int, jobs: int, server: Cluster) -> None:
+        super().__init__(posts, seed, jobs)
+        self._server = server
+        self.restarts = 0
+        self._records = Store(str(posts[0].records), "an onlooker", "nowhere")
+
+    def _kill(self, post: Post) -> None:
+        super()._kill(post)
+        if not self.restarts and self.submitted > self.wanted / 2:
+            self._server.restart()
+            self.restarts += 1
+
+    def freeze(self, post: Post, worker: Worker) -> None:
+        """The busiest one, until others have its jobs; then its next step fails, if it comes to one."""
+        post, worker = max(self.crew.items(), key=lambda manned: self._jobs_of(manned[1]))
+        if not self._jobs_of(worker) or not self._stop_outside_the_world(post, worker):
+            return
+        try:
+            deadline = time.monotonic() + ANSWER_S
+            while self._jobs_of(worker):
+                assert time.monotonic() < deadline, f"nobody takes over from {worker.manager}"
+                self._man()  # the others may have died meanwhile
+                time.sleep(0.05)
+            self.freezes += 1
+            worker.signal(signal.SIGUSR1)
+        finally:
+            worker.signal(signal.SIGCONT)
+
+    def _stop_outside_the_world(self, post: Post, worker: Worker) -> bool:
+        """Stopped in a call of the toy host it would hold the toy's lock, and no other could act there."""
+        with (post.world / "world.lock").open("a") as lock:
+            for _ in range(100):
+                worker.signal(signal.SIGSTOP)
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                worker.signal(signal.SIGCONT)
+                time.sleep(0.01)
+        return False
+
+    def _jobs_of(self, worker: Worker) -> int:
+        return Counter(pulse.manager for pulse in self._records.pulses())[worker.manager]

@@ -1,12 +1,15 @@
-"""Shared by the tests of command, worker and API."""
+"""Shared by the tests of command, worker and API; and a PostgreSQL for those of records."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos_worlds import quick_folder
 from memory_site import Site
+from postgres import Cluster, cluster
 
 
 @pytest.fixture
@@ -15,3 +18,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Cluster]:
+    """A PostgreSQL for all tests of this process. Skips where none is installed."""
+    with quick_folder() as folder:
+        folder.chmod(0o755)  # for the server's user
+        with cluster(folder) as made:
+            yield made
+
+
+@pytest.fixture
+def records(server: Cluster) -> str:
+    """An empty database of the test's own, by its URL."""
+    return server.database(f"test_{secrets.token_hex(6)}")

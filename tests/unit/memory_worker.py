@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry import worker
+from vmferry.api import place
 from vmferry.errors import HostRefused
 from vmferry.hosts.memory import InFile, MemoryHost, World
 from vmferry.model import Token
@@ -53,4 +54,5 @@ def steer(call: str) -> None:
 
 
 if __name__ == "__main__":
+    place.home = lambda: SITE / "home"
     worker.run(hosts_for=lambda _: SteeredHosts())

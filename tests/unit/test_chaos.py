@@ -1,4 +1,4 @@
-"""Many jobs, one worker that is killed and frozen again and again: each job ends, exactly once.
+"""Many jobs, workers that are killed and frozen again and again: each job ends, exactly once.
 
 VMFERRY_CHAOS_JOBS sets how many jobs (200 and more for a release), VMFERRY_CHAOS_SEED another course.
 """
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from chaos import Tormentor, world_file
+from chaos import ManagersTormentor, Post, Tormentor, world_file
 from chaos_worlds import quick_folder
+from postgres import cluster
 
 from vmferry.claims import HOST_SLOTS
 from vmferry.hosts.memory import World
@@ -34,19 +35,39 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.mark.timeout(3600)
 def test_every_job_ends_exactly_once_however_its_worker_dies(tmp_path: Path) -> None:
-    tormentor = Tormentor(tmp_path, SEED, JOBS)
+    tormentor = Tormentor([Post(tmp_path, "state")], SEED, JOBS)
     tormentor.torment()
     print(f"{tormentor.submitted} jobs, {tormentor.kills} kills, {tormentor.freezes} freezes")
     assert tormentor.kills > 0
     rows = list(reversed(Store(f"sqlite:///{tmp_path / 'state' / 'vmferry.db'}").rows()))
-    with world_file(tmp_path).here() as world:
+    assert_exactly_once(tmp_path, rows)
+    assert_order(rows)
+
+
+@pytest.mark.timeout(3600)
+def test_every_job_ends_exactly_once_however_its_managers_die_freeze_and_lose_their_database(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # for the server's user
+    with cluster(tmp_path) as server:
+        records = server.database("vmferry")
+        posts = [Post(tmp_path, name, records) for name in ("alpha", "beta", "gamma")]
+        tormentor = ManagersTormentor(posts, SEED, JOBS, server)
+        tormentor.torment()
+        told = f"{tormentor.kills} kills, {tormentor.freezes} freezes, {tormentor.restarts} restart of PostgreSQL"
+        print(f"{tormentor.submitted} jobs, {told}")
+        assert tormentor.kills > 0
+        assert tormentor.restarts == 1
+        rows = list(reversed(Store(records).rows()))
+    assert_exactly_once(tmp_path, rows)
+
+
+def assert_exactly_once(folder: Path, rows: Sequence[Row]) -> None:
+    with world_file(folder).here() as world:
         world.check()
         assert world.violations == []
         assert_ended(rows)
         assert_where_the_jobs_say(world, rows)
         assert_once(world)
     assert_slots(rows)
-    assert_order(rows)
 
 
 def assert_ended(rows: Sequence[Row]) -> None:

@@ -12,7 +12,8 @@ import pytest
 import typer
 from memory_site import COMMAND, Site
 
-from vmferry.cli.options import Globals, connect_uri, state_folder
+from vmferry.cli.options import Globals, connect_uri, state_place
+from vmferry.errors import StateUnusable
 
 pytestmark = pytest.mark.slow
 
@@ -102,9 +103,27 @@ def context(**given: object) -> typer.Context:
 
 def test_state_is_what_stands_nearest_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMFERRY_STATE", "/from/env")
-    assert state_folder(context(state=Path("/before")), Path("/after")) == Path("/after")
-    assert state_folder(context(state=Path("/before")), None) == Path("/before")
-    assert state_folder(context(), None) == Path("/from/env")
+    assert state_place(context(state="/before"), "/after").state == Path("/after")
+    assert state_place(context(state="/before"), None).state == Path("/before")
+    assert state_place(context(), None).state == Path("/from/env")
+
+
+def test_a_database_may_be_the_state_and_the_managers_folder_does_not_depend_on_how_it_is_written() -> None:
+    urls = ("postgresql://ann@db/ferry", "postgresql://bob:secret@db/ferry?connect_timeout=3")
+    first, second = (state_place(context(), url) for url in urls)
+    assert first.state == first.ground == second.state
+    assert first.records == urls[0]
+    assert "secret" not in str(second.state)
+    assert state_place(context(), "postgresql://ann@db/other").state != first.state
+    elsewhere = state_place(context(runtime=Path("/run/one")), urls[0])
+    assert (elsewhere.state, elsewhere.ground) == (Path("/run/one"), first.ground)
+
+
+@pytest.mark.parametrize("url", ["mysql://ann:secret@db/ferry", "postgresql://ann:secret@db"])
+def test_another_database_is_a_usage_error_that_does_not_tell_the_password(url: str) -> None:
+    with pytest.raises(StateUnusable, match="postgresql://USER@HOST/NAME") as error:
+        state_place(context(), url)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +140,7 @@ def test_the_default_state_folder(monkeypatch: pytest.MonkeyPatch, euid: int, xd
     monkeypatch.setenv("XDG_STATE_HOME", xdg)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr("os.geteuid", lambda: euid)
-    assert state_folder(context(), None) == Path(folder)
+    assert state_place(context(), None).state == Path(folder)
 
 
 def test_the_host_is_found_as_virsh_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:

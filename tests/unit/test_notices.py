@@ -34,6 +34,7 @@ from vmferry.store.transfers import TransferStore
 
 S, T = JobState, TransferState
 EVER = Event()
+WHOSE = {"VMFERRY_STATE": "/state"}
 """Never set: nobody leaves."""
 
 SCRIPT = """
@@ -400,7 +401,7 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     words = f'sh -c \'tail -f /dev/null --pid={os.getpid()} "$0" & trap "" TERM; touch "$0"; wait; wait\' {mark}'
     Path(mark).touch()
     with pytest.raises(NotTold, match=r"did not end within 0.5 s"):
-        command.run(notice(Way.COMMAND, words), "/state", EVER, deadline_s=0.5)
+        command.run(notice(Way.COMMAND, words), WHOSE, EVER, deadline_s=0.5)
     until(lambda: not _runs(mark), "something of it still runs")
 
 
@@ -408,25 +409,25 @@ def test_what_a_command_leaves_in_the_background_does_not_hold_its_notice(tmp_pa
     stop = tmp_path / "stop"
     os.mkfifo(stop)
     try:
-        command.run(notice(Way.COMMAND, f"sh -c 'cat {stop} >&2 & exit 0'"), "/state", EVER)
+        command.run(notice(Way.COMMAND, f"sh -c 'cat {stop} >&2 & exit 0'"), WHOSE, EVER)
     finally:
         os.close(os.open(stop, os.O_WRONLY))  # cat ends
 
 
 def test_no_shell_takes_part(tmp_path: Path) -> None:
     words = f"{sys.executable} -c 'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])'"
-    command.run(notice(Way.COMMAND, f"{words} {tmp_path / 'out'} '$HOME; `id`'"), "/state", EVER)
+    command.run(notice(Way.COMMAND, f"{words} {tmp_path / 'out'} '$HOME; `id`'"), WHOSE, EVER)
     assert (tmp_path / "out").read_text() == "$HOME; `id`"
 
 
 def test_a_command_that_reads_nothing_is_told_all_the_same() -> None:
     large = replace(notice(Way.COMMAND, "true"), body=json.dumps({"time": "now", "sentence": "x" * (1 << 20)}))
-    command.run(large, "/state", EVER)
+    command.run(large, WHOSE, EVER)
 
 
 def test_a_command_that_cannot_be_started_says_so() -> None:
     with pytest.raises(NotTold, match="no-such-program"):
-        command.run(notice(Way.COMMAND, "no-such-program"), "/state", EVER)
+        command.run(notice(Way.COMMAND, "no-such-program"), WHOSE, EVER)
 
 
 # -- webhooks

@@ -18,6 +18,7 @@ from vmferry.model import (
     Phase,
     Plan,
     Power,
+    Progress,
     Receipt,
     StepRecord,
     Technology,
@@ -27,9 +28,18 @@ from vmferry.store import NewJob, Store
 from vmferry.store.store import now
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'vmferry.db'}"
+    found: str = request.getfixturevalue("records")
+    return found
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'vmferry.db'}")
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
     yield store
     store.close()
 
@@ -183,9 +193,21 @@ def test_the_journal_closes_the_newest_line_of_an_act(store: Store) -> None:
     assert (second.ok, second.sentence) == (False, "no room")
 
 
-def test_all_of_it_survives_reopening(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'vmferry.db'}"
+def test_all_of_it_survives_reopening(url: str) -> None:
     first = Store(url)
     first.add(job("abcd2345"))
     second = Store(url)
     assert second.row("abcd2345") == first.row("abcd2345")
+    first.close()
+    second.close()
+
+
+def test_what_another_manager_may_show_of_a_job_is_written_by_who_acts_for_it(store: Store) -> None:
+    store.add(job("abcd2345"))
+    assert store.start_waiting(lambda _slot: 1) == store.mine() == ["abcd2345"]
+    store.put_progress(Token("abcd2345", 1), Progress(now="copying", step=2))
+    store.take_over()
+    store.put_progress(Token("abcd2345", 1), Progress(now="late"))
+    assert store.row("abcd2345").progress == Progress(now="copying", step=2)
+    [pulse] = store.pulses()
+    assert (pulse.id, pulse.manager, pulse.epoch) == ("abcd2345", "worker", 2)

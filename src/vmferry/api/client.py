@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -41,13 +40,13 @@ class Lost(Exception):
 
 
 class Client:
-    """One worker, by its state folder. `says` is told what a watching person should know.
+    """One worker, by its place. `says` is told what a watching person should know.
 
     Every method may raise Answered, WorkerUnreachable and StateUnusable.
     """
 
-    def __init__(self, state: Path, says: Callable[[str], None]) -> None:
-        self._place = Place(state)
+    def __init__(self, place: Place, says: Callable[[str], None]) -> None:
+        self._place = place
         self._place.make()
         self.says = says
         transport = httpx.HTTPTransport(uds=self._place.address(), verify=False)

@@ -14,6 +14,7 @@ from fastapi.sse import EventSourceResponse
 from vmferry.api.bodies import LimitBody, MoveBody, PriorityBody, ResolveBody
 from vmferry.api.parts import Connect, TheJobs, TheLife
 from vmferry.api.wire import Event
+from vmferry.errors import StoreAway
 from vmferry.model import FINAL, JobState, JobView, Receipt
 
 WAIT_S = 1.0
@@ -57,7 +58,11 @@ async def events(found: TheJob, jobs: TheJobs, life: TheLife) -> AsyncIterable[E
     yield Event.of(view)
     while view.state not in ENDED and not life.leaving:
         await asyncio.sleep(BETWEEN_EVENTS_S)
-        newest, view = await run_sync(jobs.changed, view.id, seen, WAIT_S, limiter=watchers)
+        try:
+            newest, view = await run_sync(jobs.changed, view.id, seen, WAIT_S, limiter=watchers)
+        except StoreAway:  # the job waits for it as well
+            await asyncio.sleep(WAIT_S)
+            continue
         if newest != seen:
             seen = newest
             yield Event.of(view)

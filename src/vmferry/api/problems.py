@@ -28,6 +28,8 @@ STATUS: Mapping[type[errors.VmferryError], int] = {
     errors.TransferWrongState: 409,
     errors.UsageError: 400,
     errors.HostUnreachable: 503,
+    errors.StoreAway: 503,
+    errors.TransferElsewhere: 409,
     errors.HostRefused: 502,
 }
 STATUS_BY_EXIT_CODE = {2: 400, 3: 409, 4: 409, 5: 409}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -56,8 +57,10 @@ def _spawn(place: Place) -> _Child:
     """A process of its own session, so that the terminal's end and its Ctrl-C do not reach it."""
     place.make()
     said = tempfile.TemporaryFile()  # noqa: SIM115 - read when it has failed, gone with the last who has it open
+    where = ["--state", str(place.state)] if place.records is None else ["--runtime", str(place.state)]
     process = subprocess.Popen(
-        [*WORKER, "--state", str(place.state)],
+        [*WORKER, *where],
+        env=os.environ | ({"VMFERRY_STATE": place.records} if place.records else {}),  # not for ps: a password
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=said,

@@ -19,7 +19,7 @@ from vmferry.cli.copy_detached import (
     submit,
 )
 from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
-from vmferry.cli.options import Connect, Json, Limit, Rate, State, connect_uri, globals_of, state_folder
+from vmferry.cli.options import Connect, Json, Limit, Rate, State, connect_uri, globals_of, state_place
 from vmferry.cli.screen import print_error, print_json, show
 from vmferry.cli.session import transfer_client
 from vmferry.cli.words import LEFT
@@ -81,7 +81,7 @@ def copy(
         return
     patience.refuse()
     try:
-        _carry(here, there, state_folder(ctx, state) / "copies", limit, streams, json=json)
+        _carry(here, there, state_place(ctx, state).state / "copies", limit, streams, json=json)
     except KeyboardInterrupt:
         print_error("interrupted: the same command goes on from here")
         raise typer.Exit(LEFT) from None

@@ -90,6 +90,8 @@ def _facts(job: JobView) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row("job", shown(job.id))
     grid.add_row("from" if job.plan.relocates else "host", Text(shown(job.plan.connect)))
+    if job.manager:
+        grid.add_row("manager", Text(shown(job.manager)))
     for folder in sorted(_folders(job), key=str):
         grid.add_row("to", Text(_there(job, folder)))
     if job.sentence:
@@ -102,10 +104,7 @@ def _facts(job: JobView) -> RenderableType:
         grid.add_row("progress", figures_text(job.progress))
         grid.add_row("priority", shown(job.priority))
         grid.add_row("limits", f"{rate_text(job.limit_bytes_s)}, pause at most {seconds_text(job.max_pause_s)}")
-    if job.lost:
-        grid.add_row("lost", Text(f"{shown(job.lost)}, as an operator said", style="red"))
-        for path in job.left:
-            grid.add_row("", Text(f"there may be {shown(path)}"))
+    _lost(grid, job)
     if job.cancel_asked and job.state not in FINAL:
         grid.add_row("asked", "to cancel and undo")
     for line in told_lines(job.notices):
@@ -114,6 +113,13 @@ def _facts(job: JobView) -> RenderableType:
     if job.ended:
         grid.add_row("ended", shown(job.ended))
     return grid
+
+
+def _lost(grid: Table, job: JobView) -> None:
+    if job.lost:
+        grid.add_row("lost", Text(f"{shown(job.lost)}, as an operator said", style="red"))
+        for path in job.left:
+            grid.add_row("", Text(f"there may be {shown(path)}"))
 
 
 def _journal(journal: Sequence[StepRecord]) -> RenderableType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,7 +67,7 @@ def limits(ctx: typer.Context, *, json: Json = False, state: State = None) -> No
 
 
 def _set(
-    ctx: typer.Context, of: tuple[Scope, str, str], change: dict[str, object], state: Path | None, *, json: bool
+    ctx: typer.Context, of: tuple[Scope, str, str], change: dict[str, object], state: str | None, *, json: bool
 ) -> None:
     from rich.text import Text
 

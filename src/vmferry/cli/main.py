@@ -39,7 +39,7 @@ from vmferry.cli.limit import limit_host, limit_storage, limits
 from vmferry.cli.migrate import migrate
 from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.notify import notify_clear, notify_set, notify_show, notify_test
-from vmferry.cli.options import Connect, Globals, State, globals_of
+from vmferry.cli.options import Connect, Globals, Runtime, State, globals_of
 from vmferry.cli.recover import recover
 from vmferry.cli.screen import print_error, print_json
 from vmferry.cli.storage_add import storage_add
@@ -162,6 +162,7 @@ def everywhere(
     ctx: typer.Context,
     *,
     state: State = None,
+    runtime: Runtime = None,
     connect: Connect = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -171,7 +172,7 @@ def everywhere(
     4 stuck: an operator is needed, 5 cancelled and undone, 6 written since (verify).
     """
     given = globals_of(ctx)
-    given.state, given.connect = state, connect
+    given.state, given.runtime, given.connect = state, runtime, connect
 
 
 def main() -> NoReturn:

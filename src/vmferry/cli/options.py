@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from vmferry.api.place import Place, home
 from vmferry.cli.sizes import parse_rate, parse_seconds
 from vmferry.model import Priority, Url, Where
 
@@ -22,7 +23,8 @@ VIA = ("auto", "live", "quick", "offline", "lan")
 class Globals:
     """What stands before the command, and whether it answers in JSON (for the border of the command)."""
 
-    state: Path | None = None
+    state: str | None = None
+    runtime: Path | None = None
     connect: str | None = None
     json: bool = False
 
@@ -103,11 +105,22 @@ def _format(text: str | None) -> str | None:
 
 rate_given = saying(_rate)
 State = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--state",
+        metavar="DIR|URL",
+        help="Folder of jobs and worker, or postgresql://USER@HOST/NAME for several managers"
+        " [VMFERRY_STATE; /var/lib/vmferry for root, else the XDG state folder].",
+        show_default=False,
+    ),
+]
+Runtime = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime",
         metavar="DIR",
-        help="Folder of jobs and worker [VMFERRY_STATE; /var/lib/vmferry for root, else the XDG state folder].",
+        parser=saying(_folder),
+        help="Folder of this machine's manager, where --state is a database [VMFERRY_RUNTIME].",
         show_default=False,
     ),
 ]
@@ -197,15 +210,13 @@ def globals_of(ctx: typer.Context) -> Globals:
     return found
 
 
-def state_folder(ctx: typer.Context, state: Path | None) -> Path:
+def state_place(ctx: typer.Context, state: str | None) -> Place:
     """After the command, before it, VMFERRY_STATE, the user's default: the first that is given."""
     given = state or globals_of(ctx).state or os.environ.get("VMFERRY_STATE")
-    if given:
-        return _folder(given)
-    if os.geteuid() == 0:
-        return Path("/var/lib/vmferry")
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if home.startswith("/") else Path.home() / ".local/state") / "vmferry"
+    if given is not None and "://" in given:
+        runtime = globals_of(ctx).runtime or os.environ.get("VMFERRY_RUNTIME")
+        return Place.of(given, _folder(runtime) if runtime else None)
+    return Place(_folder(given) if given else home())
 
 
 def connect_uri(ctx: typer.Context, connect: str | None) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from vmferry.cli.options import globals_of, state_folder
+from vmferry.cli.options import globals_of, state_place
 from vmferry.cli.screen import print_error, print_json, show
 
 if TYPE_CHECKING:
@@ -20,44 +19,44 @@ if TYPE_CHECKING:
     from vmferry.api.transfer_client import TransferClient
 
 
-def client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> Client:
-    """The worker of the state folder asked for; it is started with the first question."""
+def client(ctx: typer.Context, state: str | None, *, json: bool = False) -> Client:
+    """The worker of the state asked for; it is started with the first question."""
     from vmferry.api.client import Client
 
     globals_of(ctx).json = json
-    return Client(state_folder(ctx, state), says=print_error)
+    return Client(state_place(ctx, state), says=print_error)
 
 
-def transfer_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> TransferClient:
+def transfer_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> TransferClient:
     """The same, for transfers."""
     from vmferry.api.transfer_client import TransferClient
 
     globals_of(ctx).json = json
-    return TransferClient(state_folder(ctx, state), says=print_error)
+    return TransferClient(state_place(ctx, state), says=print_error)
 
 
-def fleet_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> FleetClient:
+def fleet_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> FleetClient:
     """The same, for hosts and storages."""
     from vmferry.api.fleet_client import FleetClient
 
     globals_of(ctx).json = json
-    return FleetClient(state_folder(ctx, state), says=print_error)
+    return FleetClient(state_place(ctx, state), says=print_error)
 
 
-def cpu_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> CpuClient:
+def cpu_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> CpuClient:
     """The same, for processors."""
     from vmferry.api.cpu_client import CpuClient
 
     globals_of(ctx).json = json
-    return CpuClient(state_folder(ctx, state), says=print_error)
+    return CpuClient(state_place(ctx, state), says=print_error)
 
 
-def notice_client(ctx: typer.Context, state: Path | None, *, json: bool = False) -> NoticeClient:
+def notice_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> NoticeClient:
     """The same, for notices."""
     from vmferry.api.notice_client import NoticeClient
 
     globals_of(ctx).json = json
-    return NoticeClient(state_folder(ctx, state), says=print_error)
+    return NoticeClient(state_place(ctx, state), says=print_error)
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:

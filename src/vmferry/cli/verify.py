@@ -64,7 +64,7 @@ def exit_code(verdicts: list[Verdict]) -> int:
     return WRITTEN if "written" in outcomes or not outcomes else DONE
 
 
-def _receipt(ctx: typer.Context, name: str, state: Path | None, *, json: bool) -> Mapping[str, object]:
+def _receipt(ctx: typer.Context, name: str, state: str | None, *, json: bool) -> Mapping[str, object]:
     """A file of that name goes before a job, a job before a transfer."""
     from vmferry.api.wire import to_json
     from vmferry.cli.receipt_file import read_receipt

@@ -176,3 +176,5 @@ class JobView:
     progress: Progress = Progress()
     journal: tuple[StepRecord, ...] = ()
     notices: tuple[NoticeView, ...] = ()
+    manager: str = ""
+    """Of several, the one that acts for it; empty while it is queued, and where there is only one."""

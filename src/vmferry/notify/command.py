@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Event
 from typing import IO
@@ -27,9 +28,10 @@ _LONGEST_WORD = 8192
 _TIMED_OUT = (124, 137, -signal.SIGKILL)
 
 
-def run(notice: Notice, state: str, closing: Event, deadline_s: float = DEADLINE_S) -> None:
+def run(notice: Notice, whose: Mapping[str, str], closing: Event, deadline_s: float = DEADLINE_S) -> None:
     """Run it once, no longer than the deadline. Raises NotTold unless it ends with 0.
 
+    `whose`: the variables that lead every vmferry command to this manager, so that the receiver can ask for more.
     `timeout` of the coreutils stands between: it ends the command and all of its process group also when this
     process is killed meanwhile.
     """
@@ -43,7 +45,7 @@ def run(notice: Notice, state: str, closing: Event, deadline_s: float = DEADLINE
                 stdin=body,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
-                env=os.environ | _environment(notice, state),
+                env=os.environ | _environment(notice) | dict(whose),
                 cwd="/",
                 start_new_session=True,
             )
@@ -72,8 +74,7 @@ def program(command: str) -> str | None:
     return None
 
 
-def _environment(notice: Notice, state: str) -> dict[str, str]:
-    """VMFERRY_STATE is that of every command, so that the receiver can ask for more."""
+def _environment(notice: Notice) -> dict[str, str]:
     told = json.loads(notice.body)
     named = {
         "VMFERRY_EVENT": notice.event,
@@ -83,7 +84,6 @@ def _environment(notice: Notice, state: str) -> dict[str, str]:
         "VMFERRY_VM": told.get("vm", ""),
         "VMFERRY_TRANSFER": told.get("transfer", ""),
         "VMFERRY_SENTENCE": told.get("sentence", ""),
-        "VMFERRY_STATE": state,
     }
     return {name: word.replace("\0", "")[:_LONGEST_WORD] for name, word in named.items()}
 

@@ -11,10 +11,11 @@ from threading import Condition, Event, Thread
 
 import structlog
 
-from vmferry.errors import NotTold, UsageError
+from vmferry.errors import NotTold, StoreAway, UsageError
 from vmferry.model import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
 from vmferry.model.notices import told_as
 from vmferry.notify import command, webhook
+from vmferry.seat import Seat
 from vmferry.store.notices import TEST, Notice, NoticeStore
 
 log = structlog.get_logger()
@@ -45,12 +46,13 @@ PATIENCE = Patience()
 
 
 class Courier:
-    """The notices of one state folder. Everything but `start` and `close` may be called from any thread."""
+    """The notices of one manager's records. Everything but `start` and `close` may be called from any thread."""
 
-    def __init__(self, state: Path, patience: Patience = PATIENCE) -> None:
-        self._state = state
+    def __init__(self, at: Path | Seat, patience: Patience = PATIENCE) -> None:
+        seat = Seat.at(at) if isinstance(at, Path) else at
+        self._seat = seat
         self._patience = patience
-        self._store = NoticeStore(f"sqlite:///{state / 'vmferry.db'}")
+        self._store = NoticeStore(seat.records, seat.manager)
         self._busy: set[tuple[Way, str]] = set()
         self._not_before: dict[int, float] = {}  # on the monotonic clock, so that setting the time moves nothing
         self._lock = Condition()
@@ -76,8 +78,11 @@ class Courier:
             self._store.close()
 
     def in_flight(self) -> int:
-        """Notices that need this worker."""
-        return self._store.count_waiting()
+        """Notices that need this worker, or another manager's that may be gone."""
+        try:
+            return self._store.count_waiting()
+        except StoreAway:
+            return 1  # nobody knows: stay
 
     # -- asking
 
@@ -111,6 +116,8 @@ class Courier:
             self._wake.clear()
             try:
                 self._give_out()
+            except StoreAway as away:
+                log.warning("notices could not be looked up; trying again", reason=str(away))
             except Exception:
                 log.exception("notices could not be given out; trying again")  # a thread's own border
             self._wake.wait(LOOK_S)
@@ -131,7 +138,11 @@ class Courier:
 
     def _take(self, notice: Notice) -> None:
         try:
-            self._deliver(notice)
+            taken = self._store.take(notice.number)
+            if taken is not None:
+                self._deliver(taken)
+        except StoreAway as away:
+            log.warning("how a notice went could not be recorded; it is told again", reason=str(away))
         except Exception:  # a thread's own border
             log.exception("a notice failed in a way nobody foresaw", about=notice.about, subject=notice.subject)
             self._again(notice, "an error that nobody foresaw: see the worker's log")
@@ -145,7 +156,7 @@ class Courier:
         told = {"notice": notice.event, notice.about: notice.subject, "to": notice.to, "id": notice.event_id}
         try:
             if notice.way is Way.COMMAND:
-                command.run(notice, str(self._state), self._closing)
+                command.run(notice, self._seat.environment, self._closing)
             else:
                 webhook.post(notice, self._closing)
         except NotTold as error:
@@ -161,10 +172,11 @@ class Courier:
     def _again(self, notice: Notice, reason: str) -> None:
         """Later, unless it is too old, or somebody waits for how it goes."""
         age = datetime.now(UTC) - datetime.fromisoformat(notice.created)
+        delay_s = self._patience.delay_s(notice.tries)
         with self._lock:
-            self._not_before[notice.number] = time.monotonic() + self._patience.delay_s(notice.tries)
+            self._not_before[notice.number] = time.monotonic() + delay_s
         given_up = notice.about == TEST or age >= self._patience.bound
-        self._store.tried(notice, NoticeState.GIVEN_UP if given_up else NoticeState.WAITING, reason)
+        self._store.tried(notice, NoticeState.GIVEN_UP if given_up else NoticeState.WAITING, reason, delay_s)
 
 
 def check(to: Receivers) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,9 +9,9 @@ import sqlalchemy as sa
 import structlog
 
 from vmferry.errors import HostKnown, NoSuchHost, NoSuchStorage, StorageKnown
-from vmferry.store import tables
+from vmferry.store.database import FEW, Database
 from vmferry.store.store import now
-from vmferry.store.tables import READING, metadata
+from vmferry.store.tables import metadata
 
 log = structlog.get_logger()
 
@@ -70,17 +68,19 @@ class FleetStore:
     """Hosts in a database."""
 
     def __init__(self, url: str) -> None:
-        self._engine = tables.connect(url)
+        self._database = Database(url, connections=FEW)
+        self._reading = self._database.reading
+        self._writing = self._database.writing
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     # -- hosts
 
     def add(self, name: str, address: str) -> None:
         """Raises HostKnown."""
         try:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 connection.execute(sa.insert(hosts).values(name=name, address=address, added=now()))
         except sa.exc.IntegrityError as error:
             raise HostKnown(host=name) from error
@@ -88,7 +88,7 @@ class FleetStore:
 
     def forget(self, name: str) -> None:
         """Remove the host and its storages; its certificates are revoked. Raises NoSuchHost."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             if connection.execute(sa.delete(hosts).where(hosts.c.name == name)).rowcount == 0:
                 raise NoSuchHost(host=name)
             connection.execute(sa.delete(storages).where(storages.c.host == name))
@@ -110,12 +110,12 @@ class FleetStore:
     def issued(self, serial: int, role: str, name: str, expires: datetime) -> None:
         """Before it is given to anybody: what is not known could not be revoked."""
         values = {"serial": f"{serial:x}", "role": role, "name": name, "expires": expires.isoformat()}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.insert(certificates).values(**values))
 
     def revoke(self, name: str) -> None:
         """All certificates of a host. Raises NoSuchHost."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             if _revoke(connection, name) == 0:
                 raise NoSuchHost(host=name)
         log.warning("host revoked", host=name)
@@ -132,7 +132,7 @@ class FleetStore:
         """The same again is fine. Raises StorageKnown."""
         values = {name: getattr(row, name) for name in StorageRow.__slots__}
         try:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 connection.execute(sa.insert(storages).values(**values))
         except sa.exc.IntegrityError as error:
             there = next(s for s in self.storages() if (s.host, s.name) == (row.host, row.name))
@@ -142,7 +142,7 @@ class FleetStore:
     def remove_storage(self, host: str, name: str) -> None:
         """Raises NoSuchStorage."""
         which = (storages.c.host == host) & (storages.c.name == name)
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             if connection.execute(sa.delete(storages).where(which)).rowcount == 0:
                 raise NoSuchStorage(host=host, storage=name)
 
@@ -150,11 +150,6 @@ class FleetStore:
         query = sa.select(storages).order_by(storages.c.host, storages.c.name)
         with self._reading() as connection:
             return [StorageRow(**found) for found in connection.execute(query).mappings()]
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._engine.connect().execution_options(**{READING: True}) as connection:
-            yield connection
 
 
 def _good(connection: sa.Connection) -> set[str]:

@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from vmferry.model import NOBODY, JobState, NoticeState, NoticeView, Receipt, Receivers, Way
 from vmferry.model.notices import told_as
 from vmferry.model.transfers import TransferState
+from vmferry.seat import ALONE
 from vmferry.store import tables
 from vmferry.store.codec import dump, load
+from vmferry.store.database import FEW, Database
 from vmferry.store.records import Row
-from vmferry.store.tables import READING, notices, receivers
+from vmferry.store.tables import notices, receivers
 
 JOB_EVENTS = frozenset({JobState.DONE, JobState.UNDONE, JobState.FAILED, JobState.STUCK, JobState.PAUSED})
 TRANSFER_EVENTS = frozenset(
@@ -29,6 +31,9 @@ TRANSFER_EVENTS = frozenset(
 TEST = "test"
 KEPT = timedelta(days=30)
 """So long it can be looked up how a delivery ended."""
+LEASE_S = 120.0
+"""Longer than any try: a manager that has not ended one by then is gone, or frozen."""
+_WAITS = notices.c.state == NoticeState.WAITING.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,36 +112,52 @@ def of_subject(connection: sa.Connection, subject: str) -> tuple[NoticeView, ...
 class NoticeStore:
     """Notices in a database. Every method is one transaction, durable when it returns."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = tables.connect(url)
+    def __init__(self, url: str, manager: str = ALONE) -> None:
+        self._database = Database(url, connections=FEW)
+        self._reading = self._database.reading
+        self._writing = self._database.writing
+        self._manager = manager
+        self._free = notices.c.manager.is_(None) | (notices.c.manager == manager)
+        """What no other manager has tried: its own are taken at once, also by the next process of that name."""
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def receivers(self) -> Receivers:
-        """Those who are told of everything in this state folder."""
+        """Those who are told of everything in this database."""
         with self._reading() as connection:
             return _everywhere(connection)
 
     def set_receivers(self, to: Receivers) -> None:
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
+            self._database.take_turn(connection)
             connection.execute(sa.delete(receivers))
             connection.execute(sa.insert(receivers).values(number=1, receivers=dump(to)))
 
     def add_test(self) -> str:
         """Tell those of the state folder that this is a test. Returns the event's id."""
         sentence = "this is a test: nothing has happened"
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             return _tell(connection, TEST, TEST, "", {"sentence": sentence}, NOBODY)
 
     def waiting(self) -> list[Notice]:
-        """What is not delivered yet, oldest first."""
-        query = sa.select(notices).where(notices.c.state == NoticeState.WAITING.value).order_by(notices.c.number)
+        """What is not delivered yet and not left to another manager, oldest first."""
+        query = sa.select(notices).where(_WAITS, self._free | (notices.c.not_before <= _now()))
         with self._reading() as connection:
-            return [Notice.of(found) for found in connection.execute(query).mappings()]
+            return [Notice.of(found) for found in connection.execute(query.order_by(notices.c.number)).mappings()]
+
+    def take(self, number: int) -> Notice | None:
+        """For LEASE_S it is this manager's alone to tell; None if another one has it, or it is told."""
+        mine = (notices.c.number == number) & _WAITS & (self._free | (notices.c.not_before <= _now()))
+        until = {"manager": self._manager, "not_before": _now(LEASE_S)}
+        with self._writing() as connection:
+            taken = connection.execute(sa.update(notices).where(mine).values(**until).returning(*notices.c))
+            found = taken.mappings().first()
+        return Notice.of(found) if found is not None else None
 
     def count_waiting(self) -> int:
-        query = sa.select(sa.func.count()).where(notices.c.state == NoticeState.WAITING.value)
+        """Those that are left to another manager too: somebody must be there to take them over."""
+        query = sa.select(sa.func.count()).where(_WAITS)
         with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
@@ -151,22 +172,21 @@ class NoticeStore:
         with self._reading() as connection:
             return [Notice.of(found).view() for found in connection.execute(query).mappings()]
 
-    def tried(self, notice: Notice, state: NoticeState, sentence: str = "") -> None:
-        """Record how a try has ended."""
+    def tried(self, notice: Notice, state: NoticeState, sentence: str = "", again_s: float = 0.0) -> None:
+        """Record how a try has ended, after which others leave it alone for so long; nothing if another has it now."""
         columns: dict[str, object] = {"state": state.value, "tries": notice.tries + 1, "sentence": sentence}
+        columns["not_before"] = _now(again_s)
         if state is not NoticeState.WAITING:
             columns["ended"] = _now()
-        with self._engine.begin() as connection:
-            connection.execute(sa.update(notices).where(notices.c.number == notice.number).values(**columns))
+        mine = (notices.c.number == notice.number) & _WAITS & (notices.c.manager == self._manager)
+        with self._writing() as connection:
+            connection.execute(sa.update(notices).where(mine).values(**columns))
 
     def tidy(self) -> None:
         """Forget deliveries that ended long ago."""
         long_ago = (datetime.now(UTC) - KEPT).isoformat(timespec="microseconds")
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.delete(notices).where(notices.c.ended < long_ago))
-
-    def _reading(self) -> sa.Connection:
-        return self._engine.connect().execution_options(**{READING: True})
 
 
 def _tell(
@@ -213,5 +233,5 @@ def _summary(connection: sa.Connection, job: str) -> dict[str, object] | None:
     }
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+def _now(later_s: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=later_s)).isoformat(timespec="microseconds")

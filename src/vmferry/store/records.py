@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from vmferry.model import JobState, JobView, MoveRequest, Plan, Priority, Progress, StepRecord
+from vmferry.seat import ALONE
 from vmferry.store.codec import dump, load
 
 
@@ -26,6 +27,8 @@ class NewJob:
     room: Mapping[str, int]
     """File system to bytes reserved there while the job is active."""
     created: str
+    machine: str | None = None
+    """Whose managers alone can act for it; None: any."""
 
     def columns(self) -> dict[str, object]:
         return {
@@ -44,7 +47,26 @@ class NewJob:
             "priority": Priority(self.request.priority).rank,
             "max_pause_s": self.request.max_pause_s,
             "epoch": 1,
+            "machine": self.machine,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What may change in an active job while it runs; a person's orders, and how far it is."""
+
+    id: str
+    state: str
+    sentence: str
+    manager: str | None
+    epoch: int
+    limit_bytes_s: int | None
+    priority: int
+    max_pause_s: float
+    cancel_asked: bool
+    retry_asked: bool
+    suspend_asked: bool
+    progress: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,10 @@ class Row:
     retry_asked: bool
     suspend_asked: bool
     epoch: int
+    manager: str | None
+    machine: str | None
+    progress: Progress | None
+    """As its manager recorded it last."""
 
     @staticmethod
     def of(found: RowMapping) -> Row:
@@ -86,6 +112,7 @@ class Row:
                 "request": load(MoveRequest, found["request"]),
                 "slots": tuple(json.loads(found["slots"])),
                 "room": json.loads(found["room"]),
+                "progress": load(Progress, found["progress"]) if found["progress"] else None,
             }
         )
 
@@ -104,4 +131,5 @@ class Row:
             ended=self.ended,
             progress=progress,
             journal=journal,
+            manager=self.manager if self.manager and self.manager != ALONE else "",
         )

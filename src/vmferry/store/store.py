@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy import or_
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
 from vmferry.model import (
@@ -24,6 +25,7 @@ from vmferry.model import (
     Lost,
     NoticeView,
     Phase,
+    Progress,
     Receipt,
     Scope,
     SharedLimit,
@@ -31,9 +33,12 @@ from vmferry.model import (
     Token,
     Window,
 )
-from vmferry.store import notices, tables
+from vmferry.seat import ALONE, is_local
+from vmferry.store import notices
 from vmferry.store.codec import dump, dump_all, load, load_all
-from vmferry.store.records import NewJob, Row
+from vmferry.store.database import Database
+from vmferry.store.presence import is_gone
+from vmferry.store.records import NewJob, Pulse, Row
 from vmferry.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
 
 log = structlog.get_logger()
@@ -42,6 +47,7 @@ Fact = str | int | float | bool | None | list[str]
 LIMIT_KEY = ("scope", "connect", "place")
 Judge = Callable[[Row, tuple[StepRecord, ...], Mapping[str, Fact]], None]
 HOLDS_SLOTS = ACTIVE - {JobState.QUEUED}
+SETTLED = timedelta(minutes=1)
 
 
 def now() -> str:
@@ -50,25 +56,25 @@ def now() -> str:
 
 
 class Store:
-    """Jobs in a database."""
+    """Jobs in a database, seen by one manager. Every method may raise StoreAway."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = tables.connect(url)
+    def __init__(self, url: str, manager: str = ALONE, machine: str | None = None) -> None:
+        self._database = Database(url)
+        self._manager = manager
+        self._here = or_(jobs.c.machine.is_(None), jobs.c.machine == machine)
+        """The jobs that this machine's managers can act for."""
+        self._reading = self._database.reading
+        self._writing = self._database.writing
 
     def close(self) -> None:
-        self._engine.dispose()
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._engine.connect().execution_options(**{tables.READING: True}) as connection:
-            yield connection
+        self._database.close()
 
     # -- jobs
 
     def add(self, job: NewJob) -> Row:
         """Queue a job. Raises VmBusy, also when two requests come at the same instant."""
         try:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 connection.execute(sa.insert(jobs).values(**job.columns()))
         except sa.exc.IntegrityError:
             self.refuse_busy(job.plan.uuid)
@@ -101,42 +107,78 @@ class Store:
 
     def rows(self, states: Collection[JobState] = frozenset(JobState)) -> list[Row]:
         """The jobs in these states, newest first."""
-        query = sa.select(jobs).where(jobs.c.state.in_([s.value for s in states]))
+        query = sa.select(jobs).where(jobs.c.state.in_(_values(states)))
         with self._reading() as connection:
             return [Row.of(found) for found in connection.execute(query.order_by(jobs.c.number.desc())).mappings()]
 
     def count(self, states: Collection[JobState]) -> int:
-        query = sa.select(sa.func.count()).where(jobs.c.state.in_([s.value for s in states]))
+        query = sa.select(sa.func.count()).where(jobs.c.state.in_(_values(states)))
         with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
     # -- who acts
 
-    def take_over(self) -> dict[str, int]:
-        """Raise the epoch of all active jobs: from now on only the caller acts for them. Returns the epochs."""
-        active = jobs.c.state.in_([s.value for s in ACTIVE])
-        with self._engine.begin() as connection:
-            connection.execute(sa.update(jobs).where(active).values(epoch=jobs.c.epoch + 1))
-            found = connection.execute(sa.select(jobs.c.id, jobs.c.epoch).where(active))
-            return {job: epoch for job, epoch in found}
+    def take_over(self, of: str | None = None) -> dict[str, int]:
+        """Raise the epoch of all active jobs: from now on only this manager acts for them. Returns the epochs.
+
+        `of`: only the jobs of that manager, and only if it is gone (or this one itself, back again). Of several
+        who try at once one succeeds; it cannot come back before this is recorded.
+        """
+        wanted = _ACTIVE if of is None else _ACTIVE & (jobs.c.manager == of) & self._here
+        with self._writing() as connection:
+            if of not in (None, self._manager) and not is_gone(connection, str(of)):
+                return {}
+            taken = sa.update(jobs).where(wanted).values(epoch=jobs.c.epoch + 1, manager=self._manager)
+            return {job: epoch for job, epoch in connection.execute(taken.returning(jobs.c.id, jobs.c.epoch))}
+
+    def mine(self) -> list[str]:
+        """The jobs under way that this manager acts for, newest first."""
+        query = sa.select(jobs.c.id).where(jobs.c.state.in_(_values(HOLDS_SLOTS)), jobs.c.manager == self._manager)
+        with self._reading() as connection:
+            return list(connection.execute(query.order_by(jobs.c.number.desc())).scalars())
+
+    def over(self, among: Iterable[str]) -> list[str]:
+        """Those that ended more than a minute ago."""
+        ended = jobs.c.ended < (datetime.now(UTC) - SETTLED).isoformat(timespec="microseconds")
+        with self._reading() as connection:
+            return list(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(list(among)), ended)).scalars())
+
+    def others(self) -> set[str]:
+        """The other managers whose jobs this one could take over."""
+        theirs = _ACTIVE & (jobs.c.manager != self._manager) & self._here
+        with self._reading() as connection:
+            return set(connection.execute(sa.select(jobs.c.manager).where(theirs).distinct()).scalars())
+
+    def pulses(self) -> list[Pulse]:
+        """What may change in each active job while it runs."""
+        columns = [jobs.c[name] for name in Pulse.__slots__]
+        with self._reading() as connection:
+            return [Pulse(*found) for found in connection.execute(sa.select(*columns).where(_ACTIVE))]
+
+    def put_progress(self, token: Token, progress: Progress) -> None:
+        """For those who watch at another manager; one that was superseded writes nothing."""
+        mine = (jobs.c.id == token.job) & (jobs.c.epoch == token.epoch)
+        with self._writing() as connection:
+            connection.execute(sa.update(jobs).where(mine).values(progress=dump(progress)))
 
     def start_waiting(self, limit: Callable[[str], int]) -> list[str]:
         """Start the queued jobs whose slots are all free, by priority, then first come first served. Returns their ids.
 
         A job takes all its slots or none. One that has to wait keeps its places in all its lines: no later
         job that needs one of them passes it. Where `limit` is 0 a place is closed, perhaps for hours: who waits
-        for it keeps no places.
+        for it keeps no places. Slots are counted over all managers; this one acts for what it starts.
         """
         started = []
-        with self._engine.begin() as connection:
-            held = _slots_held(connection)
+        with self._writing() as connection:
+            self._database.take_turn(connection)  # before the count: what others start meanwhile would be missing in it
+            held = _slots_held(connection, self._here)
             waited: set[str] = set()
-            for job, slots in _waiting(connection):
+            for job, slots in _waiting(connection, self._here):
                 if any(limit(slot) < 1 for slot in slots):
                     continue
                 if waited.isdisjoint(slots) and all(held[slot] < limit(slot) for slot in slots):
                     held.update(slots)
-                    _change(connection, job, JobState.RUNNING, "", "")
+                    _change(connection, job, JobState.RUNNING, "", "", manager=self._manager)
                     started.append(job)
                 else:
                     waited.update(slots)
@@ -148,15 +190,15 @@ class Store:
         self, job: str, to: JobState, why: str = "", kind: str = "", only_from: Collection[JobState] = ACTIVE
     ) -> bool:
         """Change a job's state if it is in one of these; False, and nothing done, if it is not."""
-        with self._engine.begin() as connection:
-            if _row(connection, job).state not in only_from:
+        with self._writing() as connection:
+            if _locked(connection, job).state not in only_from:
                 return False
             _change(connection, job, to, why, kind)
             return True
 
     def ask(self, job: str, **columns: object) -> Row:
         """Write down what a person wants of an active job: cancel_asked, retry_asked, suspend_asked, limits."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
             return _row(connection, job)
 
@@ -165,8 +207,8 @@ class Store:
 
         `judge` raises what forbids it, for the job as it is in that instant.
         """
-        with self._engine.begin() as connection:
-            row = _row(connection, job)
+        with self._writing() as connection:
+            row = _locked(connection, job)
             judge(row, _journal(connection, job), _facts(connection, job))
             columns: dict[str, object] = {"epoch": row.epoch + 1}
             if lost is Lost.SOURCE:
@@ -216,21 +258,26 @@ class Store:
     # -- limits that jobs share
 
     def put_limit(self, limit: SharedLimit) -> None:
-        key = {"scope": limit.scope.value, "connect": limit.connect, "place": limit.place}
-        with self._engine.begin() as connection:
+        self.edit_limit(limit, lambda _: limit)
+
+    def edit_limit(self, none: SharedLimit, edit: Callable[[SharedLimit], SharedLimit]) -> SharedLimit:
+        """What is made of the limit of the same place, or of `none`, is the limit; no other change comes between."""
+        key = {"scope": none.scope.value, "connect": none.connect, "place": none.place}
+        with self._writing() as connection:
+            self._database.take_turn(connection)
+            same = [limits.c[name] == value for name, value in key.items()]
+            limit = edit(next(iter(_limits(connection, *same)), none))
             _replace(connection, limits, key, limit_bytes_s=limit.limit_bytes_s)
             _replace(connection, calendars, key, during=dump_all(limit.during))
+        return limit
 
     def limits(self) -> tuple[SharedLimit, ...]:
-        joined = limits.outerjoin(calendars, sa.and_(*(limits.c[n] == calendars.c[n] for n in LIMIT_KEY)))
-        query = sa.select(limits, calendars.c.during).select_from(joined)
         with self._reading() as connection:
-            found = connection.execute(query.order_by(limits.c.scope, limits.c.connect, limits.c.place)).mappings()
-            return tuple(_limit(row) for row in found)
+            return _limits(connection)
 
     @contextmanager
     def _acting(self, token: Token) -> Iterator[sa.Connection]:
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             found = sa.select(jobs.c.epoch).where(jobs.c.id == token.job).with_for_update()
             newest = connection.execute(found).scalar_one_or_none()
             if newest is None:
@@ -267,13 +314,28 @@ class Store:
         return load(Receipt, text) if text is not None else None
 
 
+def _limits(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[SharedLimit, ...]:
+    joined = limits.outerjoin(calendars, sa.and_(*(limits.c[n] == calendars.c[n] for n in LIMIT_KEY)))
+    query = sa.select(limits, calendars.c.during).select_from(joined).where(*where)
+    found = connection.execute(query.order_by(limits.c.scope, limits.c.connect, limits.c.place)).mappings()
+    return tuple(_limit(row) for row in found)
+
+
 def _limit(found: sa.RowMapping) -> SharedLimit:
     during = load_all(Window, found["during"] or "[]")
     return SharedLimit(Scope(found["scope"]), found["connect"], found["place"], found["limit_bytes_s"], during)
 
 
-def _row(connection: sa.Connection, job: str) -> Row:
-    found = connection.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().first()
+def _values(states: Collection[JobState]) -> list[str]:
+    return [state.value for state in states]
+
+
+_ACTIVE = jobs.c.state.in_(_values(ACTIVE))
+
+
+def _row(connection: sa.Connection, job: str, *, lock: bool = False) -> Row:
+    query = sa.select(jobs).where(jobs.c.id == job)
+    found = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if found is None:
         raise NoSuchJob(job=job)
     return Row.of(found)
@@ -292,14 +354,19 @@ def _journal(connection: sa.Connection, job: str) -> tuple[StepRecord, ...]:
     )
 
 
-def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: str) -> None:
+def _locked(connection: sa.Connection, job: str) -> Row:
+    """The job, which nobody else changes until the transaction ends."""
+    return _row(connection, job, lock=True)
+
+
+def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: str, **also: object) -> None:
     """The one place where a job's state changes: checks that it may, records it, logs it."""
-    row = _row(connection, job)
+    row = _locked(connection, job)
     if row.state is to and to is not JobState.STUCK and (to is not JobState.PAUSED or why == row.sentence):
         return
     if row.state is not to and (row.state, to) not in ALLOWED:
         raise ValueError(f"job {job} cannot go from {row.state.value} to {to.value}")
-    columns: dict[str, Any] = {"state": to.value, "sentence": why, "kind": kind or row.kind}
+    columns: dict[str, Any] = {"state": to.value, "sentence": why, "kind": kind or row.kind, **also}
     if row.state is JobState.QUEUED and to is JobState.RUNNING:
         columns["started"] = now()
     if to in FINAL:
@@ -313,16 +380,17 @@ def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: s
     log.info("job changed", job=job, before=row.state.value, now=to.value, why=why)
 
 
-def _slots_held(connection: sa.Connection) -> Counter[str]:
-    query = sa.select(jobs.c.slots).where(jobs.c.state.in_([s.value for s in HOLDS_SLOTS]))
+def _slots_held(connection: sa.Connection, here: sa.ColumnElement[bool]) -> Counter[str]:
+    """Another machine's own libvirt and storages are others; a host that has a name is one for all."""
+    query = sa.select(jobs.c.slots, here.label("here")).where(jobs.c.state.in_(_values(HOLDS_SLOTS)))
     held: Counter[str] = Counter()
-    for slots in connection.execute(query).scalars():
-        held.update(json.loads(slots))
+    for slots, is_here in connection.execute(query):
+        held.update(slot for slot in json.loads(slots) if is_here or not is_local(slot))
     return held
 
 
-def _waiting(connection: sa.Connection) -> list[tuple[str, list[str]]]:
-    query = sa.select(jobs.c.id, jobs.c.slots).where(jobs.c.state == JobState.QUEUED.value)
+def _waiting(connection: sa.Connection, here: sa.ColumnElement[bool]) -> list[tuple[str, list[str]]]:
+    query = sa.select(jobs.c.id, jobs.c.slots).where(jobs.c.state == JobState.QUEUED.value, here)
     rows = connection.execute(query.order_by(jobs.c.priority, jobs.c.number).with_for_update())
     return [(job, json.loads(slots)) for job, slots in rows]
 

@@ -1,11 +1,8 @@
-"""The tables, and the engine that keeps them: SQLite here, any SQL database by its URL."""
+"""The tables: the same on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy import event
 
 metadata = sa.MetaData()
 
@@ -37,6 +34,9 @@ jobs = sa.Table(
     sa.Column("suspend_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("priority", sa.Integer, nullable=False),  # 0 goes first
     sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("manager", sa.String),  # that acts for it; NULL while it is queued
+    sa.Column("machine", sa.String),  # whose managers alone can act for it; NULL: all can
+    sa.Column("progress", sa.Text),  # as its manager saw it last, for those who watch at another
 )
 
 facts = sa.Table(
@@ -122,6 +122,7 @@ transfers = sa.Table(
     sa.Column("total_bytes", sa.BigInteger, nullable=False, default=0),
     sa.Column("cancel_asked", sa.Boolean, nullable=False, default=False),
     sa.Column("receipt", sa.Text),
+    sa.Column("manager", sa.String, nullable=False),  # its bookmarks lie there
 )
 
 notices = sa.Table(
@@ -141,35 +142,14 @@ notices = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False, default=0),
     sa.Column("sentence", sa.Text, nullable=False, default=""),
     sa.Column("ended", sa.String),
+    sa.Column("manager", sa.String),  # that tells it, or tried last
+    sa.Column("not_before", sa.String),  # until then it is left to that one
 )
 
-# One row: who is told of everything in this state folder.
+# One row: who is told of everything in this database.
 receivers = sa.Table(
     "receivers",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("receivers", sa.Text, nullable=False),
 )
-
-READING = "vmferry_reading"
-
-
-def connect(url: str) -> sa.Engine:
-    """An engine whose commits are durable, with the tables made."""
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    metadata.create_all(engine)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver would begin late and let two writers deadlock
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    reading = connection.get_execution_options().get(READING)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from vmferry.errors import AmbiguousTransfer, DestinationTaken, NoSuchTransfer
+from vmferry.errors import AmbiguousTransfer, DestinationTaken, NoSuchTransfer, TransferElsewhere
 from vmferry.model import NoticeView, Priority
 from vmferry.model.transfers import (
     ACTIVE_TRANSFERS,
@@ -20,10 +20,12 @@ from vmferry.model.transfers import (
     TransferRequest,
     TransferState,
 )
-from vmferry.store import notices, tables
+from vmferry.seat import ALONE
+from vmferry.store import notices
 from vmferry.store.codec import dump, load
+from vmferry.store.database import Database
 from vmferry.store.store import now
-from vmferry.store.tables import READING, transfers
+from vmferry.store.tables import transfers
 from vmferry.transfer.places import Place
 
 log = structlog.get_logger()
@@ -53,6 +55,8 @@ class TransferRow:
     """How far it came: bytes copied, then with those compared."""
     total_bytes: int
     cancel_asked: bool
+    manager: str
+    """Where its bookmarks lie."""
     receipt: str | None
     """JSON; of a transferred one still with its temporary name."""
 
@@ -70,13 +74,17 @@ class TransferRow:
 
 
 class TransferStore:
-    """Transfers in a database."""
+    """Transfers in a database. Each belongs to the manager that it was given to; all of them can be seen."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = tables.connect(url)
+    def __init__(self, url: str, manager: str = ALONE, machine: str | None = None) -> None:
+        self._database = Database(url)
+        self._manager = manager
+        self._machine = machine
+        self._reading = self._database.reading
+        self._writing = self._database.writing
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def add(self, transfer: str, request: TransferRequest, slots: Sequence[str]) -> TransferRow:
         """Queue one; the same id again returns the one that is there. Raises DestinationTaken."""
@@ -84,17 +92,19 @@ class TransferStore:
             "id": transfer,
             "state": TransferState.QUEUED.value,
             "request": dump(request),
-            "active_destination": request.destination,
+            "active_destination": self._unique(request.destination),
+            "manager": self._manager,
             "slots": json.dumps(list(slots)),
             "priority": Priority(request.priority).rank,
             "limit_bytes_s": request.limit_bytes_s,
             "created": now(),
         }
-        with self._engine.begin() as connection:  # holds the write lock from its begin
+        with self._writing() as connection:
+            self._database.take_turn(connection)  # so that both looks hold until it is there
             known = _found(connection, transfers.c.id == transfer)
             if known:
                 return known
-            taken = _found(connection, transfers.c.active_destination == request.destination)
+            taken = _found(connection, transfers.c.active_destination == columns["active_destination"])
             if taken:
                 raise DestinationTaken(transfer=taken.id)
             connection.execute(sa.insert(transfers).values(**columns))
@@ -118,9 +128,16 @@ class TransferStore:
         return found[0]
 
     def rows(self, states: Collection[TransferState] = ACTIVE_TRANSFERS) -> list[TransferRow]:
-        """Those in these states, by priority, then first come first served."""
+        """This manager's in these states, by priority, then first come first served."""
         query = sa.select(transfers).where(transfers.c.state.in_([s.value for s in states]))
-        query = query.order_by(transfers.c.priority, transfers.c.number)
+        query = query.where(transfers.c.manager == self._manager)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(transfers.c.priority, transfers.c.number)).mappings()
+            return [TransferRow.of(each) for each in found]
+
+    def all(self) -> list[TransferRow]:
+        """Every manager's, newest first."""
+        query = sa.select(transfers).order_by(transfers.c.number.desc())
         with self._reading() as connection:
             return [TransferRow.of(found) for found in connection.execute(query).mappings()]
 
@@ -129,6 +146,13 @@ class TransferStore:
         with self._reading() as connection:
             return notices.of_subject(connection, transfer)
 
+    def mine(self, transfer: str) -> TransferRow:
+        """The one of exactly that id. Raises NoSuchTransfer, and TransferElsewhere for another manager's."""
+        row = self.row(transfer)
+        if row.manager != self._manager:
+            raise TransferElsewhere(transfer=transfer, manager=row.manager)
+        return row
+
     def take_over(self) -> None:
         """Queue what a worker that died had at work, or had waiting for its next try."""
         for row in self.rows(AT_WORK | {TransferState.TRANSIENT}):
@@ -136,8 +160,8 @@ class TransferStore:
 
     def change(self, transfer: str, to: TransferState, only_from: Collection[TransferState], **columns: object) -> bool:
         """The one place where a state changes: from one of these, recorded, logged; False, and nothing done, else."""
-        with self._engine.begin() as connection:
-            row = _row(connection, transfer)
+        with self._writing() as connection:
+            row = _row(connection, transfer, lock=True)
             if row.state not in only_from:
                 return False
             if (row.state, to) not in CHANGES:
@@ -153,12 +177,13 @@ class TransferStore:
 
     def ask(self, transfer: str, **columns: object) -> TransferRow:
         """Write down what a person wants of one: priority, limit, cancel_asked; or how far it came."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _write(connection, transfer, columns)
             return _row(connection, transfer)
 
-    def _reading(self) -> sa.Connection:
-        return self._engine.connect().execution_options(**{READING: True})
+    def _unique(self, destination: str) -> str:
+        """The same path is another place on another machine."""
+        return f"{self._machine} {destination}" if self._machine else destination
 
 
 def _told(row: TransferRow) -> dict[str, object]:
@@ -174,13 +199,14 @@ def _write(connection: sa.Connection, transfer: str, columns: dict[str, object])
     connection.execute(sa.update(transfers).where(transfers.c.id == transfer).values(**columns))
 
 
-def _found(connection: sa.Connection, where: sa.ColumnElement[bool]) -> TransferRow | None:
-    found = connection.execute(sa.select(transfers).where(where)).mappings().first()
+def _found(connection: sa.Connection, where: sa.ColumnElement[bool], *, lock: bool = False) -> TransferRow | None:
+    query = sa.select(transfers).where(where)
+    found = connection.execute(query.with_for_update() if lock else query).mappings().first()
     return TransferRow.of(found) if found is not None else None
 
 
-def _row(connection: sa.Connection, transfer: str) -> TransferRow:
-    found = _found(connection, transfers.c.id == transfer)
+def _row(connection: sa.Connection, transfer: str, *, lock: bool = False) -> TransferRow:
+    found = _found(connection, transfers.c.id == transfer, lock=lock)
     if found is None:
         raise NoSuchTransfer(transfer=transfer)
     return found

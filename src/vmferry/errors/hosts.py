@@ -1,0 +1,158 @@
+"""Hosts, the VMs on them and their processors."""
+
+from __future__ import annotations
+
+from vmferry.errors.base import UsageError, VmferryError
+
+# -- hosts
+
+
+class HostUnreachable(VmferryError):
+    """libvirtd or an agent is away; the same call may succeed when it is back."""
+
+    says = "{host} does not answer ({reason}): start libvirtd there, the job waits for it"
+
+
+class HostLost(VmferryError):
+    """Something still needs a host that an operator has declared lost."""
+
+    says = "{host} was declared lost and is needed all the same: bring it back, then `vmferry job retry`"
+    exit_code = 4
+
+
+class AgentUnreachable(HostUnreachable):
+    says = "{host} does not answer ({reason}): start vmferry's agent there, the job waits for it"
+
+
+class PeerRefused(HostUnreachable):
+    """A certificate was refused, by this side or by the other."""
+
+    says = "{host} and this side do not trust each other ({reason}): see `vmferry host list`, renew or add the host"
+
+
+class AgentVersionMismatch(VmferryError):
+    says = (
+        "{host} speaks version {theirs} of the agents' protocol, this side {ours}: install the same vmferry on {older}"
+    )
+    exit_code = 4
+
+
+class AgentFailed(VmferryError):
+    says = "{host} failed in a way that nobody foresaw ({reason}): the agent's log there has the details"
+
+
+class PathRefused(VmferryError):
+    says = "{host} does not serve {path} ({reason}): see `vmferry storage list`"
+    exit_code = 3
+
+
+class VmRefused(VmferryError):
+    says = "{host} refuses job {job} the VM {vm}: the job moves {own}"
+    exit_code = 3
+
+
+class RequestTooLarge(UsageError):
+    says = "the request has more than {most} bytes"
+
+
+class BadXml(VmferryError):
+    says = "that is no XML of libvirt's ({reason}): look at who sent it"
+
+
+class HostRefused(VmferryError):
+    """libvirt answered, with an error of its own."""
+
+    says = "{host} refused to {action}: {reason}"
+
+
+class GuestGone(VmferryError):
+    says = "{vm} stopped running while it was being moved: the move is undone, start the VM again when it suits"
+
+
+class ImageToolFailed(VmferryError):
+    says = "{tool} failed on {path}: {reason}"
+
+
+class SourceInUse(VmferryError):
+    says = "{path} is being written by another process: stop the VM or tool that has it open, then start again"
+
+
+class VmChanged(VmferryError):
+    says = "{vm} is not what it was when the move was planned ({change}): start the job again"
+
+
+class VolumeChanged(VmferryError):
+    says = "{path} is not what it was when the move was planned ({change}): look at it, then start the job again"
+    exit_code = 3
+
+
+class SourceFilling(VmferryError):
+    says = (
+        "{path} has only {free} MiB left while the guest's writes gather there: the move is undone before "
+        "the guest meets a full disk; free space there, then start the job again"
+    )
+
+
+class MirrorEnded(VmferryError):
+    says = "the mirror of disk {target} of {vm} ended by itself ({reason}): mend the destination, then start again"
+
+
+class NotSeenRunning(VmferryError):
+    says = "{vm} has not been seen on {path}: the source is kept until it is; look at `vmferry vm show {vm}`"
+    exit_code = 4
+
+
+class VmExists(VmferryError):
+    says = "{host} has a VM {vm} already that this job did not announce: rename or remove it, then start again"
+    exit_code = 3
+
+
+class SavedStateSpent(VmferryError):
+    says = "{path} was released on {host}, the VM has run there: go on there with `vmferry job retry {job}`"
+    exit_code = 4
+
+
+class SavedStateUncertain(VmferryError):
+    says = (
+        "{vm} is off and its saved state {path} cannot be proved to be newer than its disks: "
+        "start {vm} from its disks (as after a power failure), then `vmferry job retry {job}`"
+    )
+    exit_code = 4
+
+
+# -- processors
+
+
+class BadCpuXml(UsageError):
+    says = "this is not libvirt's <cpu> element ({reason}): take what `vmferry cpu baseline HOST --xml` prints"
+
+
+class NoSuchCpu(UsageError):
+    says = (
+        "{host} knows no CPU model {model}: give baseline, x86-64-v2, x86-64-v3, x86-64-v4, none, "
+        "or one that `virsh cpu-models {arch}` names there"
+    )
+
+
+class NoGuestsOfKind(UsageError):
+    says = "{host} has no {guests} guests, it has {present}: choose another host, or mend its emulator"
+
+
+class NotPersistent(VmferryError):
+    says = "{vm} is transient, so it has no definition to change: define it first (`virsh dumpxml`, `virsh define`)"
+    exit_code = 3
+
+
+class CpuUnfit(VmferryError):
+    says = "{host} cannot give {vm} the CPU {to}: it lacks {missing}; choose a lower one"
+    exit_code = 3
+
+
+class VendorsDiffer(VmferryError):
+    says = "{vendors}: processors of different vendors have no CPU in common; group the hosts by vendor"
+    exit_code = 3
+
+
+class BaselineUnfit(VmferryError):
+    says = "no greatest common CPU of {hosts} was found ({reason}): try `vmferry cpu limit VM --to x86-64-v2` instead"
+    exit_code = 3
