@@ -13,7 +13,8 @@ Two hosts of a lab with real libvirtd, QEMU and agents; one guest that stamps it
 cell a relocation is struck by the fault of its column as soon as its journal shows the step of its row begun; then
 what was broken is mended, `vmferry recover` is run, and the guest is the judge: the VM can run on exactly one host,
 no second copy ever wrote, every acknowledged write is there, nothing of the job is left behind; and the host where
-the VM is not does not know it after its libvirtd has been killed and started either.
+the VM is not does not know it after its libvirtd has been killed and started either (that last look was not yet
+made in the cells of quick relocation of 2026-11-24).
 
 The guest has IDE disks. QEMU 7.2.22 crashes in about one of 60 active commits of such disks while the guest writes
 (`child->perm & BLK_PERM_WRITE`, also with `virsh blockcommit --active --pivot` alone): the job survives that as it
