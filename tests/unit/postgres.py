@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from vmferry.lab.programs import wait_for
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 USER = "postgres"
@@ -28,12 +32,13 @@ ENDS_S = 60
 
 
 class Cluster:
-    """A server that was started. Its processes end with `stop`, by the id in its own file."""
+    """A server that was started. It ends with `stop`, and with the process that started it, however that ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._data = folder / "data"
         self._bin = PROGRAMS[-1]
+        self._server: subprocess.Popen[bytes] | None = None
 
     def make(self) -> None:
         self.folder.mkdir()
@@ -47,10 +52,16 @@ class Cluster:
         self.start()
 
     def start(self) -> None:
-        self._run("pg_ctl", "start", "--wait", f"--log={self.folder / 'log'}", f"--timeout={ENDS_S}")
+        program = str(self._bin / "postgres")
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(["setpriv", "--pdeathsig", "QUIT", program], stderr=log, **self._how())
+        wait_for(self._answers, "PostgreSQL to answer", ENDS_S)
 
-    def stop(self, mode: str = "immediate") -> None:
-        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}", f"--timeout={ENDS_S}")
+    def stop(self) -> None:
+        """As a crash ends it: nothing is written any more."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGQUIT)
+            self._server.wait(ENDS_S)
 
     def restart(self) -> None:
         """As after a crash of it."""
@@ -62,20 +73,18 @@ class Cluster:
         self._run("createdb", f"--host={self.folder}", f"--username={USER}", name)
         return f"postgresql://{USER}@/{name}?host={self.folder}"
 
+    def _answers(self) -> bool:
+        asked = [str(self._bin / "pg_isready"), f"--host={self.folder}", f"--username={USER}"]
+        return subprocess.run(asked, check=False, timeout=ENDS_S, **self._how()).returncode == 0
+
     def _run(self, program: str, *args: str) -> None:
+        subprocess.run([str(self._bin / program), *args], check=True, timeout=2 * ENDS_S, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        other = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PGDATA": str(self._data)}
-        subprocess.run(
-            [str(self._bin / program), *args],
-            check=True,
-            env=environment,
-            cwd=self.folder,
-            user=USER if os.geteuid() == 0 else None,
-            group=USER if os.geteuid() == 0 else None,
-            extra_groups=[] if os.geteuid() == 0 else None,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            timeout=2 * ENDS_S,
-        )
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        return {"env": environment, "cwd": self.folder, **quiet, **other}
 
 
 @contextmanager
@@ -84,8 +93,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     if not PROGRAMS:
         pytest.skip("PostgreSQL is not installed (package postgresql)")
     made = Cluster(folder / "postgres")
-    made.make()
     try:
+        made.make()
         yield made
     finally:
         made.stop()
