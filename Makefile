@@ -22,9 +22,9 @@ demo: packages $(READY)  ## a running VM's storage moves, in a lab of its own
 
 test: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 test: packages $(READY)  ## everything, guests side by side; each family has a budget in seconds
-	timeout 180 $(MAKE) --no-print-directory format-check lint types
-	timeout 900 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
-	timeout 2700 $(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
+	timeout 300 $(MAKE) --no-print-directory format-check lint types
+	timeout 1500 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
+	timeout 3300 $(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
 
 check: $(READY)  ## under a minute: before each commit
 	$(MAKE) --no-print-directory format-check lint types

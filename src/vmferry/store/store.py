@@ -42,7 +42,6 @@ from vmferry.store.records import NewJob, Pulse, Row
 from vmferry.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
 
 log = structlog.get_logger()
-
 Fact = str | int | float | bool | None | list[str]
 LIMIT_KEY = ("scope", "connect", "place")
 Judge = Callable[[Row, tuple[StepRecord, ...], Mapping[str, Fact]], None]
