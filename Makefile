@@ -14,7 +14,7 @@ TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-g
 	btrfs-progs swtpm swtpm-tools ovmf git \
 	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
 
-.PHONY: demo test check format lint types unit block libvirt bench clean
+.PHONY: demo test long check format lint types unit block libvirt bench clean
 
 demo: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES)
 demo: packages $(READY)  ## a running VM's storage moves, in a lab of its own
@@ -24,7 +24,12 @@ test: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 test: packages $(READY)  ## everything, guests side by side; each family has a budget in seconds
 	timeout 300 $(MAKE) --no-print-directory format-check lint types
 	timeout 1500 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
-	timeout 3300 $(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
+	timeout 3300 $(BIN)/pytest -q -n 3 --dist worksteal -m "not long" tests/libvirt
+	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way"
+
+long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
+long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
+	$(BIN)/pytest -q -n 2 --dist worksteal -m long tests/libvirt
 
 check: $(READY)  ## under a minute: before each commit
 	$(MAKE) --no-print-directory format-check lint types

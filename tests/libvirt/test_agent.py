@@ -15,6 +15,8 @@ from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
 from vmferry.lab.served import ServedHost
 
+pytestmark = pytest.mark.long
+
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 TECHNOLOGIES = ("live", "quick", "offline")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import pytest
 from tests.libvirt.seen import destination, images, nothing_of_ours, power_off
 
 from vmferry.fence import Fence
 from vmferry.hosts.libvirt import LibvirtHosts
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
+
+pytestmark = pytest.mark.long
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

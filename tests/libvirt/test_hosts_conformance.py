@@ -19,6 +19,8 @@ from vmferry.lab.served import ServedHost
 from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Transfer, Unwatched
 
+pytestmark = pytest.mark.long
+
 Open = Callable[[Token | None], Host]
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

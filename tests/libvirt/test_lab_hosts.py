@@ -23,6 +23,8 @@ from vmferry.lab.links import Cut
 from vmferry.lab.processes import kill_all, lab_processes
 from vmferry.lab.programs import run
 
+pytestmark = pytest.mark.long
+
 SMALL = (StorageSpec("san1", "ext4", 256),)
 LITTLE_SHARED = (StorageSpec("shared", "ext4", 256),)
 BARE_LEASE = DiskSpec("hdc", storage="shared", format="raw", size_mib=1, bus="ide", lease=True)

@@ -16,6 +16,8 @@ from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.bare import BARE_GUEST, bare_boot
 from vmferry.lab.ferry import Ended, Ferry
 
+pytestmark = pytest.mark.long
+
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 V2 = {"lahf_lm", "popcnt", "sse4.1", "sse4.2", "ssse3"}

@@ -30,6 +30,8 @@ from vmferry.lab import Lab, LabHost, wait_for
 from vmferry.model import Technology, Token
 from vmferry.strategies import STRATEGIES
 
+pytestmark = pytest.mark.long
+
 PAGE = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 NAMED = {"quick": "Quick relocation", "live": "Live relocation"}
 ROWS = {

@@ -18,6 +18,8 @@ from vmferry.errors import LabProgramFailed
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 from vmferry.lab.bare import BARE_GUEST
 
+pytestmark = pytest.mark.long
+
 SMALL = DiskSpec("vda", size_mib=64, data_mib=4, region_mib=8)
 ONE_DISK = GuestSpec("small", disks=(SMALL,), rate=40)
 BARE = replace(

@@ -11,6 +11,8 @@ from tests.block.tunnels import tunnel_to
 
 from vmferry.lab import LabHost
 
+pytestmark = pytest.mark.long
+
 DOMAIN = """<domain type='qemu'><name>there and back</name><memory unit='MiB'>16</memory>
 <os><type arch='x86_64'>hvm</type></os></domain>"""
 

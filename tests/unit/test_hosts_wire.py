@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +30,9 @@ st.register_type_strategy(Path, PATHS)
 st.register_type_strategy(Place, PLACES)
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 st.register_type_strategy(int, st.integers(0, 2**53))
+st.register_type_strategy(
+    Mapping, lambda kind: st.dictionaries(*(st.from_type(held) for held in get_args(kind)), max_size=3)
+)
 st.register_type_strategy(Transfer, st.builds(Transfer, ENDS, ENDS, PATHS))
 
 

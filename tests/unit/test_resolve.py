@@ -176,6 +176,9 @@ class LossDesk(BenchDesk):
         assert isinstance(self.bench, LossBench)
         self.bench.said.append(now)
 
+    def waits(self, why: str) -> None:
+        self.says(why)
+
     def wait(self, seconds: float) -> None:
         assert isinstance(self.bench, LossBench)
         if self.bench.cut.away and self.bench.lost is None:

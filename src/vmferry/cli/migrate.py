@@ -33,6 +33,21 @@ def _iso(text: str) -> str:
     return text
 
 
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", metavar="HERE=THERE", help="A network or bridge there in the place of one here."),
+]
+Iso = Annotated[
+    str,
+    typer.Option(
+        "--iso",
+        metavar="|".join(ISO),
+        parser=saying(_iso),
+        help="Discs in its drives: copied, taken from the same path there (of the same content), or ejected.",
+    ),
+]
+
+
 def migrate(
     ctx: typer.Context,
     *,
@@ -40,19 +55,8 @@ def migrate(
     to: Annotated[str, typer.Option("--to", metavar="HOST", help="A host that was added: `vmferry host list`.")],
     path: Folder = None,
     disk: Disks = None,
-    network: Annotated[
-        list[str] | None,
-        typer.Option("--network", metavar="HERE=THERE", help="A network or bridge there in the place of one here."),
-    ] = None,
-    iso: Annotated[
-        str,
-        typer.Option(
-            "--iso",
-            metavar="|".join(ISO),
-            parser=saying(_iso),
-            help="Discs in its drives: copied, taken from the same path there (of the same content), or ejected.",
-        ),
-    ] = "copy",
+    network: Networks = None,
+    iso: Iso = "copy",
     overwrite: Overwrite = False,
     via: Via = "auto",
     max_pause: MaxPause = 2.0,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from vmferry.errors import BadCpuXml
+from vmferry.errors import BadCpuXml, BadXml
 from vmferry.hosts import domain_xml
 from vmferry.hosts.domain_xml import Element
 
@@ -40,8 +40,8 @@ def parse(xml: str) -> Element:
     """A <cpu> element from outside. Raises BadCpuXml."""
     try:
         root = domain_xml.parse(xml)
-    except etree.XMLSyntaxError as error:
-        raise BadCpuXml(reason=str(error)) from error
+    except BadXml as error:
+        raise BadCpuXml(reason=error.fields["reason"]) from error
     if root.tag != "cpu":
         raise BadCpuXml(reason=f"it is a <{root.tag}>")
     return root
