@@ -220,7 +220,6 @@ def kept(bench: LossBench, at: str) -> list[str]:
     return found + (["it could run on the lost host, were that back"] if other is not None and other.able else [])
 
 
-@pytest.mark.xfail(reason="a VM that is given up is a placeholder now; what stays on a lost host is judged as before")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_without_its_destination_a_job_is_undone_from_any_call_on(scenario: Scenario) -> None:
     """Also past the point of no return: then as of the cut-over, since nothing newer is left."""
@@ -243,7 +242,7 @@ def test_without_its_destination_a_job_is_undone_from_any_call_on(scenario: Scen
     assert resolved > 20
 
 
-@pytest.mark.xfail(reason="a VM that is given up is a placeholder now; what stays on a lost host is judged as before")
+@pytest.mark.xfail(reason="seen to fail after the merge, cause not known: resolve or this test is wrong")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_without_its_source_a_job_goes_on_once_all_of_the_vm_is_at_the_destination(scenario: Scenario) -> None:
     resolved = refused = 0
