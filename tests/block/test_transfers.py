@@ -51,6 +51,11 @@ class Service:
     def close(self) -> None:
         self.all.close()
 
+    def end(self) -> None:
+        self.close()
+        self.limits.close()
+        self._store.close()
+
     def request(self, to: str = "new.img", **more: Any) -> TransferRequest:
         made = TransferRequest(str(self.folder / "disk.img"), str(self.folder / to), HERE, streams=1)
         return replace(made, **more)
@@ -76,7 +81,7 @@ class Service:
 def service(tmp_path: Path) -> Iterator[Service]:
     made = Service(tmp_path)
     yield made
-    made.close()
+    made.end()
 
 
 def test_a_transfer_gets_its_name_when_it_is_acknowledged(service: Service) -> None:

@@ -19,6 +19,7 @@ from vmferry.hosts.memory import InFile, World
 from vmferry.hosts.memory_world import add_machine
 from vmferry.model import Power
 
+HOST = "memory:///"
 COMMAND = (sys.executable, str(Path(__file__).with_name("memory_vmferry.py")))
 NAME = "büro [x]"
 UUID = "11111111-2222-3333-4444-555555555555"

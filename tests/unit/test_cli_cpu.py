@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memory_site import NAME, UUID, Site
+from memory_site import HOST, NAME, UUID, Site
 
 from vmferry.hosts.memory_cpu import EPYC
 
@@ -13,25 +13,25 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_host_that_can_run_the_vm_ends_the_check_with_0(site: Site) -> None:
-    assert "can run büro [x] as it runs now" in site.run("cpu", "check", NAME, "memory").stdout
-    assert site.json("cpu", "check", NAME, "memory")["missing"] == []
+    assert "can run büro [x] as it runs now" in site.run("cpu", "check", NAME, HOST).stdout
+    assert site.json("cpu", "check", NAME, HOST)["missing"] == []
 
 
 def test_a_host_that_cannot_ends_it_with_3_and_every_missing_feature(site: Site) -> None:
     with site.ground.here() as world:
         processor = world.machines[UUID].processor
         processor.live = "<cpu mode='custom'><model>qemu64</model><feature name='avx512f'/></cpu>"
-    ended = site.run("cpu", "check", NAME, "memory", code=3)
+    ended = site.run("cpu", "check", NAME, HOST, code=3)
     assert "cannot run büro [x]" in ended.stdout
     assert "avx512f" in ended.stdout
     assert "cure: `vmferry cpu limit 'büro [x]' --to baseline --host memory`" in ended.stdout
-    assert site.json("cpu", "check", NAME, "memory", code=3)["missing"] == ["avx512f", "svm"]
+    assert site.json("cpu", "check", NAME, HOST, code=3)["missing"] == ["avx512f", "svm"]
 
 
 def test_a_baseline_can_be_kept_in_a_file_and_given_to_a_vm(site: Site, tmp_path: Path) -> None:
-    assert site.json("cpu", "baseline", "memory", "memory")["cpu"]["features"] == sorted(EPYC)
+    assert site.json("cpu", "baseline", HOST, HOST)["cpu"]["features"] == sorted(EPYC)
     file = tmp_path / "cpu.xml"
-    file.write_text(site.run("cpu", "baseline", "memory", "--xml").stdout)
+    file.write_text(site.run("cpu", "baseline", HOST, "--xml").stdout)
     said = site.run("cpu", "limit", NAME, "--to", str(file)).stdout
     assert "is limited to cpu.xml" in said
     assert "until it is shut down and started" in said

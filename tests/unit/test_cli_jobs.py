@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from memory_site import NAME, UUID, Site, until
+from memory_site import HOST, NAME, UUID, Site, until
 
 pytestmark = pytest.mark.slow
 
@@ -213,21 +213,21 @@ def test_a_reader_that_leaves_early_is_no_failure_of_the_job(site: Site) -> None
 
 def test_limits_of_host_and_storage_are_set_and_listed(site: Site) -> None:
     assert "no limits" in site.run("limits").stdout
-    assert "host memory: 10 MiB/s" in site.run("--connect", "memory", "limit", "host", "10MiB").stdout
-    assert "storage /san2: 5.0 MiB/s" in site.run("--connect", "memory", "limit", "storage", "/san2", "5MiB").stdout
+    assert f"host {HOST}: 10 MiB/s" in site.run("--connect", HOST, "limit", "host", "10MiB").stdout
+    assert "storage /san2: 5.0 MiB/s" in site.run("--connect", HOST, "limit", "storage", "/san2", "5MiB").stdout
     assert [limit["limit_bytes_s"] for limit in site.json("limits")] == [10 << 20, 5 << 20]
-    assert "no limit" in site.run("--connect", "memory", "limit", "storage", "/san2", "none").stdout
+    assert "no limit" in site.run("--connect", HOST, "limit", "storage", "/san2", "none").stdout
 
 
 def test_a_calendar_is_set_kept_shown_and_cleared(site: Site) -> None:
-    host = ("--connect", "memory", "limit", "host")
+    host = ("--connect", HOST, "limit", "host")
     told = site.run(*host, "10MiB", "--during", "daily 00:00-24:00=2MiB", "--during", "sat 03:00-04:00=0").stdout
     assert "10 MiB/s; daily 00:00-24:00 2.0 MiB/s; sat 03:00-04:00 nothing moves; now " in told
     assert "20 MiB/s; daily 00:00-24:00" in site.run(*host, "20MiB").stdout
     [limit] = site.json("limits")
     assert limit["during"][1] == {"days": [5], "from_min": 180, "to_min": 240, "limit_bytes_s": 0}
     assert limit["now_bytes_s"] in (2 << 20, 0)
-    assert site.run(*host, "--during", "none").stdout.strip() == "host memory: 20 MiB/s"
+    assert site.run(*host, "--during", "none").stdout.strip() == f"host {HOST}: 20 MiB/s"
 
 
 def test_a_job_that_a_calendar_keeps_waiting_says_so_on_every_page(site: Site) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from vmferry import errors, model
-from vmferry.errors import BadRequest, VmferryError
+from vmferry.errors import BadRequest, HostRefused, VmferryError
 from vmferry.hosts.protocol import Host
 from vmferry.hosts.wire import CALLS, dump_error, load_error
 from vmferry.model import Placed, Url
@@ -114,3 +114,8 @@ def test_every_error_is_raised_again_as_it_was(kind: type[VmferryError]) -> None
 )
 def test_an_error_of_a_kind_that_is_not_known_here_is_one_that_says_so(told: object) -> None:
     assert type(load_error(told, "host1")).__name__ == "AgentFailed"
+
+
+def test_what_a_host_says_of_its_own_libvirt_it_says_by_its_name_here() -> None:
+    sent = HostRefused(host="qemu:///system", action="freeze", reason="on fire")
+    assert str(load_error(_sent(dump_error(sent)), "host1")) == "host1 refused to freeze: on fire"

@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("guests of")]
+    return [thread.name for thread in threading.enumerate() if thread.name == "guests of memory"]
 
 
 @contextmanager

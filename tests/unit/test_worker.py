@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from memory_site import COMMAND, NAME, Site, until
+from memory_site import COMMAND, HOST, NAME, Site, until
 
 from vmferry.api.place import ALREADY_RUNNING
 from vmferry.api.wire import to_json
@@ -152,7 +152,7 @@ def test_an_error_that_nobody_foresaw_points_to_the_log(site: Site) -> None:
 
 def test_wrong_requests_are_answered_with_a_sentence(site: Site) -> None:
     site.run("jobs")
-    request = to_json(MoveRequest(vm=NAME, connect="memory", path=Path("/san2")))
+    request = to_json(MoveRequest(vm=NAME, connect=HOST, path=Path("/san2")))
     with site.http() as http:
         for wrong, status, says in (
             ({"path": "relative"}, 422, "path must be an absolute path"),

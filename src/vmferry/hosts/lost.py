@@ -32,7 +32,7 @@ NOT_THERE: Mapping[str, object] = {
     "mark_of": "",
 }
 """The looks that have an answer."""
-LEFT = frozenset({"drop", "forget", "remove", "void", "unload", "withdraw", "end_serving"})
+LEFT = frozenset({"clear_out", "drop", "forget", "remove", "void", "unload", "withdraw", "end_serving"})
 """Acts that only take away: they are left to whoever cleans up there."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vmferry.hosts import cpu_xml
 from vmferry.hosts.memory_call import Caller
@@ -16,7 +17,7 @@ class ProcessorsHost(Caller):
 
     def platform(self) -> Platform:
         with self._look("platform") as world:
-            return world.platform
+            return replace(world.platform, host=self.name)
 
     def needs(self, uuid: str) -> VmNeeds:
         with self._look("needs") as world:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from vmferry.errors import AgentFailed, HostUnreachable, NoSuchHost, VmferryError
@@ -16,6 +17,7 @@ from vmferry.hosts.protocol import Host, Hosts
 from vmferry.hosts.steering import Steering
 from vmferry.hosts.wire import CALLS, Call, Json, load_error
 from vmferry.model import Token
+from vmferry.model.processors import Platform
 from vmferry.transfer import Watch
 
 
@@ -45,9 +47,10 @@ class RemoteHost:
         if "problem" in end:
             raise load_error(end["problem"], self.name)
         try:
-            return call.load_answer(end["answer"])
+            answer = call.load_answer(end["answer"])
         except VmferryError as error:
             raise AgentFailed(host=self.name, reason=str(error)) from error
+        return replace(answer, host=self.name) if isinstance(answer, Platform) else answer
 
 
 def _followed(lines: Iterator[Json]) -> Json:

@@ -101,14 +101,20 @@ def dump_error(error: VmferryError) -> Json:
 
 
 def load_error(told: object, host: str) -> VmferryError:
-    """The error that was raised there; AgentFailed with its sentence if there is no such class here."""
+    """The error that was raised there; AgentFailed with its sentence if there is no such class here.
+
+    What it says of that host's libvirt by its URI, which is another one here, it says of the host by its name.
+    """
     if not isinstance(told, dict) or not isinstance(fields := told.get("fields"), dict):
         return AgentFailed(host=host, reason=f"it answered {str(told)[:200]}")
     kind = getattr(errors, str(told.get("kind")), None)
     if not (isinstance(kind, type) and issubclass(kind, VmferryError)):
         return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
+    by_uri = ":" in str(fields.get("host", ""))
     try:
-        return kind(**{str(name): _unplain(value) for name, value in fields.items()})
+        return kind(
+            **{str(name): _unplain(value) for name, value in fields.items()} | ({"host": host} if by_uri else {})
+        )
     except (TypeError, ValueError):
         return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
 
