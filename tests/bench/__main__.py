@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmferry.errors import VmferryError
 
-from . import migrations, transfer, tunnel
+from . import migrations, relocations, transfer, tunnel
 from .machine import headline, machine
 from .migrations import Bench
 from .ours import NotMoved
@@ -59,6 +59,8 @@ CASES: Mapping[str, Case] = {
     "nbd-tls": lambda at, size: transfer.nbd_tls(_between(at, size.data_mib)),
     "link": lambda at, size: transfer.slow_link(_between(at, size.link_mib)),
     "ten": lambda at, size: transfer.at_once(_between(at, size.data_mib)),
+    "relocation": lambda at, size: relocations.live(at.runs, size.data_mib // 2),
+    "relocation-quick": lambda at, size: relocations.quick(at.runs, size.data_mib // 4),
     "tunnel": lambda at, size: tunnel.streams(size.data_mib // 2, size.link_mib, at.runs),
 }
 

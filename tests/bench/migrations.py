@@ -18,7 +18,7 @@ from vmferry.lab.console import longest_jump_s
 from vmferry.lab.ferry import Ferry
 
 from .ours import PAUSED_STEPS, migrate
-from .table import Aim, Row, Sample, Samples, alternate, values
+from .table import Against, Aim, Row, Sample, alone, alternate, breakdown, values
 from .transfer import make_cold
 from .virsh import blockcopy, save_copy_restore
 
@@ -52,21 +52,26 @@ class Bench:
         guest = self.lab.guest(spec)
         folder = self.lab.storage(to) / f"{spec.name} {next(self._numbers)}"
         try:
-            _settle(guest)
             folder.mkdir()
-            edges = len(guest.console.read().runs[-1])
-            acks = len(guest.acks())
-            told = move(guest, folder)
-            took = [ack.took_us / 1e6 for ack in guest.acks()[acks:]]
-            guest.wait_acks(SETTLED_ACKS)
-            guest.wait_edges(3)
-            if complaints := guest.errors():
-                raise AssertionError(f"the guest complains: {complaints[0]}")
-            seen = guest.console.runs[-1][max(0, edges - 2) :]
-            return {**told, **_latency(took), "pause": longest_jump_s(seen), "stall": guest.stall()}
+            return as_seen(guest, lambda: move(guest, folder))
         finally:
             guest.remove()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_seen(guest: LabGuest, move: Callable[[], Sample]) -> Sample:
+    """One migration, as `move` tells it and as the guest saw it."""
+    _settle(guest)
+    edges = len(guest.console.read().runs[-1])
+    acks = len(guest.acks())
+    told = move()
+    took = [ack.took_us / 1e6 for ack in guest.acks()[acks:]]
+    guest.wait_acks(SETTLED_ACKS)
+    guest.wait_edges(3)
+    if complaints := guest.errors():
+        raise AssertionError(f"the guest complains: {complaints[0]}")
+    seen = guest.console.runs[-1][max(0, edges - 2) :]
+    return {**told, **_latency(took), "pause": longest_jump_s(seen), "stall": guest.stall()}
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def own_folder() -> Iterator[Path]:
 def live(at: Bench, data_mib: int) -> list[Row]:
     """Two disks, from ext4 to xfs, while the guest writes 50 times a second to each."""
     case = f"live, {data_mib / 1024:g} GiB"
-    spec = GuestSpec("live", disks=_two_disks(data_mib), rate=50)
+    spec = GuestSpec("live", disks=two_disks(data_mib), rate=50)
     seen = alternate(
         case,
         at.runs,
@@ -103,28 +108,37 @@ def live(at: Bench, data_mib: int) -> list[Row]:
             BLOCKCOPY: lambda: at.measure(spec, lambda guest, to: blockcopy(at.lab, guest, to), "san2"),
         },
     )
-    against = _Against(case, seen, BLOCKCOPY)
+    against = Against(case, seen, OURS, BLOCKCOPY)
     return [
         against.row("job, with comparison", "whole", "whole", Aim(1.0)),
         against.row("command, by wall clock", "command", "whole"),
         against.row("pause, by guest's clock", "pause", "pause"),
         against.row("longest gap between acks", "stall", "stall"),
-        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
-        *_alone(f"{case}: time", seen[OURS], {"between steps": "between", "pause": "receipt pause"}),
+        *breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+        *alone(f"{case}: time", seen[OURS], {"between steps": "between", "pause": "receipt pause"}),
     ]
 
 
 def quick(at: Bench, data_mib: int, touched_mib: int) -> list[Row]:
     """A saved state against a saved state, at so much touched memory."""
-    return _quick(at, GuestSpec("quick", disks=_two_disks(data_mib)), f"quick, {touched_mib} MiB touched", touched_mib)
+    return _quick(at, GuestSpec("quick", disks=two_disks(data_mib)), f"quick, {touched_mib} MiB touched", touched_mib)
 
 
 def quick_kvm(at: Bench, data_mib: int, touched_mib: int) -> list[Row]:
     """The same under KVM, where memory is written while the guest runs; a guest that any KVM can run."""
+    need_kvm("quick-kvm")
+    return _quick(
+        at,
+        replace(BARE_GUEST, disks=on_ide(two_disks(data_mib))),
+        f"quick, KVM, {touched_mib} MiB touched",
+        touched_mib,
+    )
+
+
+def need_kvm(case: str) -> None:
+    """Raises LabNeeds."""
     if bare_boot().accelerator != "kvm":
-        raise LabNeeds(missing="a KVM that works", cure="run the bench without quick-kvm")
-    disks = tuple(replace(d, target=t, bus="ide") for d, t in zip(_two_disks(data_mib), ("hda", "hdb"), strict=True))
-    return _quick(at, replace(BARE_GUEST, disks=disks), f"quick, KVM, {touched_mib} MiB touched", touched_mib)
+        raise LabNeeds(missing="a KVM that works", cure=f"run the bench without {case}")
 
 
 def _quick(at: Bench, kind: GuestSpec, case: str, touched_mib: int) -> list[Row]:
@@ -137,14 +151,14 @@ def _quick(at: Bench, kind: GuestSpec, case: str, touched_mib: int) -> list[Row]
             SAVE_COPY_RESTORE: lambda: at.measure(spec, lambda guest, to: save_copy_restore(at.lab, guest, to), "san2"),
         },
     )
-    against = _Against(case, seen, SAVE_COPY_RESTORE)
+    against = Against(case, seen, OURS, SAVE_COPY_RESTORE)
     pauses = {"Save, from stop": "pause Save"} | {name: f"pause {name}" for name in PAUSED_STEPS}
     return [
         against.row("pause, by guest's clock", "pause", "pause", Aim(1 / 3)),
         against.row("job", "whole", "whole"),
-        *_alone(case, seen[OURS], {"pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}),
-        *_alone(f"{case}: the pause", seen[OURS], {**pauses, "between steps": "pause between"}),
-        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+        *alone(case, seen[OURS], {"pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}),
+        *alone(f"{case}: the pause", seen[OURS], {**pauses, "between steps": "pause between"}),
+        *breakdown(f"{case}: time", seen[OURS], "whole", "step "),
     ]
 
 
@@ -162,7 +176,7 @@ def latency(at: Bench, data_mib: int) -> list[Row]:
             UNDISTURBED: lambda: at.measure(spec, _leave_alone, "san2"),
         },
     )
-    against, beside = _Against(case, seen, BLOCKCOPY), _Against(case, seen, UNDISTURBED)
+    against, beside = Against(case, seen, OURS, BLOCKCOPY), Against(case, seen, OURS, UNDISTURBED)
     return [
         against.row("p99 of a write, by guest's clock", "p99", "p99", Aim(0.5)),
         beside.row("p99 of a write, by guest's clock", "p99", "p99"),
@@ -198,40 +212,22 @@ def reflink(at: Bench, virtual_gib: int, data_mib: int) -> list[Row]:
     whole = Row(case, "job", values(seen[OURS], "whole"), aim=Aim(3.0, "value"))
     return [
         whole,
-        *_alone(case, seen[OURS], {"command, by wall clock": "command", "pause, by guest's clock": "pause"}),
-        *_breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+        *alone(case, seen[OURS], {"command, by wall clock": "command", "pause, by guest's clock": "pause"}),
+        *breakdown(f"{case}: time", seen[OURS], "whole", "step "),
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Against:
-    case: str
-    seen: Samples
-    other: str
-
-    def row(self, measured: str, ours: str, others: str, aim: Aim | None = None) -> Row:
-        of_ours, of_others = values(self.seen[OURS], ours), values(self.seen[self.other], others)
-        return Row(self.case, measured, of_ours, of_others, self.other, aim)
-
-
-def _alone(case: str, samples: list[Sample], measures: dict[str, str]) -> list[Row]:
-    return [Row(case, said, values(samples, measure)) for said, measure in measures.items()]
-
-
-def _breakdown(case: str, samples: list[Sample], whole: str, prefix: str) -> list[Row]:
-    """Each part that takes a fiftieth of the whole, in the order of the first run."""
-    names = [name for name in samples[0] if name.startswith(prefix)]
-    rows = [Row(case, name.removeprefix(prefix), values(samples, name)) for name in names]
-    least = Row(case, whole, values(samples, whole)).value / 50
-    return [row for row in rows if row.value >= least]
-
-
-def _two_disks(data_mib: int) -> tuple[DiskSpec, ...]:
+def two_disks(data_mib: int) -> tuple[DiskSpec, ...]:
     half = data_mib // 2
     return (
         DiskSpec("vda", format="qcow2", size_mib=half + 256, data_mib=half),
         DiskSpec("vdb", format="raw", size_mib=half + 256, data_mib=half),
     )
+
+
+def on_ide(disks: tuple[DiskSpec, ...]) -> tuple[DiskSpec, ...]:
+    """The same for a guest that knows no other disks."""
+    return tuple(replace(disk, target=f"hd{disk.target[-1]}", bus="ide") for disk in disks)
 
 
 def _settle(guest: LabGuest) -> None:

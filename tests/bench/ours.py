@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -28,14 +28,22 @@ class NotMoved(Exception):
 
 
 def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str, priority: str = "foreground") -> Sample:
-    """Move a guest. Its worker runs already, so that the command's time is the command's own and the job's.
+    """Move a guest's disks to a folder.
 
     In the foreground unless told otherwise: the other tools do not give way to guests either.
     """
+    words = ("migrate-storage", guest.name, "--path", folder, "--via", via, "--priority", priority)
+    return moved(ferry, words, paused=PAUSED_STEPS if via == "quick" else ())
+
+
+def moved(ferry: Ferry, words: Sequence[str | Path], paused: Sequence[str] = ()) -> Sample:
+    """Run a migration. Its worker runs already, so that the command's time is the command's own and the job's.
+
+    `paused`: the steps for which the guest stands, where each part of its pause is wanted.
+    """
     began = time.monotonic()
-    asked = ("--path", folder, "--via", via, "--max-pause", MAX_PAUSE, "--priority", priority)
     try:
-        ended = ferry.run("migrate-storage", guest.name, *asked)
+        ended = ferry.run(*words, "--max-pause", MAX_PAUSE)
     except subprocess.TimeoutExpired as late:
         raise NotMoved(f"the job does not end: {ferry.jobs()[0]}") from late
     command_s = time.monotonic() - began
@@ -53,13 +61,13 @@ def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str, priority: str
         **{f"step {name}": _took(line) for name, line in steps.items()},
         **{f"phase {phase['name']}": phase["seconds"] for phase in receipt["phases"]},
         "between": job_s - sum(_took(line) for line in steps.values()),
-        **(_quick_pause(steps, receipt["pause_s"]) if via == "quick" else {}),
+        **(_quick_pause(steps, paused, receipt["pause_s"]) if paused else {}),
     }
 
 
-def _quick_pause(steps: Mapping[str, Mapping[str, Any]], pause_s: float) -> dict[str, float]:
+def _quick_pause(steps: Mapping[str, Mapping[str, Any]], paused: Sequence[str], pause_s: float) -> dict[str, float]:
     """The parts of the pause, which add up to what the receipt tells."""
-    standing = [steps[name] for name in PAUSED_STEPS]
+    standing = [steps[name] for name in paused]
     parts = {f"pause {line['step']}": _took(line) for line in standing}
     walked = [steps["Save"], *standing]
     parts["pause between"] = sum(_seconds(a["ended"], b["begun"]) for a, b in pairwise(walked))

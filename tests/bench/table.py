@@ -87,6 +87,33 @@ def alternate(case: str, runs: int, sides: Mapping[str, Act]) -> Samples:
     return seen
 
 
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Rows of one case that compare our side with another."""
+
+    case: str
+    seen: Samples
+    side: str
+    other: str
+
+    def row(self, measured: str, ours: str, others: str, aim: Aim | None = None) -> Row:
+        of_ours, of_others = values(self.seen[self.side], ours), values(self.seen[self.other], others)
+        return Row(self.case, measured, of_ours, of_others, self.other, aim)
+
+
+def alone(case: str, samples: list[Sample], measures: dict[str, str]) -> list[Row]:
+    """Rows of one side, by what they are called."""
+    return [Row(case, said, values(samples, measure)) for said, measure in measures.items()]
+
+
+def breakdown(case: str, samples: list[Sample], whole: str, prefix: str) -> list[Row]:
+    """Each part that takes a fiftieth of the whole, in the order of the first run."""
+    names = [name for name in samples[0] if name.startswith(prefix)]
+    rows = [Row(case, name.removeprefix(prefix), values(samples, name)) for name in names]
+    least = Row(case, whole, values(samples, whole)).value / 50
+    return [row for row in rows if row.value >= least]
+
+
 def values(samples: Iterable[Sample], measure: str) -> tuple[float, ...]:
     return tuple(sample[measure] for sample in samples if measure in sample)
 

@@ -117,7 +117,7 @@ def test_a_relocation_that_is_cancelled_leaves_the_guest_where_it_was(
     guest.wait_acks(50)
     folder = folder_on(two, guest)
     job = fleet.detached(guest, two, "--path", folder, "--via", "quick", "--limit", "2MiB", "--max-pause", "60s")
-    wait_for(lambda: list(folder.glob("*.part")), "the copy to begin", 120)
+    wait_for(lambda: fleet.manager.step(job) == "CopyBase", "the copy to begin", 120)
 
     assert fleet.manager.run("job", "cancel", job).code == 0
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from postgres import Cluster
+from tests.postgres import Cluster
 
 from vmferry import engine, managers, saga
 from vmferry.errors import HostRefused, VmferryError, WorkerRunning

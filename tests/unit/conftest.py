@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from chaos_worlds import quick_folder
 from memory_site import Site
-from postgres import Cluster, cluster
+from tests.postgres import Cluster, cluster
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from chaos import ManagersTormentor, Post, Tormentor, world_file
 from chaos_worlds import quick_folder
-from postgres import cluster
+from tests.postgres import cluster
 
 from vmferry.claims import HOST_SLOTS
 from vmferry.hosts.memory import World

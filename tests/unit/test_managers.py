@@ -17,9 +17,9 @@ import psycopg
 import pytest
 from chaos_worlds import DESTINATION, quick_folder
 from memory_site import NAME, Site
-from postgres import cluster
 from test_jobs import DEADLINE_S, Gate, HeldHosts, ended, request, until, world_of
 from test_store import job
+from tests.postgres import cluster
 
 from vmferry import managers, preflight
 from vmferry.claims import HOST_SLOTS

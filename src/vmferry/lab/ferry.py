@@ -32,12 +32,16 @@ class Ended:
 class Ferry:
     """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
 
-    def __init__(self, state: Path, uri: str, inside: Sequence[str] = ()) -> None:
-        """`inside`: words before the command that take it, and its worker, to another network, say."""
+    def __init__(self, state: Path, uri: str, inside: Sequence[str] = (), records: str = "") -> None:
+        """`inside`: words before the command that take it, and its worker, to another network, say.
+
+        `records`: the URL of the database that it shares with other managers.
+        """
         self.state_folder = state
         self.command = (*inside, *COMMAND)
         self.environment = os.environ | {
-            "VMFERRY_STATE": str(state),
+            "VMFERRY_STATE": records or str(state),
+            "VMFERRY_RUNTIME": str(state),
             "LIBVIRT_DEFAULT_URI": uri,
             "COLUMNS": "120",
         }

@@ -1,0 +1,113 @@
+"""A guest that writes goes to another host with its disks, by vmferry and by libvirt alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from tests.libvirt.fleets import ManagedLab, managed
+
+from vmferry.lab import BARE_GUEST, GuestSpec, Lab, LabGuest, LabHost, StorageSpec
+
+from .migrations import OURS, as_seen, need_kvm, on_ide, own_folder, two_disks
+from .ours import moved
+from .table import Against, Aim, Row, Sample, alone, alternate, breakdown
+from .virsh import migrate_with_storage
+
+VIRSH = "virsh migrate"
+STORAGES = (StorageSpec("san1", "ext4", 4096), StorageSpec("san2", "xfs", 4096))
+Move = Callable[[LabGuest, Path], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Two hosts with agents, and a manager whose worker runs."""
+
+    fleet: ManagedLab
+    _numbers: Iterator[int]
+
+    @property
+    def there(self) -> LabHost:
+        return self.fleet.lab.host("host2")
+
+    def measure(self, spec: GuestSpec, move: Move) -> Sample:
+        """One migration of one new guest from host1 to a folder of its own on host2."""
+        named = replace(spec, name=f"{spec.name}-{next(self._numbers)}")
+        guest = self.fleet.lab.host("host1").guest(named)
+        folder = self.there.storage("san2") / named.name
+        try:
+            folder.mkdir()
+            return as_seen(guest, lambda: self._arrived(guest, move(guest, folder)))
+        finally:
+            guest.remove()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _arrived(self, guest: LabGuest, told: Sample) -> Sample:
+        guest.moved_to(self.there)
+        return told
+
+    def ours(self, via: str) -> Move:
+        def move(guest: LabGuest, folder: Path) -> Sample:
+            words = ("--connect", "host1", "migrate", guest.name, "--to", "host2", "--path", folder, "--via", via)
+            return moved(self.fleet.manager, (*words, "--priority", "foreground"))
+
+        return move
+
+    def virsh(self, guest: LabGuest, folder: Path) -> Sample:
+        return migrate_with_storage(guest, self.there, folder)
+
+
+@contextmanager
+def hosts() -> Iterator[Hosts]:
+    with (
+        own_folder() as folder,
+        Lab(folder).up(2, STORAGES, owner_pid=os.getpid()) as lab,
+        managed(lab, "bench") as fleet,
+    ):
+        fleet.manager.jobs()  # starts the worker
+        yield Hosts(fleet, count(1))
+
+
+def live(runs: int, data_mib: int) -> list[Row]:
+    """Under KVM, while the guest writes 50 times a second to each of two disks and dirties its memory."""
+    need_kvm("relocation")
+    case = f"live relocation, {data_mib / 1024:g} GiB"
+    disks = on_ide(two_disks(data_mib))
+    spec = replace(BARE_GUEST, name="away", disks=disks, memory_mib=256, touch_mib=192, dirty_mib_s=4, rate=50)
+    with hosts() as at:
+        seen = alternate(
+            case,
+            runs,
+            {OURS: lambda: at.measure(spec, at.ours("live")), VIRSH: lambda: at.measure(spec, at.virsh)},
+        )
+    against = Against(case, seen, OURS, VIRSH)
+    return [
+        against.row("job, with comparison", "whole", "whole", Aim(0.8)),
+        against.row("command, by wall clock", "command", "whole"),
+        against.row("pause, by guest's clock", "pause", "pause", Aim(1.0)),
+        against.row("longest gap between acks", "stall", "stall"),
+        *alone(case, seen[OURS], {"pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}),
+        *breakdown(f"{case}: time", seen[OURS], "whole", "step "),
+        *alone(f"{case}: time", seen[OURS], {"between steps": "between"}),
+    ]
+
+
+def quick(runs: int, data_mib: int) -> list[Row]:
+    """256 MiB of memory, most of it touched, by a saved state; under KVM."""
+    need_kvm("relocation-quick")
+    case = "quick relocation, 256 MiB memory"
+    disks = on_ide(two_disks(data_mib))
+    spec = replace(BARE_GUEST, name="saved", disks=disks, memory_mib=256, touch_mib=192, rate=50)
+    with hosts() as at:
+        seen = alternate(case, runs, {OURS: lambda: at.measure(spec, at.ours("quick"))})[OURS]
+    measures = {"job": "whole", "pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}
+    return [
+        *(replace(row, aim=Aim(2.0, "value")) for row in alone(case, seen, {"pause, by guest's clock": "pause"})),
+        *alone(case, seen, measures),
+        *breakdown(f"{case}: time", seen, "whole", "step "),
+    ]
