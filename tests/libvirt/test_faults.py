@@ -13,6 +13,7 @@ from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, 
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
+from vmferry.model import Technology
 from vmferry.strategies import STRATEGIES
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -222,8 +223,8 @@ def ended(ferry: Ferry, job: str) -> bool:
     ("via", "step"),
     [
         (str(technology), step)
-        for technology, strategy in STRATEGIES.items()
-        if technology != "offline"
+        for technology in (Technology.LIVE, Technology.QUICK)
+        for strategy in [STRATEGIES[technology]]
         for step in strategy.names[2 : strategy.no_return]
         if step not in ("KeepDefined", "Point", "CopyFiles")
     ],
