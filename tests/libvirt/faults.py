@@ -161,6 +161,13 @@ def freeze_manager(case: Case) -> bool:
     return True
 
 
+def cancel(case: Case) -> bool:
+    """As long as there is a way back the job takes it; past that it goes on."""
+    asked = case.fleet.manager.run("job", "cancel", case.job)
+    assert asked.code == 0 or case.ended(), asked.err
+    return True
+
+
 FAULTS: Sequence[Fault] = (
     Fault("manager killed", kill_manager, nothing),
     Fault("source agent killed", kill_agent(0), start_agent(0)),
@@ -173,4 +180,5 @@ FAULTS: Sequence[Fault] = (
     Fault("link cut until healed", cut_until_it_is_told, heal),
     Fault("destination full", fill, empty),
     Fault("manager frozen and woken", freeze_manager, nothing),
+    Fault("cancelled", cancel, nothing),
 )

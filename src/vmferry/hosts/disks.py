@@ -97,9 +97,10 @@ class RunningDisks:
 
     def mirrored(self, target: str) -> tuple[bool, int, int]:
         info = self._call(f"look at the mirror of {target}", lambda d: d.blockJobInfo(target, 0))
-        if not info or self.job(target) is None:
+        mirror = self._mirror(target)
+        if not info or mirror is None:
             raise HostRefused(host=self._link.uri, action=f"mirror {target}", reason="the mirror has ended")
-        return self._ready(target), info["cur"], info["end"]
+        return _is_ready(mirror), info["cur"], info["end"]
 
     def pivot(self, target: str) -> None:
         flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
@@ -113,17 +114,18 @@ class RunningDisks:
 
     def job(self, target: str) -> str | None:
         """The kind of mirror that runs on the disk: copy or active-commit."""
-        disk = self._element(target)
-        mirror = None if disk is None else disk.find("mirror")
+        mirror = self._mirror(target)
         return None if mirror is None else mirror.get("job", "copy")
 
     def _ready(self, target: str) -> bool:
-        """QEMU reports cur == end before a mirror is ready: only this attribute tells."""
-        disk = self._element(target)
-        mirror = None if disk is None else disk.find("mirror")
+        mirror = self._mirror(target)
         if mirror is None:
             raise HostRefused(host=self._link.uri, action=f"merge {target}", reason="the block job has ended")
-        return mirror.get("ready") == "yes"
+        return _is_ready(mirror)
+
+    def _mirror(self, target: str) -> domain_xml.Element | None:
+        disk = self._element(target)
+        return None if disk is None else disk.find("mirror")
 
     def _element(self, target: str) -> domain_xml.Element | None:
         root = domain_xml.parse(self._call("read its XML", lambda d: d.XMLDesc(0)))
@@ -147,3 +149,8 @@ class RunningDisks:
             return self._link.call("look", lambda c: look.power(c.lookupByUUIDString(self._uuid))) is Power.OFF
         except HostRefused:
             return True
+
+
+def _is_ready(mirror: domain_xml.Element) -> bool:
+    """QEMU reports cur == end before a mirror is ready: only this attribute tells."""
+    return mirror.get("ready") == "yes"
