@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from threading import Condition
 
-from vmferry.desk import Board, JobDesk, Orders
+from vmferry.desk import Board, JobDesk, Orders, Stopped
 from vmferry.limits import Limits
 from vmferry.model import JobState, Progress, Token
 from vmferry.store import Row, Store
@@ -30,9 +30,14 @@ class Desks:
     # -- desks
 
     def open(self, store: Store, token: Token, limits: Limits) -> JobDesk:
-        """A new one; a desk that an earlier epoch of the job left is closed."""
+        """A new one; a desk that an earlier epoch of the job left is closed.
+
+        Raises Stopped for an epoch that is past: who ended it found no desk to stop.
+        """
         with self._changed:
             row = store.row(token.job)  # under the lock: no order may come between row and orders
+            if row.epoch != token.epoch:
+                raise Stopped
             orders = Orders(
                 Throttle(row.limit_bytes_s, above=limits.of(row), rank=row.priority),
                 row.max_pause_s,

@@ -109,6 +109,7 @@ def steps_of(walk: Sequence[str], places: Places) -> list[tuple[str, str]]:
     return [(kind, places.next(kind)) for kind in walk[1:]]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("via", ["live", "quick"])
 def test_every_kind_of_storage_moves_to_every_kind_and_no_write_is_lost(
     via: str,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from chaos_worlds import Scenario, make_plan, make_world
+from pathlib import Path
 
-from vmferry.desk import Board
-from vmferry.model import DiskProgress, Power, Technology
+import pytest
+from chaos_worlds import Scenario, make_plan, make_world
+from test_store import job
+
+from vmferry.desk import Board, Stopped
+from vmferry.desks import Desks
+from vmferry.hosts.memory import InMemory, MemoryHosts
+from vmferry.limits import Limits
+from vmferry.model import DiskProgress, Lost, Power, Technology, Token
+from vmferry.store import Store
 
 
 def test_a_job_says_that_it_waits_for_a_host_until_it_goes_on() -> None:
@@ -19,3 +27,18 @@ def test_a_job_says_that_it_waits_for_a_host_until_it_goes_on() -> None:
     board.show(now="the guest writes as fast as the mirror copies")
     board.disk(DiskProgress("vda", 2 << 20, 2 << 20))
     assert board.progress.now == "the guest writes as fast as the mirror copies"
+
+
+def test_no_desk_is_opened_for_an_epoch_that_ended_before_there_was_one_to_stop(tmp_path: Path) -> None:
+    """Else a job whose host was declared lost just then would wait for that host for ever."""
+    store = Store(f"sqlite:///{tmp_path / 'vmferry.db'}")
+    limits = Limits(store, MemoryHosts(InMemory(make_world())))
+    read = store.add(job("abcd2345"))
+    store.declare_lost(read.id, Lost.SOURCE, lambda row, journal, facts: None)
+    desks = Desks()
+    desks.stop(read.id)
+    with pytest.raises(Stopped):
+        desks.open(store, Token(read.id, read.epoch), limits)
+    assert desks.open(store, Token(read.id, store.row(read.id).epoch), limits).throttle is not None
+    limits.close()
+    store.close()

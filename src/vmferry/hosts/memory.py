@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry.hosts.memory_call import Hook, Killed, Moment
@@ -68,8 +69,9 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
                 raise self._refuse("commit", f"{base.path} does not lie below {active.path}")
             for path in world.chain(active.path):
                 world.frozen.pop(path, None)
-            self._merge(world, active.path, base.path, middle)
-            self._set_active(machine, target, base)
+            with _standing(machine):
+                self._merge(world, active.path, base.path, middle)
+                self._set_active(machine, target, base)
 
     def _set_active(self, machine: Machine, target: str, image: Placed) -> None:
         """The definition follows if it agreed with what ran, as libvirt's does."""
@@ -256,3 +258,20 @@ def _state_of(world: World, machine: Machine, live: Live) -> SavedState:
         content={target: world.content(path) for target, path in actives.items()},
         writers={path: world.files[path].changed for path in actives.values()},
     )
+
+
+@contextmanager
+def _standing(machine: Machine) -> Iterator[None]:
+    """As real hosts may for a commit's pivot: who is killed within leaves a guest that stands."""
+    live = machine.live
+    stands = live is not None and live.power is Power.RUNNING
+    if live is not None and stands:
+        live.power = Power.PAUSED
+    try:
+        yield
+    except Killed:
+        stands = False
+        raise
+    finally:
+        if live is not None and stands:
+            live.power = Power.RUNNING

@@ -147,6 +147,7 @@ class Host(Protocol):
     def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
         """Merge what lies above `base` into it and make it the active image; VM running, paused or off.
 
+        A guest that runs may stand for the instant of the switch: who is cut off within leaves it standing.
         Removes no files.
         """
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.forecast import DEFAULT_RATE_BYTES_S, pause_s
-from vmferry.hosts.protocol import Quiesced
-from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Technology
+from vmferry.hosts.protocol import Host, Quiesced
+from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Power, Technology
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import DeskWatch, copy_verified, phase, spare_source
 
@@ -70,8 +71,7 @@ class Freeze(Step):
         if job.facts.get("thaw_owed") is True:
             thaw(job)
         job.facts.put("frozen", value=False)
-        for disk in job.frozen_disks:
-            job.host.commit(job.uuid, disk.target, disk.from_, DeskWatch(job, disk.target))
+        merge_down(job, job.host, {disk.target: disk.from_ for disk in job.frozen_disks})
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
                 job.host.remove(job.overlay(disk, round_))
@@ -81,6 +81,19 @@ class Freeze(Step):
         if frozen:
             job.facts.put("frozen", value=True)
         return frozen and job.facts.get("thaw_owed") is not True
+
+
+def merge_down(job: Job, host: Host, bases: Mapping[str, Placed]) -> None:
+    """Commit each disk's overlays into its base. A host may stand the guest still for the instant of a switch:
+    one that was cut off in that instant is let go here, one that a person pauses meanwhile is not."""
+    cut_off = job.facts.get("merging")
+    if cut_off is None:
+        job.facts.put("merging", host.power(job.uuid) is Power.RUNNING)
+    for target, base in bases.items():
+        host.commit(job.uuid, target, base, DeskWatch(job, target))
+    if cut_off is True and host.power(job.uuid) is Power.PAUSED:
+        host.resume(job.uuid)
+    job.facts.put("merging", None)
 
 
 def thaw(job: Job) -> None:

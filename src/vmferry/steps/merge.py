@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vmferry.steps.base import Job, Step
-from vmferry.steps.freeze import rounds
-from vmferry.steps.progress import DeskWatch, phase
+from vmferry.steps.freeze import merge_down, rounds
+from vmferry.steps.progress import phase
 
 
 class Merge(Step):
@@ -15,9 +15,7 @@ class Merge(Step):
     def do(self, job: Job) -> None:
         job.facts.put("frozen", value=False)  # the overlays grow at the destination now: nothing to spare at the source
         with phase(job, "merge"):
-            for disk in job.frozen_disks:
-                watch = DeskWatch(job, disk.target)
-                job.there.commit(job.uuid, disk.target, disk.to, watch)
+            merge_down(job, job.there, {disk.target: disk.to for disk in job.frozen_disks})
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
                 job.there.remove(job.overlay_copy(disk, round_))
