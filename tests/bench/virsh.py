@@ -34,7 +34,8 @@ def migrate_with_storage(guest: LabGuest, there: LabHost, folder: Path) -> Sampl
     """
     for disk in guest.spec.disks:
         run("qemu-img", "create", "-q", "-f", disk.format, folder / disk.file_name, f"{disk.size_mib}M")
-    xml = {name: folder / f"{name}.xml" for name in ("running", "defined")}
+    beside = Path(guest.images()[guest.spec.disks[0].target]).parent  # where virsh runs: it sees no other host's files
+    xml = {name: beside / f"{name}.xml" for name in ("running", "defined")}
     for file, word in zip(xml.values(), ("--migratable", "--inactive"), strict=True):
         file.write_text(_moved(_virsh(guest.host, "dumpxml", guest.name, word), guest, folder))
     images = guest.images()
@@ -42,8 +43,8 @@ def migrate_with_storage(guest: LabGuest, there: LabHost, folder: Path) -> Sampl
     where = ("--xml", xml["running"], "--persistent-xml", xml["defined"], "--migrateuri", f"tcp://{there.address}")
     began = time.monotonic()
     guest.host.run("virsh", "--quiet", "--connect", guest.host.tcp_uri, *words, *where, guest.name, there.tcp_uri)
-    for image in images.values():
-        Path(image).unlink()
+    for path in (*images.values(), *xml.values()):
+        Path(path).unlink()
     return {"whole": time.monotonic() - began}
 
 

@@ -401,6 +401,7 @@ def test_openssl_and_gnutls_verify_a_certificate_and_see_that_it_was_revoked(tmp
         "ca-crl.pem",
         "client-cert.pem",
         "client-key.pem",
+        "dh-params.pem",
         "server-cert.pem",
         "server-key.pem",
     ]

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vmferry.authority.ca import write_private
+from vmferry.authority.dh import DH_PARAMS, FFDHE2048
 from vmferry.authority.keys import key_pem
 
 CA, CRL = "ca-cert.pem", "ca-crl.pem"
@@ -61,6 +62,7 @@ class TlsFolder:
             write_private(folder / key_name, key_pem(key))
         write_private(folder / CA, ca)
         write_private(folder / CRL, crl)
+        write_private(folder / DH_PARAMS, FFDHE2048)
         self._point_to(folder)
 
     def _point_to(self, folder: Path) -> None:
