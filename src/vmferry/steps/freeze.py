@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmferry.forecast import DEFAULT_RATE_BYTES_S, pause_s
+from vmferry.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.hosts.protocol import Host, Quiesced
 from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Power, Technology
 from vmferry.steps.base import Job, Step
@@ -213,11 +213,16 @@ def copy_rate(job: Job) -> float:
 
 def full_rate(job: Job) -> float:
     """Bytes a second that the storages allow, as far as the base's copy has shown."""
+    return _rate(job, DEFAULT_RATE_BYTES_S)
+
+
+def _rate(job: Job, assumed: float) -> float:
+    """What the base's copy has shown, or what is assumed while that shows little."""
     measured = job.facts.get("rate_bytes_s")
     if not isinstance(measured, int | float) or measured <= 0:
-        return DEFAULT_RATE_BYTES_S
+        return assumed
     unsure = job.facts.get("limited") is True or job.plan.data_bytes < SURE_BYTES
-    return max(float(measured), DEFAULT_RATE_BYTES_S) if unsure else float(measured)
+    return max(float(measured), assumed) if unsure else float(measured)
 
 
 def forecast(job: Job, technology: Technology, remaining: int) -> float:
@@ -228,6 +233,7 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
         memory_bytes=job.plan.touched_bytes,
         precopy=job.plan.precopy,
         disks=len(job.plan.disks),
+        carry_bytes_s=_rate(job, CARRY_BYTES_S),
     )
 
 

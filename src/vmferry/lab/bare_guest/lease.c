@@ -9,7 +9,7 @@
 static struct {
     u64 sequence, mono_us;
     u8 rest[BLOCK - 16];
-} own, found;
+} own __attribute__((aligned(BLOCK))), found __attribute__((aligned(BLOCK)));
 static int held;
 
 static void write_record(u64 sequence)

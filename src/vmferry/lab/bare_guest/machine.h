@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The bare guest's machine: ports, console, clocks, disks. No libc and no interrupts: everything is polled.
+ * The bare guest's machine: ports, console, clocks, disks. No libc. Everything is polled; one interrupt, a
+ * timer's, ends a rest.
  */
 #ifndef MACHINE_H
 #define MACHINE_H
@@ -13,6 +14,10 @@ typedef unsigned long long u64;
 #define BLOCK 4096
 
 /* machine.c */
+void outb(u16 port, u8 value);
+void outl(u16 port, u32 value);
+u8 inb(u16 port);
+u32 inl(u16 port);
 u64 mono_us(void);       /* stands still while the guest does */
 u32 clock_second(void);  /* of the host's clock, 0 to 59; 255 while it changes */
 u32 host_seconds(void);  /* since 2025, months taken for 31 days: for numbers that grow, and for edges */
@@ -22,7 +27,12 @@ void say(const char *format, ...); /* one whole line of %s, %u (u32) and %U (u64
 int heard(char *line, u32 size);   /* a line from the second port: has one come? */
 void power_off(void);
 
-int write_disk(u32 disk, u32 block, const void *content); /* a block of 4 KiB of hda to hdd, durable; 0 or -1 */
+/* rest.c: a guest that polls ports all the time costs its host a whole CPU */
+void start_timer(void);
+void rest(void); /* two milliseconds at most */
+
+/* disks.c */
+int write_disk(u32 disk, u32 block, const void *content); /* an aligned block of 4 KiB of hda to hdd, durable; 0 or -1 */
 int read_disk(u32 disk, u32 block, void *content);        /* as it is on the medium; 0 or -1 */
 
 /* lease.c: what shows a second copy of this guest */
