@@ -16,9 +16,8 @@ no second copy ever wrote, every acknowledged write is there, nothing of the job
 the VM is not does not know it after its libvirtd has been killed and started either (that last look was not yet
 made in the cells of quick relocation of 2026-11-24).
 
-The guest has IDE disks. QEMU 7.2.22 crashes in about one of 60 active commits of such disks while the guest writes
-(`child->perm & BLK_PERM_WRITE`, also with `virsh blockcommit --active --pivot` alone): the job survives that as it
-survives a killed QEMU, but such a run counts as failed and leaves its cell as it was.
+The guest has IDE disks, whose merges QEMU 7.2.22 does not always survive as libvirt makes them ([decision
+0027](decisions/0027-ide-disks-stand-for-a-commits-pivot.md)); cells of before 2026-11-26 were run without that cure.
 
 `done` and `undone` are how the job ended. `stuck, then done` is a job that asked an operator, told why, and ended so
 after what was broken had been mended and it was told to try again. `-` means that there was nothing to strike: no
