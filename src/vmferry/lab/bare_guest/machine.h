@@ -29,7 +29,7 @@ void power_off(void);
 
 /* rest.c: a guest that polls ports all the time costs its host a whole CPU */
 void start_timer(void);
-void rest(void); /* two milliseconds at most */
+void rest(void); /* five milliseconds at most */
 
 /* disks.c */
 int write_disk(u32 disk, u32 block, const void *content); /* an aligned block of 4 KiB of hda to hdd, durable; 0 or -1 */

@@ -5,7 +5,7 @@
 #define DATA "0x10"
 #define TIMER_VECTOR 0x20
 #define INTERRUPT_GATE 0x8e
-#define TICKS_HZ 500
+#define TICKS_HZ 200
 #define PIT_HZ 1193182
 #define ALL 0xff
 
