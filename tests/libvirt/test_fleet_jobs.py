@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
+from tests.libvirt.faults import ENDS
 from tests.libvirt.fleets import INSIDE_URI, ManagedLab, managed
 from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
@@ -23,6 +24,7 @@ from tests.postgres import Cluster, cluster
 from vmferry.claims import HOST_SLOTS
 from vmferry.lab import Lab, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
+from vmferry.model import FINAL
 
 pytestmark = pytest.mark.long
 
@@ -43,7 +45,7 @@ def test_of_twelve_jobs_between_two_hosts_ten_run_at_once_and_then_the_rest(
         for number in range(JOBS):
             here, there = (one, two) if number % 2 else (two, one)
             guest = make_guest_on(here, replace(SMALL, name=f"many {number}"))
-            jobs.append((guest, there, detached(fleet, fleet.manager, guest, there, "--limit", "64KiB")))
+            jobs.append((guest, there, detached(fleet, guest, there, "--limit", "64KiB")))
         states = {job["id"]: job["state"] for job in fleet.manager.jobs()}
         assert [states[id_] for _, _, id_ in jobs] == ["running"] * HOST_SLOTS + ["queued"] * (JOBS - HOST_SLOTS)
 
@@ -74,7 +76,7 @@ def test_relocations_end_once_however_their_managers_die_freeze_and_lose_their_d
                 there = two if at[number] is one else one
                 via = chance.choice(["quick", "live"])
                 words = ("--via", via, "--max-pause", "60s", "--limit", "4MiB")
-                moved[number] = (there, detached(fleet, chance.choice(managers), guest, there, *words))
+                moved[number] = (there, detached(by(fleet, chance.choice(managers)), guest, there, *words))
             strike(managers, server, chance, round_)
             for number, (there, id_) in moved.items():
                 told = ended(managers, id_)
@@ -120,12 +122,12 @@ def look(manager: Ferry, chance: random.Random) -> None:
 def _acts(asked: Ferry, other: Ferry) -> bool:
     """Does a job still belong to that manager?"""
     name = (other.state_folder / "manager").read_text().strip()
-    return any(job["manager"] == name and job["state"] not in ("done", "undone", "failed") for job in asked.jobs())
+    return any(job["manager"] == name and job["state"] not in FINAL for job in asked.jobs())
 
 
 def ended(managers: Sequence[Ferry], id_: str) -> dict[str, Any]:
     with suppress(AssertionError):
-        wait_for(lambda: managers[0].job(id_)["state"] in ("done", "undone", "failed", "stuck"), f"job {id_}", 240)
+        wait_for(lambda: managers[0].job(id_)["state"] in ENDS, f"job {id_}", 240)
     return managers[0].job(id_)
 
 
@@ -149,14 +151,17 @@ def several_managers(lab: Lab, name: str) -> Iterator[tuple[ManagedLab, list[Fer
         yield fleet, managers, server
 
 
-def detached(fleet: ManagedLab, manager: Ferry, guest: LabGuest, to: LabHost, *words: str) -> str:
+def by(fleet: ManagedLab, manager: Ferry) -> ManagedLab:
+    """The same hosts, as another manager of theirs."""
+    return ManagedLab(fleet.lab, manager, fleet.agents)
+
+
+def detached(fleet: ManagedLab, guest: LabGuest, to: LabHost, *words: str) -> str:
+    """To the other one of the host's two storages."""
     storage = "san2" if "san1" in Path(next(iter(guest.images().values()))).parts else "san1"
     folder = to.storage(storage) / guest.name
     folder.mkdir(exist_ok=True)
-    asked = ("migrate", guest.name, "--to", to.name, "--path", str(folder), *words, "--detach")
-    submitted = manager.run("--connect", guest.host.name, *asked)
-    assert submitted.code == 0, submitted.err or submitted.out
-    return submitted.out.split()[0]
+    return fleet.detached(guest, to, "--path", folder, *words)
 
 
 def most_at_once(jobs: Sequence[Mapping[str, Any]]) -> int:

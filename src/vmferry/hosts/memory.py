@@ -264,14 +264,14 @@ def _state_of(world: World, machine: Machine, live: Live) -> SavedState:
 def _standing(machine: Machine) -> Iterator[None]:
     """As real hosts may for a commit's pivot: who is killed within leaves a guest that stands."""
     live = machine.live
-    stands = live is not None and live.power is Power.RUNNING
-    if live is not None and stands:
-        live.power = Power.PAUSED
+    if live is None or live.power is not Power.RUNNING:
+        yield
+        return
+    live.power, after = Power.PAUSED, Power.RUNNING
     try:
         yield
     except Killed:
-        stands = False
+        after = Power.PAUSED
         raise
     finally:
-        if live is not None and stands:
-            live.power = Power.RUNNING
+        live.power = after

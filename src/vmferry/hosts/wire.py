@@ -110,11 +110,10 @@ def load_error(told: object, host: str) -> VmferryError:
     kind = getattr(errors, str(told.get("kind")), None)
     if not (isinstance(kind, type) and issubclass(kind, VmferryError)):
         return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
-    by_uri = ":" in str(fields.get("host", ""))
+    if ":" in str(fields.get("host", "")):
+        fields = fields | {"host": host}
     try:
-        return kind(
-            **{str(name): _unplain(value) for name, value in fields.items()} | ({"host": host} if by_uri else {})
-        )
+        return kind(**{str(name): _unplain(value) for name, value in fields.items()})
     except (TypeError, ValueError):
         return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
 
