@@ -75,7 +75,7 @@ class Fleet:
         host, port = split_address(address)
         full = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         parsed = JoinToken.parse(token)
-        self._store.add(name, full)
+        self._store.add(name, full, also)
         try:
             join(full, parsed, lambda request: self._sign(request, Role.AGENT, name, [host, *also]))
         except BaseException:
@@ -199,7 +199,8 @@ class Fleet:
 
     def _renew(self, link: AgentLink) -> None:
         request = str(link.ask("POST", "renewal")["request"]).encode()
-        papers = self._sign(request, Role.AGENT, link.name, [split_address(link.address)[0]])
+        names = [split_address(link.address)[0], *self._row(link.name).also]
+        papers = self._sign(request, Role.AGENT, link.name, names)
         body = {
             "certificate": papers.certificate.decode(),
             "ca": papers.ca.decode(),

@@ -6,20 +6,25 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from chaos_worlds import SOURCE, UUID, make_world
+from cryptography import x509
+from test_render import JOB
 
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.process import forget, new_token
 from vmferry.agent.service import Agent, Server
+from vmferry.api.fleet import remove
 from vmferry.authority import Authority, Role, TlsFolder, make_key, make_request
 from vmferry.authority.tokens import JoinToken
 from vmferry.errors import (
+    HostBusy,
     HostKnown,
     HostUnreachable,
     JoinRefused,
@@ -32,9 +37,10 @@ from vmferry.errors import (
 from vmferry.fleet import Fleet
 from vmferry.hosts.join import split_address
 from vmferry.hosts.memory import InMemory, MemoryHosts
+from vmferry.jobs import Jobs
 from vmferry.lab.programs import wait_for
 from vmferry.lab.realm import LOOPBACK, Anywhere
-from vmferry.model import Token
+from vmferry.model import JobState, JobView, Token
 from vmferry.model.fleet import HostState
 
 DEADLINE_S = 30
@@ -266,11 +272,34 @@ def test_an_address_has_a_port_or_gets_ours(text: str, address: tuple[str, int] 
         assert split_address(text) == address
 
 
+@pytest.mark.parametrize("needed", ["host1", "host2"])
+def test_a_host_that_a_job_comes_from_or_goes_to_is_not_removed(site: Site, needed: str) -> None:
+    site.added(needed)
+    running = replace(JOB, state=JobState.RUNNING, plan=replace(JOB.plan, connect="host1", to="host2"))
+    with pytest.raises(HostBusy, match=running.id):
+        remove(needed, site.fleet, Listed([running]))
+    assert site.fleet.show(needed).state is HostState.ANSWERS
+    remove(needed, site.fleet, Listed([replace(running, state=JobState.DONE)]))
+    with pytest.raises(NoSuchHost):
+        site.fleet.show(needed)
+
+
+class Listed(Jobs):
+    """Jobs that are only listed."""
+
+    def __init__(self, views: list[JobView]) -> None:
+        self._views = views
+
+    def list(self) -> list[JobView]:
+        return self._views
+
+
 # -- certificates
 
 
 def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = site.added("host1")
+    host = site.host("host1")
+    site.fleet.add("host1", host.address, host.token, ["host1.lan", "192.0.2.7"])
     before = TlsFolder(host.state).certificate()
     assert not TlsFolder(host.state).due(datetime.now(UTC) + timedelta(days=59))
     assert TlsFolder(host.state).due(datetime.now(UTC) + timedelta(days=61))
@@ -281,12 +310,20 @@ def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(site: Site, m
     after = TlsFolder(host.state).certificate()
     assert after.serial_number != before.serial_number
     assert after.public_key() != before.public_key()
+    assert _names(after) == _names(before)
+    assert {"host1.lan", "192.0.2.7"} <= _names(after)
     view = site.fleet.show("host1")
     assert view.state is HostState.ANSWERS
     link = site.fleet.find("host1")
     assert link is not None
     link.close()
     assert link.ask("GET", "about")["serial"] == f"{after.serial_number:x}"
+
+
+def _names(certificate: x509.Certificate) -> set[str]:
+    return {
+        str(name.value) for name in certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    }
 
 
 def test_a_revoked_host_is_refused_by_the_manager_and_by_other_hosts(site: Site) -> None:

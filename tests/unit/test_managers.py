@@ -417,10 +417,10 @@ def test_couriers_of_two_managers_tell_each_event_once(tmp_path: Path, records: 
 
 def test_a_host_that_one_manager_added_is_known_and_revoked_at_all(records: str) -> None:
     with closing(FleetStore(records)) as one, closing(FleetStore(records)) as two:
-        one.add("host1", "10.0.0.1:8750")
+        one.add("host1", "10.0.0.1:8750", ["host1.lan"])
         one.issued(7, "agent", "host1", datetime.now(UTC))
         with pytest.raises(HostKnown):
-            two.add("host1", "10.0.0.2:8750")
+            two.add("host1", "10.0.0.2:8750", [])
         here = StorageRow("host1", "san", "/san", "uuid", "gold")
         one.add_storage(here)
         two.add_storage(here)

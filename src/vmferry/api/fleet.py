@@ -42,7 +42,7 @@ def revoke(host: str, fleet: TheFleet) -> HostView:
 @router.delete("/hosts/{host}")
 def remove(host: str, fleet: TheFleet, jobs: TheJobs) -> None:
     """Forget it, unless a job needs it."""
-    busy = [job.id for job in jobs.list() if job.plan.connect == host and job.state in ACTIVE]
+    busy = [job.id for job in jobs.list() if host in (job.plan.connect, job.plan.to) and job.state in ACTIVE]
     if busy:
         raise HostBusy(host=host, jobs=", ".join(busy))
     fleet.remove(host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,7 @@ hosts = sa.Table(
     metadata,
     sa.Column("name", sa.String(63), primary_key=True),
     sa.Column("address", sa.String, nullable=False),
+    sa.Column("also", sa.JSON, nullable=False),  # further names that its certificates bear
     sa.Column("added", sa.String, nullable=False),
 )
 
@@ -50,6 +52,8 @@ class HostRow:
 
     name: str
     address: str
+    also: tuple[str, ...]
+    """Other addresses under which other hosts reach it."""
     added: str
     revoked: bool
     """None of its certificates is good any more."""
@@ -77,11 +81,11 @@ class FleetStore:
 
     # -- hosts
 
-    def add(self, name: str, address: str) -> None:
+    def add(self, name: str, address: str, also: Sequence[str]) -> None:
         """Raises HostKnown."""
         try:
             with self._writing() as connection:
-                connection.execute(sa.insert(hosts).values(name=name, address=address, added=now()))
+                connection.execute(sa.insert(hosts).values(name=name, address=address, also=list(also), added=now()))
         except sa.exc.IntegrityError as error:
             raise HostKnown(host=name) from error
         log.info("host added", host=name, address=address)
@@ -103,7 +107,10 @@ class FleetStore:
         with self._reading() as connection:
             good = _good(connection)
             found = connection.execute(sa.select(hosts).order_by(hosts.c.name)).mappings()
-            return [HostRow(row["name"], row["address"], row["added"], row["name"] not in good) for row in found]
+            return [
+                HostRow(row["name"], row["address"], tuple(row["also"]), row["added"], row["name"] not in good)
+                for row in found
+            ]
 
     # -- certificates
 
