@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import nbd
 import pytest
-from tests.block.servers import certificates, needs
+from tests.block.servers import answers, certificates, needs, running, until
 
 from vmferry.errors import HostUnreachable
 from vmferry.fence import Fence
@@ -14,6 +18,7 @@ from vmferry.hosts.libvirt import LibvirtHost
 from vmferry.hosts.link import Link
 from vmferry.model import Token
 from vmferry.transfer import Place, Throttle, Transfer
+from vmferry.transfer.nbd_link import NbdLink, nbd_link
 
 SIZE = 24 << 20
 
@@ -53,3 +58,28 @@ def test_a_server_that_is_killed_while_it_is_read_is_a_host_that_is_away(tmp_pat
         print(away.value)
     finally:
         exports.close()
+
+
+@pytest.mark.parametrize("ask", [NbdLink.flush, lambda link: link.read(0, memoryview(bytearray(4096)))])
+def test_a_connection_that_broke_between_two_requests_says_so(tmp_path: Path, ask: Callable[[NbdLink], None]) -> None:
+    """libnbd's own word for the next request is EINVAL, which a server may say too."""
+    needs("qemu-nbd")
+    image, at = tmp_path / "image", tmp_path / "nbd"
+    image.write_bytes(bytes(SIZE))
+    with running("qemu-nbd", "-f", "raw", "-k", str(at), image, log=tmp_path / "log") as server:
+        until(lambda: at.exists() and answers(at), "qemu-nbd")
+        handles: list[nbd.NBD] = []
+
+        def connect(handle: nbd.NBD) -> None:
+            handles.append(handle)
+            handle.aio_connect_unix(str(at))
+
+        with nbd_link(connect, 1) as link:
+            server.kill()
+            server.wait()
+            with suppress(nbd.Error):
+                while not handles[0].aio_is_dead():
+                    handles[0].poll(1000)
+            with pytest.raises(OSError, match="invalid state") as error:
+                ask(link)
+            assert error.value.errno == errno.ECONNRESET

@@ -34,6 +34,7 @@ class Connection:
     def __init__(self) -> None:
         self._handle: nbd.NBD | None = nbd.NBD()
         self._tcp: socket.socket | None = None
+        self._broke = False
 
     @classmethod
     @contextmanager
@@ -54,6 +55,11 @@ class Connection:
         if self._handle is None:
             raise OSError(errno.ENOTCONN, "the connection to the NBD server is lost")
         return self._handle
+
+    @property
+    def broke(self) -> bool:
+        """Has the server ended it?"""
+        return self._broke or (self._handle is not None and self._is_over())
 
     def move(self, ask: Ask, parts: Parts) -> None:
         """Ask for all the parts to be read or written, and wait. Raises as wait_for does."""
@@ -119,6 +125,7 @@ class Connection:
                 raise OSError(errno.ETIMEDOUT, f"the NBD server did not answer for {now - heard:.0f} s")
 
     def _lose(self) -> None:
+        self._broke = self.broke
         self._handle = None
         if self._tcp is not None:
             self._tcp.close()
@@ -149,15 +156,17 @@ def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
 
 
 @contextmanager
-def failing() -> Iterator[None]:
+def failing(link: Connection | None = None) -> Iterator[None]:
     """Turn libnbd's error into an OSError with the server's errno.
 
-    One without is no answer of the server: TLS tells so of a connection that broke.
+    One without is no answer of the server: TLS tells so of a connection that broke. Nor is EINVAL, once it broke: so
+    libnbd refuses the next request.
     """
     try:
         yield
     except nbd.Error as error:
-        raise OSError(error.errnum or errno.ECONNRESET, error.string) from None
+        refused = error.errnum == errno.EINVAL and link is not None and link.broke
+        raise OSError(errno.ECONNRESET if refused else error.errnum or errno.ECONNRESET, error.string) from None
 
 
 def _references(parts: Parts) -> list[int]:

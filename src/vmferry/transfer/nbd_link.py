@@ -133,7 +133,7 @@ class NbdLink:
     def _borrowed(self) -> Iterator[Connection]:
         link = self._free.get()
         try:
-            with failing():
+            with failing(link):
                 yield link
         except OSError as error:
             told = self._explain(error)
