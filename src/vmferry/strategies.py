@@ -16,7 +16,7 @@ from vmferry.steps.definition import Point, PointOffline, Settle
 from vmferry.steps.freeze import Freeze, Rounds
 from vmferry.steps.merge import Merge
 from vmferry.steps.mirror import Mirror, Pivot
-from vmferry.steps.relocation import Announce, Arrive, CarryMemory, LayOverlays, Migrate, Relinquish, StillOff
+from vmferry.steps.relocation import Announce, Arrive, LayOverlays, Migrate, Relinquish, StillOff
 from vmferry.steps.reserve import KeepDefined, Reserve
 from vmferry.steps.retire import Retire
 from vmferry.steps.saved import CopyLast, Restore, Resume, Save
@@ -106,7 +106,6 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Rounds(Technology.QUICK_RELOCATION),
             Save(),
             CopyLast(),
-            CarryMemory(),
             CopyFiles(),
             Relinquish(),
             Restore(),

@@ -25,6 +25,7 @@ QEMU of the VM on that host in that step. A cell says when it was run last; **`n
 seen it, and nothing is claimed of it. Steps are named as in `src/vmferry/strategies.py`.
 """
 
+Case = tuple[str, str, str]
 Table = dict[str, dict[str, str]]
 
 
@@ -40,6 +41,12 @@ def record(page: Path, rows: Mapping[str, Sequence[str]], columns: Sequence[str]
         new.write_text(_written(known, rows, columns))
         new.replace(page)
         page.with_suffix(".lock").unlink()
+
+
+def not_run(page: Path, cases: Sequence[Case], heading: Mapping[str, str]) -> list[Case]:
+    """Those of the cases (technology, step, fault) that the page does not tell of."""
+    known = _read(page)
+    return [case for case in cases if f"{case[1]} / {case[2]}" not in known.get(heading[case[0]], {})]
 
 
 def _read(page: Path) -> Table:

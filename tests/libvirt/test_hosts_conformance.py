@@ -78,6 +78,13 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
     host.forget(transfer)
     guest.wait_acks(10)
 
+    closed = {name: Transfer(base, folder / f"{name}.part", transfer.bookmarks.with_name(name)) for name in ("a", "b")}
+    brought = host.bring(list(closed.values()), Unwatched())
+    assert {copied.root_hash for copied in brought} == {host.compare(t, Unwatched()).root_hash for t in closed.values()}
+    for each in closed.values():
+        host.drop(each)
+        assert not looking.exists(each.destination)
+
     host.commit(uuid, "vda", Placed(base, "qcow2"), Unwatched())
     assert looking.active_image(uuid, "vda") == base
     host.remove(overlay)

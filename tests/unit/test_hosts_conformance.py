@@ -141,6 +141,18 @@ def test_a_base_is_copied_compared_and_promoted(host: Host, world: World) -> Non
     host.forget(base())
 
 
+def test_closed_files_are_brought_and_compared_all_at_once(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    other = Transfer[Path | Place, Path | Place](
+        SOURCE / "guest-b.qcow2", DESTINATION / "b.part", Path(f"/state/bookmarks/{JOB}/vdb")
+    )
+    brought = host.bring([base(), other], Watcher())
+    assert [copied.root_hash for copied in brought] == [host.compare(t, Watcher()).root_hash for t in (base(), other)]
+    assert [copied.reused_bytes > 0 for copied in host.bring([base(), other], Watcher())] == [True, True]
+    assert world.files[PART].blocks == world.files[BASE].blocks
+    assert host.bring([], Watcher()) == []
+
+
 def test_a_copy_never_overwrites_what_is_not_ours(host: Host, world: World) -> None:
     host.freeze(UUID, OVERLAYS, None)
     world.files[PART] = world.files[SOURCE / "guest-b.qcow2"]

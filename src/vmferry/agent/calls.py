@@ -163,12 +163,15 @@ class Desk:
 
 def _key(call: Call, token: Token, arguments: dict[str, Any]) -> str:
     """The same for the same act, whichever manager asks: each has bookmarks in a folder of its own."""
-    alike = {
-        name: replace(value, bookmarks=Path(*value.bookmarks.parts[-2:])) if isinstance(value, Transfer) else value
-        for name, value in arguments.items()
-    }
+    alike = {name: _alike(value) for name, value in arguments.items()}
     told = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
     return blake3(told.encode()).hexdigest()
+
+
+def _alike(value: Any) -> Any:
+    if isinstance(value, Transfer):
+        return replace(value, bookmarks=Path(*value.bookmarks.parts[-2:]))
+    return [_alike(held) for held in value] if isinstance(value, list) else value
 
 
 async def _said(operation: Operation, changed: asyncio.Event, tick_s: float) -> AsyncIterator[Json]:

@@ -53,8 +53,8 @@ class Between:
         return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
     @acting
-    def serve(self, source: Path | Place) -> Place:
-        return self._server().serve(self._job, source, self.name)
+    def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
+        return [self._server().serve(self._job, source, self.name) for source in sources]
 
     @acting
     def end_serving(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from vmferry.hosts.saved_state import SavedState, spent_name
 from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
+from vmferry.transfer.together import together
 
 R = TypeVar("R")
 
@@ -146,6 +148,15 @@ class LibvirtHost(Between):
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         with _held(transfer), served_by_another(transfer):
             return transfers.compare(self._reading(transfer), watch)
+
+    @acting
+    def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:
+        return together([partial(self._brought, transfer) for transfer in transfers], watch)
+
+    def _brought(self, transfer: DiskTransfer, watch: Watch) -> Copied:
+        copied = self.copy(transfer, watch)
+        self.compare(transfer, watch)
+        return copied
 
     @acting
     def drop(self, transfer: DiskTransfer) -> None:

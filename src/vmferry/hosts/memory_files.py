@@ -182,6 +182,14 @@ class FilesHost(Caller):
                 raise CopyDiffers(path=transfer.destination, chunks=1, tries=1)
             return Compared(len(copy.blocks) * BLOCK, 0, f"root of {transfer.source}", 0.01)
 
+    def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:
+        """One after another, so that the instants within can be counted."""
+        brought = []
+        for transfer in transfers:
+            brought.append(self.copy(transfer, watch))
+            self.compare(transfer, watch)
+        return brought
+
     def drop(self, transfer: DiskTransfer) -> None:
         with self._act("drop") as (world, middle):
             mark = world.bookmarks.get(transfer.bookmarks)

@@ -35,7 +35,10 @@ class RelocatingHost(FilesHost):
         with self._look("mark_of") as world:
             return str(world.files[path].changed) if path in world.files else ""
 
-    def serve(self, source: Path | Place) -> Place:
+    def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
+        return [self._serve(source) for source in sources]
+
+    def _serve(self, source: Path | Place) -> Place:
         with self._act("serve") as (world, _):
             path = source if isinstance(source, Path) else Path(source.at)
             url = f"nbds://{self.name}/{path}"

@@ -100,6 +100,9 @@ class Host(Protocol):
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         """Compare every byte of a copy by hash with its source."""
 
+    def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:
+        """Copy and compare files that do not change, all at once; each resumes from its bookmarks."""
+
     def drop(self, transfer: DiskTransfer) -> None:
         """Remove an unfinished copy and its bookmarks."""
 
@@ -219,8 +222,8 @@ class Host(Protocol):
     def mark_of(self, path: Path) -> str:
         """Changes with every write to the file; empty when it is not there."""
 
-    def serve(self, source: Path | Place) -> Place:
-        """Let the other hosts read an image that does not change, over NBD with TLS, until `end_serving`.
+    def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
+        """Let the other hosts read images that do not change, over NBD with TLS, until `end_serving`.
 
         A path is served byte for byte, a place as the content of its image.
         """

@@ -18,7 +18,7 @@ from vmferry.errors import AgentFailed, BadRequest, VmferryError
 from vmferry.hosts.protocol import LOOKING, Host
 from vmferry.transfer import Watch
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
 
 Json = dict[str, Any]

@@ -38,6 +38,8 @@ class Anywhere:
         return answer
 
     def _at_home(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._at_home(held) for held in value]
         if not isinstance(value, Transfer):
             return value
         return Transfer(value.source, value.destination, self._bookmarks.here(value.bookmarks))

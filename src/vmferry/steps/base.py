@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -164,15 +164,15 @@ class Job:
         return Transfer(source, there, self._bookmarks_of(destination))
 
     def opened(self, transfer: DiskTransfer) -> DiskTransfer:
-        """The same transfer for the host that it goes to: what lies on another one is served to it."""
+        """The same transfer for the host that it goes to."""
+        return self.all_opened([transfer])[0]
+
+    def all_opened(self, transfers: Sequence[DiskTransfer]) -> Sequence[DiskTransfer]:
+        """The same transfers for the host that they go to: what lies on another one is served to it."""
         if not self.plan.relocates:
-            return transfer
-        there = transfer.destination
-        return Transfer(
-            self.host.serve(transfer.source),
-            Place(str(there)) if isinstance(there, Path) else there,
-            transfer.bookmarks,
-        )
+            return transfers
+        served = self.host.serve([transfer.source for transfer in transfers])
+        return [_from(source, transfer) for source, transfer in zip(served, transfers, strict=True)]
 
     def closed(self, transfer: DiskTransfer) -> DiskTransfer:
         """The same transfer for what asks only for its destination: another host knows no path of this one."""
@@ -215,6 +215,11 @@ class Job:
 
     def file_paths(self) -> dict[Path, Path]:
         return {file.source: file.destination for file in self.plan.files}
+
+
+def _from(source: Place, transfer: DiskTransfer) -> DiskTransfer:
+    there = transfer.destination
+    return Transfer(source, Place(str(there)) if isinstance(there, Path) else there, transfer.bookmarks)
 
 
 def file_of(where: Where) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from vmferry.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.hosts.protocol import Host, Quiesced
 from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Power, Technology
 from vmferry.steps.base import Job, Step
-from vmferry.steps.progress import DeskWatch, copy_verified, phase, spare_source
+from vmferry.steps.bringing import Closed, bring, drop
+from vmferry.steps.progress import DeskWatch, phase, spare_source
 
 QUIESCE_S = 5.0
 THAW_S = 300.0
@@ -139,14 +139,18 @@ class Rounds(Step):
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
-                drop_overlay_copy(job, disk, round_)
+                drop(job, closed_overlay(job, disk, round_))
 
     def _round(self, job: Job) -> int:
         return job.round_of(job.frozen_disks[0]) or 0
 
     def _copy_closed(self, job: Job) -> int:
         """Copy all overlays below the active one that are not at the destination yet."""
-        return sum(copy_overlay(job, disk, round_) for round_ in range(self._round(job)) for disk in job.frozen_disks)
+        return sum(
+            bring(job, [closed_overlay(job, disk, round_)], disk.target)
+            for round_ in range(self._round(job))
+            for disk in job.frozen_disks
+        )
 
     def _remaining(self, job: Job) -> int:
         return sum(job.host.allocated(job.overlay(d, self._round(job))) for d in job.frozen_disks)
@@ -237,28 +241,10 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
     )
 
 
-def copy_overlay(job: Job, disk: DiskMove, round_: int, *, hurry: bool = False) -> int:
-    """Bring one closed overlay to the destination, onto what lies below it there. Returns bytes moved."""
-    final = job.overlay_copy(disk, round_)
-    part = _part(final)
-    if job.there.exists(final):
-        job.there.promote(part, final)  # cut off between its two halves, both names are there
-        return 0
-    moved = copy_verified(job, job.overlay(disk, round_), part, disk.target, hurry=hurry)
-    job.there.rebase(part, below(job, disk, round_))
-    job.there.promote(part, final)
-    return moved
+def closed_overlay(job: Job, disk: DiskMove, round_: int) -> Closed:
+    """One overlay that is no longer written to, and what it lies on at the destination."""
+    return Closed(job.overlay(disk, round_), job.overlay_copy(disk, round_), below(job, disk, round_))
 
 
-def drop_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
-    final = job.overlay_copy(disk, round_)
-    job.there.drop(job.closed(job.transfer(job.overlay(disk, round_), _part(final))))
-    job.there.remove(final)
-
-
-def forget_overlay_copy(job: Job, disk: DiskMove, round_: int) -> None:
-    job.there.forget(job.closed(job.transfer(job.overlay(disk, round_), _part(job.overlay_copy(disk, round_)))))
-
-
-def _part(final: Path) -> Path:
-    return final.with_name(f"{final.name}.part")
+def last_overlays(job: Job) -> list[Closed]:
+    return [closed_overlay(job, disk, rounds(job)) for disk in job.frozen_disks]

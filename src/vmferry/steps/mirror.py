@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from vmferry.errors import GuestGone, HostRefused, MirrorEnded
 from vmferry.model import DiskMove, DiskProgress, Placed, Power
 from vmferry.steps.base import Job, Step
-from vmferry.steps.freeze import below, copy_overlay, drop_overlay_copy, rounds
+from vmferry.steps.bringing import bring, drop
+from vmferry.steps.freeze import below, closed_overlay, last_overlays, rounds
 from vmferry.steps.progress import phase, spare_source
 
 LOOK_S = 0.1
@@ -41,8 +42,8 @@ class Mirror(Step):
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
             job.host.end_mirror(job.uuid, disk.target)
-        for disk in job.frozen_disks:
-            drop_overlay_copy(job, disk, rounds(job))
+        for overlay in last_overlays(job):
+            drop(job, overlay)
 
 
 class Pivot(Step):
@@ -89,8 +90,9 @@ class Pivot(Step):
             raise GuestGone(vm=job.plan.vm)
         for disk in job.frozen_disks:
             if not over(job, disk):
-                drop_overlay_copy(job, disk, rounds(job))
-                copy_overlay(job, disk, rounds(job), hurry=True)
+                overlay = closed_overlay(job, disk, rounds(job))
+                drop(job, overlay)
+                bring(job, [overlay], disk.target, hurry=True)
         last = {d.target: Placed(job.overlay_copy(d, rounds(job)), "qcow2") for d in job.frozen_disks}
         job.host.point(job.uuid, last, {})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class DeskWatch:
 
     def check(self) -> None:
         self._job.desk.check()
-        if time.monotonic() - self._looked >= LOOK_S:
+        if self._own is None and time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             spare_source(self._job)
 
@@ -71,14 +71,15 @@ def phase(job: Job, name: str) -> Iterator[list[int]]:
     job.desk.phase(Phase(name, round(time.monotonic() - begun, 3), sum(moved)))
 
 
-def copy_verified(job: Job, source: Path, destination: Path, target: str, *, hurry: bool = False) -> int:
-    """Copy a small closed file and compare it, under its temporary name. Returns the bytes moved.
+def copy_verified(job: Job, files: Mapping[Path, Path], target: str, *, hurry: bool = False) -> int:
+    """Copy small closed files to temporary names and compare them, all at once. Returns the bytes moved.
 
-    `hurry`: the guest stands still meanwhile, so no limit holds.
+    `hurry`: the guest stands still meanwhile, so no limit holds, and nothing grows at the source.
     """
-    watch = DeskWatch(job, target, hurry=hurry)
-    transfer = job.transfer(source, destination)
-    copied = job.there.copy(job.opened(transfer), watch)
-    job.there.compare(job.opened(transfer), watch)
-    job.facts.put(f"copied:{source}", copied.copied_bytes + copied.reused_bytes)
-    return copied.copied_bytes
+    if not files:
+        return 0
+    transfers = job.all_opened([job.transfer(source, part) for source, part in files.items()])
+    copied = job.there.bring(transfers, DeskWatch(job, target, hurry=hurry))
+    for source, each in zip(files, copied, strict=True):
+        job.facts.put(f"copied:{source}", each.copied_bytes + each.reused_bytes)
+    return sum(each.copied_bytes for each in copied)

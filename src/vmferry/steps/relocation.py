@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged
 from vmferry.hosts.protocol import Host
 from vmferry.model import Definition, Lost, Power
 from vmferry.steps.base import Job, Step, file_of
-from vmferry.steps.freeze import below, drop_overlay_copy, rounds
-from vmferry.steps.progress import DeskWatch, copy_verified, phase
-from vmferry.steps.saved import first_images, last_images, note_standing, stood_s
+from vmferry.steps.bringing import drop, forget
+from vmferry.steps.freeze import below, last_overlays, rounds
+from vmferry.steps.progress import DeskWatch, phase
+from vmferry.steps.saved import first_images, last_images, note_standing, saved_memory, stood_s
 
 
 class Announce(Step):
@@ -33,24 +33,6 @@ class Announce(Step):
 
     def found(self, job: Job) -> bool:
         return job.there.announced(job.uuid)
-
-
-class CarryMemory(Step):
-    """Bring the saved state to the destination's host, compared."""
-
-    says = "carrying the guest's memory"
-
-    def do(self, job: Job) -> None:
-        with phase(job, "carry memory") as moved:
-            moved.append(copy_verified(job, job.saved, _part(job), job.plan.disks[0].target, hurry=True))
-        job.there.promote(_part(job), job.memory)
-
-    def undo(self, job: Job) -> None:
-        job.there.drop(job.closed(job.transfer(job.saved, _part(job))))
-        job.there.remove(job.memory)
-
-    def found(self, job: Job) -> bool:
-        return job.there.exists(job.memory) and not job.there.exists(_part(job))
 
 
 class Relinquish(Step):
@@ -103,8 +85,8 @@ class LayOverlays(Step):
             job.there.make_overlay(job.overlay_copy(disk, rounds(job)), below(job, disk, rounds(job)))
 
     def undo(self, job: Job) -> None:
-        for disk in job.frozen_disks:
-            drop_overlay_copy(job, disk, rounds(job))
+        for overlay in last_overlays(job):
+            drop(job, overlay)
 
 
 class Migrate(Step):
@@ -216,10 +198,6 @@ def power_of(host: Host, uuid: str) -> Power:
 
 def forget_carried(job: Job) -> None:
     """The bookmarks of what was carried beside the disks."""
-    job.there.forget(job.closed(job.transfer(job.saved, _part(job))))
+    forget(job, saved_memory(job))
     for file in job.plan.files:
         job.there.forget(job.closed(job.transfer(file.source, job.file_part(file))))
-
-
-def _part(job: Job) -> Path:
-    return job.memory.with_name(f"{job.memory.name}.part")

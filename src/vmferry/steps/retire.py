@@ -9,7 +9,8 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning
 from vmferry.model import Changes, ImageMove, Lost, Placed, Where
 from vmferry.steps.base import Job, Step, file_of
-from vmferry.steps.freeze import forget_overlay_copy, rounds
+from vmferry.steps.bringing import forget
+from vmferry.steps.freeze import closed_overlay, rounds
 from vmferry.steps.relocation import forget_carried, written
 
 
@@ -89,7 +90,7 @@ class Retire(Step):
             job.there.forget(job.closed(job.base_transfer(image)))
         for disk in job.frozen_disks:
             for round_ in range(rounds(job) + 1):
-                forget_overlay_copy(job, disk, round_)
+                forget(job, closed_overlay(job, disk, round_))
         if job.plan.relocates:
             forget_carried(job)
 

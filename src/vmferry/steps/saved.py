@@ -7,7 +7,8 @@ import time
 from vmferry.errors import GuestGone
 from vmferry.model import Changes, Placed, Power
 from vmferry.steps.base import Job, Step
-from vmferry.steps.freeze import copy_overlay, drop_overlay_copy, rounds
+from vmferry.steps.bringing import Closed, bring, drop
+from vmferry.steps.freeze import last_overlays, rounds
 from vmferry.steps.progress import DeskWatch, phase
 
 
@@ -45,17 +46,17 @@ class Save(Step):
 
 
 class CopyLast(Step):
-    """Bring the last overlay to the destination; nothing writes any more."""
+    """Bring the last overlays to the destination, and to another host the memory with them; nothing writes any more."""
 
     says = "copying the last changes"
 
     def do(self, job: Job) -> None:
         with phase(job, "copy last") as moved:
-            moved.extend(copy_overlay(job, disk, rounds(job), hurry=True) for disk in job.frozen_disks)
+            moved.append(bring(job, _last(job), job.plan.disks[0].target, hurry=True))
 
     def undo(self, job: Job) -> None:
-        for disk in job.frozen_disks:
-            drop_overlay_copy(job, disk, rounds(job))
+        for file in _last(job):
+            drop(job, file)
 
 
 class Restore(Step):
@@ -91,6 +92,16 @@ class Resume(Step):
 
     def crossed(self, job: Job) -> bool:
         return job.there.spent(job.memory)
+
+
+def saved_memory(job: Job) -> Closed:
+    """The saved state, on its way to another host."""
+    return Closed(job.saved, job.memory)
+
+
+def _last(job: Job) -> list[Closed]:
+    memory = [saved_memory(job)] if job.plan.relocates else []
+    return last_overlays(job) + memory
 
 
 def first_images(job: Job) -> dict[str, Placed]:

@@ -19,9 +19,11 @@ class Progress:
         self._clock = clock
         self._seen = deque([(clock(), 0)])
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, total: int = 0) -> None:
+        """So many more are done, and so many more are to be done."""
         with self._lock:
             self._done += count
+            self.total_bytes += total
 
     def look(self) -> tuple[int, int, float]:
         """Bytes done, bytes to do, bytes per second."""

@@ -63,9 +63,14 @@ class Lane:
         self._watch = watch
         self._stopped = stopped
 
+    @property
+    def stopped(self) -> bool:
+        """Has another stream failed?"""
+        return self._stopped.is_set()
+
     def check(self) -> None:
         """Raise or block as the watch says; raise when another stream failed."""
-        if self._stopped.is_set():
+        if self.stopped:
             raise _Stopped
         self._watch.check()
 

@@ -1,0 +1,51 @@
+"""Small closed files on their way: overlays and memory, compared and then named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.model import Placed
+from vmferry.steps.base import Job
+from vmferry.steps.progress import copy_verified
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A file that nobody writes to any more, and what it is called at the destination."""
+
+    source: Path
+    final: Path
+    below: Placed | None = None
+    """Of an overlay: what its copy lies on."""
+
+    @property
+    def part(self) -> Path:
+        """The name of its copy until that is whole and compared."""
+        return self.final.with_name(f"{self.final.name}.part")
+
+
+def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False) -> int:
+    """Copy those that are not there yet, all at once, and name them in this order. Returns the bytes moved.
+
+    `target`: the disk whose progress it is. `hurry`: as of `copy_verified`.
+    """
+    missing = [file for file in files if not job.there.exists(file.final)]
+    moved = copy_verified(job, {file.source: file.part for file in missing}, target, hurry=hurry)
+    for file in files:
+        if file in missing and file.below is not None:
+            job.there.rebase(file.part, file.below)
+        job.there.promote(file.part, file.final)  # cut off between its two halves, both names are there
+    return moved
+
+
+def drop(job: Job, file: Closed) -> None:
+    """Remove its copy, whole or not."""
+    job.there.drop(job.closed(job.transfer(file.source, file.part)))
+    job.there.remove(file.final)
+
+
+def forget(job: Job, file: Closed) -> None:
+    """Its bookmarks."""
+    job.there.forget(job.closed(job.transfer(file.source, file.part)))
