@@ -25,11 +25,12 @@ test: packages $(READY)  ## everything, guests side by side; each family has a b
 	timeout 300 $(MAKE) --no-print-directory format-check lint types
 	timeout 1500 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
 	timeout 3300 $(BIN)/pytest -q -n 3 --dist worksteal -m "not long" tests/libvirt
-	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way"
+	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, more kills"
 
 long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
 	$(BIN)/pytest -q -n 2 --dist worksteal -m long tests/libvirt
+	VMFERRY_KILLS=30 $(BIN)/pytest -q -n 2 --dist worksteal tests/libvirt/test_kills.py tests/block/test_transfer_command.py
 
 check: $(READY)  ## under a minute: before each commit
 	$(MAKE) --no-print-directory format-check lint types

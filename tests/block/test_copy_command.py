@@ -16,6 +16,8 @@ from tests.block.servers import loop_device, nbd_on_port, nbd_on_socket, until
 
 from vmferry.transfer import CHUNK, Unwatched, root_hash_of
 
+pytestmark = pytest.mark.slow
+
 VMFERRY = [sys.executable, "-c", "from vmferry.cli.main import main; main()"]
 DOCS = Path(__file__).parents[2] / "docs" / "transfer.md"
 DISK = random.Random(9).randbytes(2 * CHUNK) + bytes(2 * CHUNK) + random.Random(8).randbytes(CHUNK)
@@ -78,7 +80,6 @@ def test_what_makes_no_sense_is_a_usage_error(disk: Path, tmp_path: Path, words:
     assert not (tmp_path / "new.img").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
 def test_after_a_kill_the_same_command_goes_on(
@@ -105,7 +106,6 @@ def bookmarked(folder: Path) -> int:
     return sum((p.stat().st_size - 64) // 48 for p in (folder / "state" / "copies").glob("*/bookmarks"))
 
 
-@pytest.mark.slow
 def test_a_second_command_for_the_same_copy_is_refused(disk: Path, tmp_path: Path) -> None:
     state = {**os.environ, "VMFERRY_STATE": str(tmp_path / "state")}
     slow = subprocess.Popen([*VMFERRY, "copy", "--limit", "1MiB", "disk.img", "new"], env=state, cwd=tmp_path)
@@ -154,7 +154,6 @@ def commands() -> list[str]:
     return [line.removeprefix("$ ") for line in block[1].splitlines()]
 
 
-@pytest.mark.slow
 def test_the_commands_in_the_documents_copy(disk: Path, tmp_path: Path) -> None:
     """Each with storage of the test for the names in it; iSCSI, NFS and TLS have tests of their own."""
     (tmp_path / "new").mkdir()

@@ -54,6 +54,7 @@ def killed_copy(transfer: Transfer, call: str, count: int) -> None:
     assert child.returncode == -9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "count"), KILLS)
 def test_a_copy_killed_anywhere_goes_on(transfer: Transfer, call: str, count: int) -> None:
     killed_copy(transfer, call, count)

@@ -52,6 +52,7 @@ def back(destination: Destination, where: Range) -> bytes:
     return bytes(into)
 
 
+@pytest.mark.slow
 @every_kind
 def test_what_is_there_is_read(kind: str, tmp_path: Path) -> None:
     with to_read(kind, tmp_path) as source:
@@ -109,6 +110,7 @@ def test_a_read_behind_the_end_is_a_typed_error(kind: str, tmp_path: Path) -> No
         source.read(SIZE + CHUNK, buffer(4096))
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_write_behind_the_end_is_a_typed_error(kind: str, tmp_path: Path) -> None:
     if kind == "file":

@@ -192,6 +192,7 @@ def test_a_read_only_destination_is_named_and_no_bookmarks_stay(tmp_path: Path) 
         assert not transfer.bookmarks.exists()
 
 
+@pytest.mark.slow
 def test_an_unreadable_range_of_the_source_is_named(tmp_path: Path) -> None:
     """The disk under the source's file system ends half way, so reads behind that fail with EIO."""
     with mounted(tmp_path, "ext4", 64 * MIB) as broken:

@@ -102,6 +102,7 @@ def test_its_receipt_can_be_verified(service: Service) -> None:
     assert (seal.at, verify(seal, Unwatched()).outcome) == (str(service.folder / "new.img"), Outcome.SAME)
 
 
+@pytest.mark.slow
 def test_the_states_come_in_the_order_of_bits(service: Service) -> None:
     seen = [service.submit("aaaa", limit_bytes_s=SLOW).state]
     version = 0
@@ -114,6 +115,7 @@ def test_the_states_come_in_the_order_of_bits(service: Service) -> None:
     assert {S.QUEUED, S.TRANSFERRING, S.TRANSFERRED} <= set(seen)
 
 
+@pytest.mark.slow
 def test_a_suspended_one_stands_still_and_goes_on_where_it_was(service: Service) -> None:
     service.submit("aaaa", limit_bytes_s=SLOW)
     service.until_bookmarked("aaaa", 2)
@@ -159,6 +161,7 @@ def in_error(service: Service) -> None:
     service.reach("aaaa", S.ERROR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [queued, at_work, suspended, transferred, in_error])
 def test_cancel_leaves_nothing(service: Service, before: Callable[[Service], None]) -> None:
     before(service)
@@ -185,6 +188,7 @@ def ended_in_order(service: Service, *ids: str) -> list[str]:
     return [view.id for view in sorted(views, key=lambda view: view.ended or "")]
 
 
+@pytest.mark.slow
 def test_a_higher_one_takes_the_only_place_and_the_lower_goes_on_afterwards(service: Service) -> None:
     service.most = 1
     service.submit("lowest", "1.img", priority="low", limit_bytes_s=SLOW, hand_over=True)
@@ -197,6 +201,7 @@ def test_a_higher_one_takes_the_only_place_and_the_lower_goes_on_afterwards(serv
     assert service.all.receipt("lowest")["reused_bytes"] >= 2 * CHUNK
 
 
+@pytest.mark.slow
 def test_a_higher_one_goes_first_where_the_budget_is_shared(service: Service) -> None:
     service.limits.set(SharedLimit(Scope.HOST, HERE, "", SLOW))
     service.submit("lowest", "1.img", priority="low", hand_over=True)
@@ -205,6 +210,7 @@ def test_a_higher_one_goes_first_where_the_budget_is_shared(service: Service) ->
     assert ended_in_order(service, "lowest", "higher") == ["higher", "lowest"]
 
 
+@pytest.mark.slow
 def test_one_that_is_raised_overtakes(service: Service) -> None:
     service.limits.set(SharedLimit(Scope.HOST, HERE, "", SLOW))
     service.submit("first", "1.img", hand_over=True)
@@ -214,6 +220,7 @@ def test_one_that_is_raised_overtakes(service: Service) -> None:
     assert ended_in_order(service, "first", "second") == ["second", "first"]
 
 
+@pytest.mark.slow
 def test_equals_take_turns_so_that_a_small_one_is_not_held_up(service: Service) -> None:
     service.limits.set(SharedLimit(Scope.HOST, HERE, "", SLOW))
     (service.folder / "small").mkdir()
@@ -272,6 +279,7 @@ def test_one_whose_end_could_not_be_recorded_is_taken_up_again(
     assert fails == []
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_is_an_error_and_is_not_tried_again(service: Service) -> None:
     in_error(service)
     assert (service.all.get("aaaa").kind, service.all.get("aaaa").failures) == ("SourceChanged", 1)
@@ -362,6 +370,7 @@ def test_an_order_that_makes_no_sense_is_refused(service: Service, order: str) -
         getattr(service.all, order)("bbbb" if order == "acknowledge" else "aaaa")
 
 
+@pytest.mark.slow
 def test_a_transfer_waits_while_a_calendar_lets_nothing_move_says_so_and_goes_on(service: Service) -> None:
     hour = {"now": time.gmtime(12 * 3600)}
     service.limits.local = lambda _: hour["now"]

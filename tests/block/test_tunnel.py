@@ -222,6 +222,7 @@ def test_a_peer_that_answers_something_else_is_told_of(tmp_path: Path, keys: Pat
             assert told in str(at.ended().error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(500)])
 def test_who_speaks_no_tls_or_nothing_is_sent_away(tmp_path: Path, keys: Path, said: bytes) -> None:
     with pair(tmp_path, keys, patience=QUICK) as at:
@@ -234,6 +235,7 @@ def test_who_speaks_no_tls_or_nothing_is_sent_away(tmp_path: Path, keys: Path, s
         works(at)
 
 
+@pytest.mark.slow
 def test_a_hello_that_drips_is_cut_off(tmp_path: Path, keys: Path) -> None:
     """A byte comes more often than each single wait would last; the deadline is for all of it."""
     with pair(tmp_path, keys, patience=QUICK) as at, stranger(at, keys) as caller:
@@ -302,6 +304,7 @@ def test_a_stream_is_not_whole_until_the_peer_says_that_it_was_delivered(tmp_pat
             assert not at.at_server.get(timeout=ANSWER_S).whole
 
 
+@pytest.mark.slow
 def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys, patience=QUICK) as at:
         caller, far = admitted(at, keys)
@@ -311,6 +314,7 @@ def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path, keys: Path) -> Non
             assert "nothing was heard of the other host for 1 s" in str(at.at_server.get(timeout=ANSWER_S).error)
 
 
+@pytest.mark.slow
 def test_a_silent_peer_is_given_up_also_while_it_takes_nothing(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys, patience=QUICK) as at:
         caller, far = admitted(at, keys)
@@ -320,6 +324,7 @@ def test_a_silent_peer_is_given_up_also_while_it_takes_nothing(tmp_path: Path, k
             assert "nothing was heard" in str(at.at_server.get(timeout=ANSWER_S).error)
 
 
+@pytest.mark.slow
 def test_a_tunnel_without_traffic_is_kept_by_its_pings(tmp_path: Path, keys: Path) -> None:
     """The peer pings as often as it is pinged, four times in the time after which it would be given up."""
     with pair(tmp_path, keys, patience=QUICK) as at:
@@ -332,6 +337,7 @@ def test_a_tunnel_without_traffic_is_kept_by_its_pings(tmp_path: Path, keys: Pat
             assert far.recv(100) == b"still here"
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_its_time_holds_the_sender_back_and_loses_nothing(tmp_path: Path, keys: Path) -> None:
     """It does not read for longer than the silence after which a peer is given up: twice the time of one that is."""
     with pair(tmp_path, keys, patience=QUICK) as at:
@@ -384,6 +390,7 @@ def test_a_program_that_leaves_in_mid_stream_ends_the_others_too(tmp_path: Path,
         assert not at.ended().whole
 
 
+@pytest.mark.slow
 def test_hundreds_of_connections_of_all_kinds_leave_nothing_behind(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys, patience=Patience(hello_s=30.0)) as at:
         works(at)

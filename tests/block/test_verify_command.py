@@ -12,6 +12,8 @@ from tests.block.test_copy_command import vmferry
 
 from vmferry.transfer import CHUNK
 
+pytestmark = pytest.mark.slow
+
 DISK = random.Random(9).randbytes(CHUNK) + bytes(2 * CHUNK) + random.Random(8).randbytes(CHUNK)
 WRITTEN = 6
 

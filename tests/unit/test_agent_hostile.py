@@ -319,6 +319,7 @@ def test_an_act_without_a_token_is_refused(site: Site) -> None:
 # -- slow clients
 
 
+@pytest.mark.slow
 def test_a_client_that_is_slow_with_its_request_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "REQUEST_S", 0.5)
     for began in (b"", b"GET /healthz HTTP/1.1\r\nX-", b"POST /v1/host/vm HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"):
@@ -337,6 +338,7 @@ def test_a_connection_that_was_used_is_cut_off_too(site: Site, monkeypatch: pyte
         assert _cut_off(tls, byte_by_byte=True)
 
 
+@pytest.mark.slow
 def test_a_client_that_never_ends_its_handshake_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     host, _, port = site.served.address.rpartition(":")
     with socket.create_connection((host, int(port)), DEADLINE_S) as plain:

@@ -232,6 +232,7 @@ def test_what_nobody_foresaw_there_is_told_here_and_the_agent_lives_on(site: Sit
     assert site.host().exists(SOURCE / "guest-a.img")
 
 
+@pytest.mark.slow
 def test_a_limit_here_holds_there_and_changes_while_it_runs(site: Site) -> None:
     watch = Follower(limit_bytes_s=PIECE)
     calling = site.copy(watch)
@@ -243,6 +244,7 @@ def test_a_limit_here_holds_there_and_changes_while_it_runs(site: Site) -> None:
     calling.end()
 
 
+@pytest.mark.slow
 def test_two_copies_share_the_budget_of_the_manager(site: Site) -> None:
     """Grants are taken from one throttle: neither copy gets the whole of it for itself."""
     shared = Counted(PIECE * 4)
@@ -357,6 +359,7 @@ def test_an_older_epoch_neither_follows_nor_stops_it(site: Site) -> None:
     calling.end()
 
 
+@pytest.mark.slow
 def test_an_agent_that_leaves_stops_it_and_says_so(site: Site) -> None:
     calling = site.copy(Follower())
     site.until_begun()
@@ -377,6 +380,7 @@ def test_an_agent_that_is_away_is_unreachable_and_comes_back(site: Site) -> None
     assert site.host().exists(SOURCE / "guest-a.img")
 
 
+@pytest.mark.slow
 def test_epochs_outlive_the_agent(site: Site) -> None:
     site.host(epoch=5).forget(transfer())
     port = int(site.served.address.rpartition(":")[2])

@@ -189,6 +189,9 @@ def test_another_vms_disk_is_neither_written_nor_removed_nor_read(site: Site) ->
         lambda: host.commit(OWN, "vda", Placed(other, "raw"), Unwatched()),
         lambda: host.copy(transfer(other, site.san / f"x.vmferry-{JOB}.part"), Unwatched()),
         lambda: host.copy(transfer(own, other), Unwatched()),
+        lambda: host.bring([transfer(other, site.san / f"x.vmferry-{JOB}.part")], Unwatched()),
+        lambda: host.serve([own, other]),
+        lambda: host.adopt(host.definition(OWN), Changes({"vda": Placed(other, "raw")})),
         lambda: host.make_overlay(site.san / f"x.vmferry-{JOB}.r0", Placed(other, "raw")),
     ]
     for call in calls:
@@ -204,6 +207,7 @@ def test_a_base_that_two_vms_share_may_be_read_but_not_written(site: Site) -> No
     for name in ("own", "other"):
         site.world.files[site.san / f"{name}.img"].backing = base
     host.copy(transfer(base, site.san / f"base.vmferry-{JOB}.part"), Unwatched())
+    assert len(host.serve([base])) == 1
     with pytest.raises(PathRefused):
         host.remove(base)
 
@@ -213,6 +217,15 @@ def test_a_job_moves_one_vm(site: Site) -> None:
     with pytest.raises(VmRefused, match=f"the job moves {OWN}"):
         site.host().make_transient(OTHER)
     site.host("other234").make_persistent(OTHER)
+
+
+def test_an_agent_that_was_just_started_lets_a_job_define_its_vm_with_the_disks_that_it_runs_on(site: Site) -> None:
+    """Killed while the VM was defined, it knows of no call that named the VM before."""
+    definition = site.host().definition(OWN)
+    changes = Changes({"vda": Placed(site.san / "own.img", "raw")})
+    site.host().adopt(definition, changes)
+    with pytest.raises(VmRefused):
+        site.host().adopt(site.host().definition(OTHER), Changes())
 
 
 def test_a_vms_firmware_variables_may_be_read_where_libvirt_put_them(site: Site) -> None:

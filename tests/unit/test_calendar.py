@@ -105,6 +105,7 @@ instants = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(windows, max_size=4), st.sampled_from([None, 1, 7, 20]), instants, st.sampled_from(ZONES))
 @example([parse_window("sun 02:15-02:45=0")], None, 1792890000.0, "Europe/Berlin")

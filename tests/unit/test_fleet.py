@@ -230,6 +230,7 @@ def test_the_token_is_not_kept_in_clear(site: Site) -> None:
     assert host.token.encode() not in kept
 
 
+@pytest.mark.slow
 def test_an_agent_that_has_joined_gives_no_token_until_it_forgets(site: Site) -> None:
     host = site.added("host1")
     with pytest.raises(UsageError, match="has joined already"):
@@ -336,6 +337,7 @@ def test_a_revoked_host_is_refused_by_the_manager_and_by_other_hosts(site: Site)
     assert site.fleet.show("good").state is HostState.ANSWERS
 
 
+@pytest.mark.slow
 def test_an_agent_that_was_away_hears_of_a_revocation_with_the_next_call(site: Site) -> None:
     bad, good = site.added("bad"), site.added("good")
     serial = TlsFolder(bad.state).certificate().serial_number
@@ -347,6 +349,7 @@ def test_an_agent_that_was_away_hears_of_a_revocation_with_the_next_call(site: S
     assert serial in TlsFolder(good.state).revoked()
 
 
+@pytest.mark.slow
 def test_a_removed_host_is_forgotten_and_can_be_added_again(site: Site) -> None:
     host = site.added("host1")
     san = host.state.parent / "san"

@@ -41,7 +41,7 @@ def hints(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_arguments_and_answers_arrive_as_they_were_sent(name: str, data: st.DataObject) -> None:
     call = CALLS[name]

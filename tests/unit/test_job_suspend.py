@@ -19,6 +19,8 @@ from vmferry.saga import Strategy
 from vmferry.store.notices import NoticeStore
 from vmferry.strategies import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 VM = UUID[:-4] + "0000"
 
 
@@ -148,7 +150,6 @@ def test_suspending_twice_and_resuming_twice_is_as_once(tmp_path: Path) -> None:
         assert ended(jobs, view.id).state is JobState.DONE
 
 
-@pytest.mark.slow
 def test_a_person_suspends_and_resumes_it_by_command(site: Site) -> None:
     held = site.hold("copy-part")
     id = site.submit()

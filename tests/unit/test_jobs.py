@@ -43,6 +43,8 @@ from vmferry.model import (
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 
 

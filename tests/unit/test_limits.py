@@ -25,6 +25,8 @@ from vmferry.store import Store
 from vmferry.transfer import Throttle
 from vmferry.transfer.throttle import Gate
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 OFFICE = parse_window("mon-fri 08:00-18:00=20MiB")
 LUNCH = parse_window("mon-fri 12:00-13:00=0")

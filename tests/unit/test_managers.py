@@ -95,6 +95,7 @@ def under_way(other: Store, number: int = 0) -> str:
 # -- taking over
 
 
+@pytest.mark.slow
 def test_what_a_manager_that_is_gone_left_is_taken_over_and_done(tmp_path: Path, records: str, other: Store) -> None:
     left = under_way(other)
     with manager(tmp_path, records, world := world_of(1)) as jobs:
@@ -106,6 +107,7 @@ def test_what_a_manager_that_is_gone_left_is_taken_over_and_done(tmp_path: Path,
     assert world.violations == []
 
 
+@pytest.mark.slow
 def test_a_manager_that_holds_its_lock_keeps_its_jobs(tmp_path: Path, records: str, other: Store) -> None:
     theirs = under_way(other)
     with lasting_presence(records, "other") as lock, manager(tmp_path, records, world_of(2)) as jobs:
@@ -186,6 +188,7 @@ def test_a_lock_is_held_once(records: str) -> None:
         until(lambda: second.hold() == 1)
 
 
+@pytest.mark.slow
 def test_a_manager_that_lost_its_lock_goes_on_under_a_new_epoch(tmp_path: Path, records: str, other: Store) -> None:
     gate, world = Gate("copy"), world_of(1)
     with manager(tmp_path, records, world, gate) as jobs:
@@ -199,6 +202,7 @@ def test_a_manager_that_lost_its_lock_goes_on_under_a_new_epoch(tmp_path: Path, 
     assert all(times == 1 for effect, times in world.effects.items() if "pivot" in effect)
 
 
+@pytest.mark.slow
 def test_a_job_that_nobody_walks_any_more_is_gone_on_with(
     tmp_path: Path, records: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +222,7 @@ def cut_connections(records: str) -> None:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
 
+@pytest.mark.slow
 def test_a_job_of_another_machines_own_libvirt_is_left_to_that_machine(
     tmp_path: Path, records: str, other: Store
 ) -> None:
@@ -258,6 +263,7 @@ def test_slots_are_counted_over_all_managers(records: str) -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_queued_elsewhere_is_started_here(tmp_path: Path, records: str, other: Store) -> None:
     other.add(queued := planned())
     with manager(tmp_path, records, world_of(1)) as jobs:
@@ -265,6 +271,7 @@ def test_a_job_that_was_queued_elsewhere_is_started_here(tmp_path: Path, records
     assert other.row(queued.id).epoch == 1
 
 
+@pytest.mark.slow
 def test_orders_that_were_given_elsewhere_reach_a_running_job(tmp_path: Path, records: str, other: Store) -> None:
     gate = Gate()
     with manager(tmp_path, records, world_of(1), gate) as jobs:
@@ -286,6 +293,7 @@ def test_orders_that_were_given_elsewhere_reach_a_running_job(tmp_path: Path, re
     assert (view.state, view.kind) == (JobState.UNDONE, "Cancelled")
 
 
+@pytest.mark.slow
 def test_a_watcher_at_another_manager_sees_how_far_a_job_is(tmp_path: Path, records: str, other: Store) -> None:
     theirs = Token(under_way(other), 1)
     with lasting_presence(records, "other"), manager(tmp_path, records, world_of(1)) as jobs:
@@ -301,6 +309,7 @@ def test_a_watcher_at_another_manager_sees_how_far_a_job_is(tmp_path: Path, reco
 # -- the database is away
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_requests_say_so_and_jobs_wait(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     folder = tmp_path / "manager"

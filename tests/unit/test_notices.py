@@ -329,6 +329,7 @@ def states(found: Courier) -> list[str]:
     return [n.state.value for n in reversed(found.look().notices)]
 
 
+@pytest.mark.slow
 def test_a_receiver_that_comes_back_is_told_once_more_and_no_more(told: NoticeStore, tmp_path: Path) -> None:
     hook = Hook([500, 301, 503, 200])
     with hook.up(), courier(tmp_path) as running:
@@ -338,6 +339,7 @@ def test_a_receiver_that_comes_back_is_told_once_more_and_no_more(told: NoticeSt
     assert len({headers["webhook-id"] for headers, _ in hook.heard}) == 1
 
 
+@pytest.mark.slow
 def test_a_receiver_that_never_comes_back_is_given_up(told: NoticeStore, tmp_path: Path) -> None:
     told.set_receivers(Receivers("sh -c 'echo no >&2; exit 7'"))
     _job_failed(tmp_path, Receivers())
@@ -349,6 +351,7 @@ def test_a_receiver_that_never_comes_back_is_given_up(told: NoticeStore, tmp_pat
         assert (running.look().notices[0].sentence, running.in_flight()) == ("it ended with 7: no", 0)
 
 
+@pytest.mark.slow
 def test_a_receiver_that_hangs_does_not_keep_another_waiting(told: NoticeStore, tmp_path: Path, pager: Pager) -> None:
     (pager.folder / "hold").touch()
     told.set_receivers(Receivers(pager.command))
@@ -360,6 +363,7 @@ def test_a_receiver_that_hangs_does_not_keep_another_waiting(told: NoticeStore, 
         until(lambda: states(running).count("waiting") == 3)
 
 
+@pytest.mark.slow
 def test_a_worker_that_leaves_takes_a_command_with_it_and_the_next_one_tells(
     told: NoticeStore, tmp_path: Path, pager: Pager
 ) -> None:
@@ -440,6 +444,7 @@ def test_a_signature_is_that_of_the_standard() -> None:
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+@pytest.mark.slow
 def test_what_is_posted_can_be_verified(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")

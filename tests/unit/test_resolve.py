@@ -220,6 +220,7 @@ def kept(bench: LossBench, at: str) -> list[str]:
     return found + (["it could run on the lost host, were that back"] if other is not None and other.able else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_without_its_destination_a_job_is_undone_from_any_call_on(scenario: Scenario) -> None:
     """Also past the point of no return: then as of the cut-over, since nothing newer is left."""
@@ -242,6 +243,7 @@ def test_without_its_destination_a_job_is_undone_from_any_call_on(scenario: Scen
     assert resolved > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_without_its_source_a_job_goes_on_once_all_of_the_vm_is_at_the_destination(scenario: Scenario) -> None:
     resolved = refused = 0
@@ -401,6 +403,7 @@ def ended(jobs: Jobs, id: str) -> JobView:
     return jobs.get(id)
 
 
+@pytest.mark.slow
 def test_a_job_that_lost_its_destination_in_the_cut_over_waits_says_so_and_is_taken_back(state: Path) -> None:
     fleet = Fleet(make_world())
     away_at(fleet, FAR, "release")
@@ -429,6 +432,7 @@ def test_a_job_that_lost_its_destination_in_the_cut_over_waits_says_so_and_is_ta
             jobs.resolve(id, NEAR, "guest")
 
 
+@pytest.mark.slow
 def test_the_lost_host_that_is_back_lists_what_is_left_and_refuses_who_acted_before(state: Path) -> None:
     fleet = Fleet(make_world())
     away_at(fleet, FAR, "release")
@@ -452,6 +456,7 @@ def test_the_lost_host_that_is_back_lists_what_is_left_and_refuses_who_acted_bef
             fleet.open(FAR, Token(id, 1)).withdraw(UUID)
 
 
+@pytest.mark.slow
 def test_a_job_that_lost_its_source_goes_on_also_with_another_worker(state: Path) -> None:
     fleet = Fleet(make_world())
     away_at(fleet, NEAR, "end_serving")
@@ -473,6 +478,7 @@ def test_a_job_that_lost_its_source_goes_on_also_with_another_worker(state: Path
         assert fleet.ground.world.at(FAR).machine(UUID).power is Power.RUNNING
 
 
+@pytest.mark.slow
 def test_a_stuck_job_is_resolved_too(state: Path) -> None:
     fleet = Fleet(make_world())
 
@@ -518,6 +524,7 @@ def _overlay_of(path: Path, target: str, job: str) -> bool:
     return path.name.startswith({"vda": "guest-a", "vdb": "guest-b"}[target]) and f"vmferry-{job}.r" in path.name
 
 
+@pytest.mark.slow
 def test_a_move_on_one_host_is_not_resolved(state: Path) -> None:
     fleet = Fleet(make_world())
     away_at(fleet, NEAR, "save")
@@ -532,6 +539,7 @@ def test_a_move_on_one_host_is_not_resolved(state: Path) -> None:
         assert ended(jobs, id).state is JobState.DONE
 
 
+@pytest.mark.slow
 def test_with_both_hosts_away_nothing_is_guessed(state: Path) -> None:
     fleet = Fleet(make_world())
     away_at(fleet, FAR, "release")

@@ -33,6 +33,7 @@ def sampler(world: World) -> Iterator[Sampler]:
         made.close()
 
 
+@pytest.mark.slow
 def test_it_looks_only_while_somebody_moves_something() -> None:
     with sampler(World()) as watching:
         assert threads() == []

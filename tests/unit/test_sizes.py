@@ -33,6 +33,7 @@ def test_a_time_in_milliseconds_is_that_many_thousandths(milliseconds: int) -> N
     assert parse_seconds(f"{milliseconds}ms") == pytest.approx(milliseconds / 1000)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_other_text_is_refused_with_a_sentence(text: str) -> None:
     for parse in (parse_bytes, parse_rate, parse_seconds):

@@ -29,6 +29,7 @@ def go_on() -> None:
     """A check that finds nothing."""
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     limit=st.integers(1000, 10**9),

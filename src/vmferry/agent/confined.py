@@ -1,6 +1,6 @@
 """What a call may name: files of declared storages, and of the one VM that its job moves. All else is refused.
 
-Parameters and fields that are named `source` or `backing` are only read; every other path may be written.
+Parameters and fields with the names in READ_ONLY are only read; every other path may be written.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vmferry.errors import PathRefused, VmRefused
 from vmferry.hosts.protocol import Host
 from vmferry.hosts.qemu_names import where_named
 from vmferry.hosts.wire import Call
-from vmferry.model import Folder, Token, Url, Vm, Where
+from vmferry.model import Definition, Folder, Token, Url, Vm, Where
 from vmferry.transfer import Place, Transfer
 from vmferry.transfer.places import Scheme
 
-READ_ONLY = frozenset({"source", "backing", "media"})
+READ_ONLY = frozenset({"source", "sources", "backing", "media"})
 ABROAD = frozenset({"there"})
 """Paths of another host, which its own agent looks at."""
 KEPT_JOBS = 1000
@@ -87,7 +87,7 @@ class ToStorages:
         self._lock = Lock()
 
     def allowed(self, call: Call, token: Token | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        vm = self._own_vm(call, token, arguments.get("uuid"))
+        vm = self._own_vm(call, token, _named(arguments))
         use = _Use(not call.looks, call.looks, token.job if token else "", vm)
         return {name: value if name in ABROAD else self._walk(value, use.of(name)) for name, value in arguments.items()}
 
@@ -101,13 +101,13 @@ class ToStorages:
 
     # -- VMs
 
-    def _own_vm(self, call: Call, token: Token | None, named: object) -> str | None:
+    def _own_vm(self, call: Call, token: Token | None, named: str | None) -> str | None:
         """A job moves one VM: the first that it acts on. Raises VmRefused for another."""
         if token is None:
             return None
         with self._lock:
             own = self._vms.get(token.job)
-            if call.looks or not isinstance(named, str):
+            if call.looks or named is None:
                 return own
             if own is not None and own != named:
                 REFUSED.labels("vm").inc()
@@ -199,6 +199,13 @@ class ToStorages:
     def _refused(self, path: Path, reason: str) -> PathRefused:
         REFUSED.labels("path").inc()
         return PathRefused(host=self._host, path=path, reason=reason)
+
+
+def _named(arguments: Mapping[str, Any]) -> str | None:
+    """The VM that a call acts on. An agent that has just been started knows of none from before."""
+    definition = arguments.get("definition")
+    uuid = definition.uuid if isinstance(definition, Definition) else arguments.get("uuid")
+    return uuid if isinstance(uuid, str) else None
 
 
 def _beside(vm: Vm) -> list[Path]:

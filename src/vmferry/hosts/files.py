@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -100,6 +100,16 @@ def folder(path: Path) -> Folder:
         filesystem=f"{path.stat().st_dev:x}",
         real=path.resolve(),
     )
+
+
+def read_ahead(path: Path) -> None:
+    """Have the kernel begin to read a file that was written past its cache, while who needs it still starts."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def allocated(path: Path) -> int:

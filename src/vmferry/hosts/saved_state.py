@@ -78,6 +78,7 @@ class SavedState:
             written.apply(root, changes)
             conn.restoreFlags(str(self._memory), domain_xml.text(root), libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
+        files.read_ahead(self._memory)
         self._link.call("restore its memory", act)
 
     def release(self, *, run: bool) -> float:
