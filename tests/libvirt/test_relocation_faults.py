@@ -56,8 +56,8 @@ SAMPLE = [
 EVERY = [(via, step, fault) for via in NAMED for step in ROWS[NAMED[via]] for fault in COLUMNS]
 ASKED = os.environ.get("VMFERRY_EVERY")
 CASES = SAMPLE if not ASKED else not_run(PAGE, EVERY, NAMED) if ASKED == "missing" else EVERY
-CALM = replace(MOVING, rate=20, dirty_mib_s=1)
-"""It writes through every step; four of them leave the two cores of a small machine some room."""
+CALM = replace(MOVING, rate=15, dirty_mib_s=1)
+"""It writes through every step, and several of them leave two cores some room."""
 SLOW = {"CopyBase": ("--limit", "8MiB")}
 NARROW = {"Migrate": "100mbit", "CopyLast": "100mbit"}
 """So that a step lasts long enough to be struck in its midst."""

@@ -28,8 +28,8 @@ int heard(char *line, u32 size);   /* a line from the second port: has one come?
 void power_off(void);
 
 /* rest.c: a guest that polls ports all the time costs its host a whole CPU */
-void start_timer(void);
-void rest(void); /* five milliseconds at most */
+void start_timer(u32 hz); /* 19 at least: it counts 16 bits */
+void rest(void); /* until the timer ticks */
 
 /* disks.c */
 int write_disk(u32 disk, u32 block, const void *content); /* an aligned block of 4 KiB of hda to hdd, durable; 0 or -1 */

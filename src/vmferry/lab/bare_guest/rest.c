@@ -5,7 +5,6 @@
 #define DATA "0x10"
 #define TIMER_VECTOR 0x20
 #define INTERRUPT_GATE 0x8e
-#define TICKS_HZ 200
 #define PIT_HZ 1193182
 #define ALL 0xff
 
@@ -40,7 +39,7 @@ static void load_tables(void)
                      : "eax", "memory");
 }
 
-void start_timer(void)
+void start_timer(u32 hz)
 {
     load_tables();
     outb(0x20, 0x11); /* first controller: vectors from 0x20 on, the second one at its line 2, all but the timer off */
@@ -50,6 +49,6 @@ void start_timer(void)
     outb(0x21, ALL & ~1);
     outb(0xa1, ALL);
     outb(0x43, 0x34); /* channel 0, low byte and high byte, again and again */
-    outb(0x40, (PIT_HZ / TICKS_HZ) & 0xff);
-    outb(0x40, (PIT_HZ / TICKS_HZ) >> 8);
+    outb(0x40, (PIT_HZ / hz) & 0xff);
+    outb(0x40, (PIT_HZ / hz) >> 8);
 }
