@@ -19,7 +19,7 @@
 #define FILLED 63 /* every so many words of the filler one is not zero */
 #define LEAST_HZ 20
 #define MOST_HZ 200
-#define LOOKS_A_WRITE 2
+#define LOOKS_A_WRITE 4
 #define MOST_US 1000000 /* a pause is not made up for by a burst */
 
 struct multiboot {
@@ -28,12 +28,6 @@ struct multiboot {
 __attribute__((section(".multiboot"), used)) static const struct multiboot header = {0x1BADB002, 3, -(0x1BADB002u + 3)};
 
 u32 stack[4096];
-/* Each look is work for a KVM that emulates: a guest that seldom writes looks seldom. */
-static u32 looks_hz(u32 rate)
-{
-    return rate && rate * LOOKS_A_WRITE < MOST_HZ ? rate * LOOKS_A_WRITE + LEAST_HZ : MOST_HZ;
-}
-
 void run(const u32 *told);
 __asm__(".globl enter\nenter: mov $stack + 16384, %esp\n cld\n push %ebx\n call run\n");
 
@@ -227,6 +221,12 @@ static void look_at_clock(u32 *second, u64 *before)
         *second = clock_second();
     }
     *before = now;
+}
+
+/* Each look is work for a KVM that emulates: a guest that seldom writes looks seldom. */
+static u32 looks_hz(u32 rate)
+{
+    return rate && rate * LOOKS_A_WRITE < MOST_HZ ? rate * LOOKS_A_WRITE + LEAST_HZ : MOST_HZ;
 }
 
 static void obey(const char *line)
