@@ -53,7 +53,7 @@ def until_ended(ferry: Ferry, job: str) -> str:
 def test_a_destination_that_fills_up_undoes_the_job(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"fills {via}", disks=TWO_DISKS, rate=60))
+    guest = make_guest(GuestSpec(f"fills {via}", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     small = lab.add_storage(f"small{via}", "ext4", 640)
     folder = small / "here"
@@ -136,7 +136,7 @@ def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
 def test_two_recover_at_once_and_one_worker_does_the_work(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("twice", disks=TWO_DISKS, rate=50))
+    guest = make_guest(GuestSpec("twice", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     job = ferry.detached(guest.name, "--path", folder, *SLOW)
@@ -155,7 +155,7 @@ def test_two_recover_at_once_and_one_worker_does_the_work(
 def test_a_second_job_on_a_vm_is_refused_and_cancel_undoes_the_first(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("first", disks=TWO_DISKS, rate=60))
+    guest = make_guest(GuestSpec("first", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     first = ferry.start("migrate-storage", guest.name, "--path", folder, "--limit", "2MiB")
@@ -176,7 +176,7 @@ def test_a_second_job_on_a_vm_is_refused_and_cancel_undoes_the_first(
 def test_libvirtd_killed_in_mid_job_costs_nothing(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"daemonless {via}", disks=TWO_DISKS, rate=60))
+    guest = make_guest(GuestSpec(f"daemonless {via}", disks=TWO_DISKS, rate=30))
     folder = destination(lab, guest)
     job = ferry.detached(guest.name, "--path", folder, "--via", via, *SLOW)
     until_step(ferry, job, "CopyBase")
@@ -197,7 +197,7 @@ def test_libvirtd_killed_in_mid_job_costs_nothing(
 def test_qemu_killed_in_mid_job_leaves_one_vm_that_starts(
     step: str, via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"killed {via} {step}", disks=TWO_DISKS, rate=60))
+    guest = make_guest(GuestSpec(f"killed {via} {step}", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     job = ferry.detached(guest.name, "--path", folder, "--via", via, *(SLOW if step == "CopyBase" else ()))
@@ -232,7 +232,7 @@ def ended(ferry: Ferry, job: str) -> bool:
 def test_cancel_at_a_step_undoes_the_job_or_comes_too_late(
     via: str, step: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"cancelled {via} {step}", disks=TWO_DISKS, rate=50))
+    guest = make_guest(GuestSpec(f"cancelled {via} {step}", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     job = ferry.detached(guest.name, "--path", folder, "--via", via)
@@ -252,7 +252,7 @@ def reached(ferry: Ferry, job: str, step: str) -> bool:
 def test_a_limit_of_a_storage_holds_a_running_job_back_until_it_is_lifted(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("held back", disks=TWO_DISKS, rate=50))
+    guest = make_guest(GuestSpec("held back", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     assert ferry.run("limit", "storage", folder, "1MiB").code == 0

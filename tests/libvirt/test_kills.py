@@ -31,7 +31,7 @@ PARTS = 3
 def test_a_worker_killed_at_any_moment_loses_nothing(
     via: str, part: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"survivor {via} {part}", disks=TWO_DISKS, rate=50))
+    guest = make_guest(GuestSpec(f"survivor {via} {part}", disks=TWO_DISKS, rate=30))
     domain = domain_of(guest)
     if via == "offline":
         power_off(guest, domain)

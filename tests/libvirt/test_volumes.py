@@ -119,7 +119,7 @@ def test_every_kind_of_storage_moves_to_every_kind_and_no_write_is_lost(
     volumes: LabVolumes,
     inner_ferry: Ferry,
 ) -> None:
-    guest = make_guest(GuestSpec(f"{via} tour", disks=DISKS, rate=100))
+    guest = make_guest(GuestSpec(f"{via} tour", disks=DISKS, rate=40))
     domain, folder = domain_of(guest), destination(lab, guest)
     still = {d.target: untouched(guest.place.images[d.target], d.format, d) for d in DISKS}
     tours = [steps_of(walk, Places(volumes, d.target, folder)) for walk, d in zip(two_halves(), DISKS, strict=False)]
@@ -177,7 +177,7 @@ def test_a_guest_that_dies_while_it_leaves_a_volume_is_whole_there_and_starts_ag
     inner_ferry: Ferry,
 ) -> None:
     """Overlays that libvirt has made over a volume are merged without QEMU, by the names in their headers."""
-    guest = make_guest(GuestSpec(f"dies on {kind}", disks=ONE_DISK, rate=50))
+    guest = make_guest(GuestSpec(f"dies on {kind}", disks=ONE_DISK, rate=30))
     domain, folder = domain_of(guest), destination(lab, guest)
     volume = volumes.make(kind, f"dies-{kind}", LARGER_MIB)
     there = inner_ferry.run("migrate-storage", guest.name, "--disk", f"vda={volume}")
@@ -208,7 +208,7 @@ def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
     volumes: LabVolumes,
     inner_ferry: Ferry,
 ) -> None:
-    guest = make_guest(GuestSpec(f"killed {kind}", disks=ONE_DISK, rate=50))
+    guest = make_guest(GuestSpec(f"killed {kind}", disks=ONE_DISK, rate=30))
     volume = volumes.make(kind, f"killed-{kind}", LARGER_MIB)
     job = inner_ferry.detached(guest.name, "--disk", f"vda={volume}", *SLOW)
     wait_for(lambda: inner_ferry.step(job) == "CopyBase", "the copy to begin", 60)
@@ -227,7 +227,7 @@ def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
 def test_a_cancelled_move_to_a_volume_leaves_the_guest_where_it_was_and_the_volume_free(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, volumes: LabVolumes, inner_ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("cancelled", disks=ONE_DISK, rate=50))
+    guest = make_guest(GuestSpec("cancelled", disks=ONE_DISK, rate=30))
     domain, source = domain_of(guest), guest.place.images["vda"]
     device = volumes.device("cancelled", LARGER_MIB)
     before = located(domain, "vda", live=True)

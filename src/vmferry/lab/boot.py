@@ -19,8 +19,7 @@ from vmferry.lab.kernel import Kernel, find_kernel
 from vmferry.lab.programs import program, run
 
 GUEST = Path(str(files("vmferry.lab").joinpath("guest")))
-AGENT_MODULES = ("virtio_console",)
-MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "button", "evdev")
+MODULES = ("virtio_pci", "virtio_console", "virtio_blk", "virtio_scsi", "sd_mod", "button", "evdev")
 # cryptomgr.notests and mitigations=off: a second less under tcg. No `mem=`: the kernel takes it as its own.
 KERNEL_OPTIONS = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off cryptomgr.notests"
 PROBE_DEADLINE_S = 15
@@ -50,7 +49,7 @@ def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
     """
     with only_one(cache or default_cache()) as cache:
         kernel = find_kernel(cache)
-        modules = kernel.with_dependencies(MODULES + (AGENT_MODULES if agent else ()))
+        modules = kernel.with_dependencies(MODULES)
         initrd = _initrd(cache, kernel, modules, agent_files() if agent else {})
         options = f"{KERNEL_OPTIONS} lab.modules={','.join(modules)}"
         return Boot(kernel.image, initrd, options, _accelerator(cache, kernel, initrd, options))

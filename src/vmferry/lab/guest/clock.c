@@ -11,6 +11,11 @@
 
 #include "guest.h"
 
+#define SECOND_US 1000000
+#define NEAR_US 15000 /* so long before an edge is due it is looked for closely */
+#define CLOSE_LOOK_US 1000
+#define LOOK_US 100000 /* else: each look costs an emulated machine a tenth of a millisecond and more */
+
 static int reach_clock(void) /* each thread for itself */
 {
     if (!ioperm(0x70, 2, 1))
@@ -47,6 +52,12 @@ time_t host_seconds(void)
     return timegm(&t);
 }
 
+static useconds_t until_next_look(uint64_t now, uint64_t due)
+{
+    int64_t left = (int64_t)(due - now) - NEAR_US;
+    return left > LOOK_US ? LOOK_US : left < CLOSE_LOOK_US ? CLOSE_LOOK_US : left;
+}
+
 static void *watch(void *unused)
 {
     struct sched_param first = {.sched_priority = 10};
@@ -55,13 +66,15 @@ static void *watch(void *unused)
     if (reach_clock())
         return NULL;
     int second = rtc_register(0);
+    uint64_t due = 0; /* the next edge, at the soonest, if the guest does not stand before it */
     for (uint64_t before = mono_us();;) {
-        usleep(1000);
+        usleep(until_next_look(before, due));
         int now_second = rtc_register(0x0a) & 0x80 ? second : rtc_register(0);
         uint64_t now = mono_us();
         if (now_second != second) {
             time_t seconds = host_seconds();
             second = rtc_register(0);
+            due = before + SECOND_US;
             say("edge %lld %llu %llu", (long long)seconds, (unsigned long long)now,
                 (unsigned long long)(now - before));
         }

@@ -15,10 +15,11 @@
 
 extern volatile int rate, dirty_mib_s; /* set by the kernel command line, then by commands */
 
-/* tell.c: the console */
+/* tell.c: the console, then the channel */
 uint64_t mono_us(void);
 int open_raw_tty(const char *path);
 void open_console(void);
+void open_channel(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2))); /* one whole line */
 void power_off(void);
 
@@ -47,10 +48,12 @@ void start_agent(void);
 void signal_agent(int number);
 void delay_freeze(int seconds);
 int be_freeze_hook(const char *moment);
+int open_hooks_words(void);
+void pass_on_hooks_words(int fd);
 void listen_for_ever(void);
 
 uint64_t next_random(uint64_t *x); /* xorshift, stamp.c */
 void start(void *(*work)(void *), void *argument); /* a thread, main.c */
-int open_when_there(const char *path, int flags);  /* a disk that comes a little after its module, main.c */
+int open_when_there(const char *path, int flags);  /* a device that comes a little after its module, main.c */
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Commands on ttyS1, and the power button.
+ * Commands on ttyS1, the power button, and what the agent's hook wants said.
  */
 #include <fcntl.h>
 #include <linux/input.h>
@@ -63,8 +63,9 @@ static void take_keys(int fd)
 
 void listen_for_ever(void)
 {
-    struct pollfd from[9] = {{.fd = open_raw_tty("/dev/ttyS1"), .events = POLLIN}};
-    int count = 1;
+    struct pollfd from[10] = {{.fd = open_raw_tty("/dev/ttyS1"), .events = POLLIN},
+                              {.fd = open_hooks_words(), .events = POLLIN}};
+    int count = 2;
     char path[32];
     for (int i = 0; i < 8; i++) {
         snprintf(path, sizeof path, "/dev/input/event%d", i);
@@ -77,7 +78,9 @@ void listen_for_ever(void)
             continue;
         if (from[0].revents & POLLIN)
             take_commands(from[0].fd);
-        for (int i = 1; i < count; i++)
+        if (from[1].revents & POLLIN)
+            pass_on_hooks_words(from[1].fd);
+        for (int i = 2; i < count; i++)
             if (from[i].revents & POLLIN)
                 take_keys(from[i].fd);
     }

@@ -2,7 +2,7 @@
  *
  * The lab guest's own program, run by the kernel as /init.
  *
- * Promise: a line `ack DISK NUMBER PLACE MONO_US BLOCKS TOOK_US` is printed only after the BLOCKS blocks of
+ * Promise: a line `ack DISK NUMBER PLACE MONO_US BLOCKS TOOK_US` is said only after the BLOCKS blocks of
  * 4 KiB from block PLACE of DISK, stamped with NUMBER, were written with O_DIRECT | O_DSYNC, so are durable.
  * lab/verdict.py reads the disks afterwards and looks for each of them.
  *
@@ -13,6 +13,7 @@
  *   lab.touch=MIB lab.dirty=MIB_S   memory filled at the start, and rewritten each second
  *   lab.fs=vdc                 an ext4 disk: mounted, and a note taken on it 10 times a second (agent.c)
  *   lab.lease=vdc              a disk that all hosts see: the guest's lease, see lease.c
+ *   lab.channel                say all but this on a virtio channel instead of ttyS0
  *   lab.agent                  start /sbin/qemu-ga
  *   lab.probe                  say `up` and power off
  * and by lines `SEQ COMMAND [ARGUMENT]` on ttyS1, answered with `done SEQ`: stop, go, rate N, dirty N,
@@ -45,7 +46,7 @@ int open_when_there(const char *path, int flags)
     for (int tries = 0; tries < 1000; tries++) {
         if ((fd = open(path, flags | O_CLOEXEC)) >= 0)
             return fd;
-        usleep(10000); /* SCSI disks come a little after their module */
+        usleep(10000); /* SCSI disks and channels come a little after their module */
     }
     say("error open %s %d", path, errno);
     return -1;
@@ -69,6 +70,7 @@ int main(int count, char **words)
     make_folders();
     open_console();
     load_modules();
+    open_channel();
     /* Restarts go on above the numbers of the boot before: the clock has moved, and no disk does 10^6 writes/s. */
     uint64_t number = (host_seconds() - EPOCH_2025) * 1000000ULL;
     say("%s", ""); /* ends what firmware, or a boot cut short, left of a line */
