@@ -31,6 +31,8 @@ long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
 	$(BIN)/pytest -q -n 2 --dist worksteal -m long tests/libvirt
 	VMFERRY_KILLS=30 $(BIN)/pytest -q -n 2 --dist worksteal tests/libvirt/test_kills.py tests/block/test_transfer_command.py
+	VMFERRY_CHAOS_JOBS=200 VMFERRY_INTERRUPTIONS=100 $(BIN)/pytest -q -n 2 tests/unit/test_chaos.py \
+		tests/block/test_transfer_interrupted.py
 
 check: $(READY)  ## under a minute: before each commit
 	$(MAKE) --no-print-directory format-check lint types

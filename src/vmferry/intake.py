@@ -9,6 +9,7 @@ from importlib.metadata import version
 from vmferry import preflight
 from vmferry.claims import room_of, slots_of
 from vmferry.errors import Refused, UsageError
+from vmferry.experience import LOOK_BACK, pause_factor
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.limits import check_rate
 from vmferry.model import ACTIVE, MoveRequest, Plan
@@ -30,14 +31,14 @@ class Intake:
 
     def plan(self, request: MoveRequest) -> Plan:
         """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
-        return preflight.plan(request, *self._ends(request), self._reserved())
+        return self._plan(request, *self._ends(request))
 
     def job(self, request: MoveRequest) -> NewJob:
         """Raises VmBusy, Refused, and what `plan` raises."""
         host, there = self._ends(request)
         # Before the plan: a job that ends while we plan would leave its overlays in it.
         self._store.refuse_busy(host.vm(request.vm).uuid)
-        plan = preflight.plan(request, host, there, self._reserved())
+        plan = self._plan(request, host, there)
         if plan.blockers:
             reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
             raise Refused(vm=plan.vm, reasons=reasons)
@@ -50,6 +51,12 @@ class Intake:
             room=room_of(plan, there),
             created=now(),
             machine=self._seat.reach(plan.connect, plan.to or ""),
+        )
+
+    def _plan(self, request: MoveRequest, host: Host, there: Host) -> Plan:
+        past = self._store.past(request.connect, LOOK_BACK)
+        return preflight.plan(
+            request, host, there, self._reserved(), lambda technology: pause_factor(past, technology, request.to)
         )
 
     def _ends(self, request: MoveRequest) -> tuple[Host, Host]:

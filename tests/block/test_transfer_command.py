@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 CHUNKS = 24
 DISK = random.Random(2).randbytes(CHUNKS * CHUNK)
-KILLS = int(os.environ.get("VMFERRY_KILLS", "4"))
+KILLS = int(os.environ.get("VMFERRY_KILLS", "2"))
 STREAMS = 2
 MOST_KILLS = CHUNKS // 2
 """Each leaves one or two chunks more."""

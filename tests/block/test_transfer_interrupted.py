@@ -1,4 +1,4 @@
-"""A hundred interruptions at random: the copy ends identical, and each costs no more than what was in flight."""
+"""Interruptions at random, a hundred in `make long`: the copy ends identical, each costs no more than was in flight."""
 
 import os
 import random
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 CHUNKS, STREAMS = 8, 2
 SIZE = CHUNKS * CHUNK
-INTERRUPTIONS = 100
+INTERRUPTIONS = int(os.environ.get("VMFERRY_INTERRUPTIONS", "30"))
 
 CHILD = """
 import os, signal, sys
@@ -68,7 +68,7 @@ class Target:
 
 
 @pytest.mark.timeout(800)  # on a busy machine 120 s were seen
-def test_a_hundred_kills_of_us_and_of_the_server_cost_a_chunk_a_stream_each(tmp_path: Path) -> None:
+def test_kills_of_us_and_of_the_server_cost_a_chunk_a_stream_each(tmp_path: Path) -> None:
     """Half of them end our process, half the server; a copy that finishes in spite of it is dropped and begun again."""
     chance = random.Random(20261123)
     source, target = tmp_path / "disk.img", Target(tmp_path)

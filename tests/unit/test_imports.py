@@ -15,7 +15,7 @@ MOST_FUNCTION_LINES = 50
 
 LAYERS = (
     {"model", "errors", "quantity", "sizes"},
-    {"transfer", "tunnel", "placement", "fence", "forecast", "lock", "authority", "seat"},
+    {"transfer", "tunnel", "placement", "fence", "forecast", "experience", "lock", "authority", "seat"},
     {"hosts"},
     {"steps"},
     {"saga"},

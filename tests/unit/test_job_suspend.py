@@ -16,6 +16,7 @@ from vmferry.hosts.memory import World
 from vmferry.jobs import Jobs
 from vmferry.model import JobState, JobView, NoticeState, Power, Receivers
 from vmferry.saga import Strategy
+from vmferry.store import Store
 from vmferry.store.notices import NoticeStore
 from vmferry.strategies import STRATEGIES
 
@@ -155,7 +156,8 @@ def test_a_person_suspends_and_resumes_it_by_command(site: Site) -> None:
     id = site.submit()
     site.until_held("copy-part")
     suspending = site.start("job", "suspend", id)
-    until(lambda: len(site.json("job", "show", id)["journal"]) > 0)
+    records = Store(f"sqlite:///{site.state / 'vmferry.db'}")
+    until(lambda: records.row(id).suspend_asked)
     held.unlink()
     assert "stands still" in site.ended(suspending).stdout
     shown = site.run("job", "show", id).stdout

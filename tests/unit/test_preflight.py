@@ -145,9 +145,15 @@ def test_nvram_moves_only_from_a_folder_that_is_left() -> None:
 def test_a_pause_that_can_never_be_short_enough_is_a_blocker(
     technology: Technology, least_s: float, blockers: int
 ) -> None:
-    found = of_pause(VM, technology, least_s, 2.0)
+    found = of_pause(VM, technology, least_s, 2.0, learned=False)
     assert [f.severity for f in found] == [Severity.BLOCKER] * blockers
     assert all("--max-pause 3s" in f.cure for f in found)
+    assert not any("earlier moves" in f.what for f in found)
+
+
+def test_a_pause_that_earlier_moves_have_shown_to_be_too_long_says_so() -> None:
+    [found] = of_pause(VM, Technology.QUICK, 5.0, 2.0, learned=True)
+    assert "5.0 s at least, as earlier moves from its host have shown" in found.what
 
 
 def test_checkpoints_keep_a_running_vm_from_another_host_and_one_that_is_off_takes_them_along() -> None:

@@ -175,6 +175,8 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     ruled_out: tuple[Ruled, ...] = ()
     pause_forecast_s: float = 0.0
+    pause_factor: float = 1.0
+    """What earlier moves between these hosts have taught: forecasts of the pause are multiplied by it."""
     seconds_forecast: float = 0.0
     to: str | None = None
     """The host it goes to; None: it stays on its own."""

@@ -63,11 +63,12 @@ def no_precopy(vm: Vm) -> Finding:
     return Finding(Severity.NOTE, what, "let it run under KVM, or use --via live, for a shorter pause")
 
 
-def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float) -> list[Finding]:
+def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float, *, learned: bool) -> list[Finding]:
     """A pause that even an idle guest would exceed: the job would wait for ever."""
     if technology not in SAVES or least_s <= allowed_s:
         return []
-    what = f"{vm.name} would stand still for {least_s:.1f} s at least, {allowed_s:g} s are allowed"
+    whence = ", as earlier moves from its host have shown" if learned else ""
+    what = f"{vm.name} would stand still for {least_s:.1f} s at least{whence}; {allowed_s:g} s are allowed"
     return [blocker(what, f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s, or use --via live")]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +33,18 @@ from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.strategies import STRATEGIES
 
 
-def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, int]) -> Plan:
+def plan(
+    request: MoveRequest,
+    host: Host,
+    there: Host,
+    reserved: Mapping[str, int],
+    factor: Callable[[Technology], float] = lambda _: 1.0,
+) -> Plan:
     """Look at the VM and both storages and say what a job would do; changes nothing.
 
     `there`: the host that it goes to, or `host` itself. `reserved`: bytes that active jobs will still take, by
-    file system (filesystem_of). Blockers do not raise: they stand in the plan's findings. Raises UsageError for
-    a request that makes no sense.
+    file system (filesystem_of). `factor`: what a technology's forecast pause is multiplied by. Blockers do not
+    raise: they stand in the plan's findings. Raises UsageError for a request that makes no sense.
     """
     _check_request(request)
     ends = Ends(host, there)
@@ -60,8 +66,11 @@ def plan(request: MoveRequest, host: Host, there: Host, reserved: Mapping[str, i
     if chosen in SAVES and not vm.precopy:
         found.append(findings.no_precopy(vm))
     found += findings.of_space(ends, vm, moves, chosen, reserved)
-    found += findings.of_pause(vm, chosen, _least_pause_s(vm, chosen, moves), request.max_pause_s)
-    return replace(_plan(request, vm, chosen, moves, files, found, ruled), media=drives.media)
+    learned = factor(chosen)
+    least_s = _least_pause_s(vm, chosen, moves) * learned
+    found += findings.of_pause(vm, chosen, least_s, request.max_pause_s, learned=learned > 1)
+    made = _plan(request, vm, chosen, moves, files, found, ruled)
+    return replace(made, media=drives.media, pause_forecast_s=least_s, pause_factor=learned)
 
 
 def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) -> float:
@@ -181,6 +190,5 @@ def _plan(
         ruled_out=above,
         to=request.to,
         networks=request.networks,
-        pause_forecast_s=_least_pause_s(vm, technology, moves),
         seconds_forecast=move_s(data, limit_bytes_s=request.limit_bytes_s, memory_bytes=memory),
     )

@@ -230,7 +230,8 @@ def _rate(job: Job, assumed: float) -> float:
 
 
 def forecast(job: Job, technology: Technology, remaining: int) -> float:
-    return pause_s(
+    """Seconds that the guest would stand still if it were cut over now."""
+    return job.plan.pause_factor * pause_s(
         technology,
         remaining_bytes=remaining,
         rate_bytes_s=full_rate(job),

@@ -25,25 +25,24 @@ from vmferry.model import (
     Lost,
     NoticeView,
     Phase,
+    Plan,
     Progress,
     Receipt,
-    Scope,
     SharedLimit,
     StepRecord,
     Token,
-    Window,
 )
 from vmferry.seat import ALONE, is_local
 from vmferry.store import notices
-from vmferry.store.codec import dump, dump_all, load, load_all
+from vmferry.store.codec import dump, dump_all, load
 from vmferry.store.database import Database
 from vmferry.store.presence import is_gone
 from vmferry.store.records import NewJob, Pulse, Row
+from vmferry.store.shared_limits import shared_limits
 from vmferry.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
 
 log = structlog.get_logger()
 Fact = str | int | float | bool | None | list[str]
-LIMIT_KEY = ("scope", "connect", "place")
 Judge = Callable[[Row, tuple[StepRecord, ...], Mapping[str, Fact]], None]
 HOLDS_SLOTS = ACTIVE - {JobState.QUEUED}
 SETTLED = timedelta(minutes=1)
@@ -265,14 +264,14 @@ class Store:
         with self._writing() as connection:
             self._database.take_turn(connection)
             same = [limits.c[name] == value for name, value in key.items()]
-            limit = edit(next(iter(_limits(connection, *same)), none))
+            limit = edit(next(iter(shared_limits(connection, *same)), none))
             _replace(connection, limits, key, limit_bytes_s=limit.limit_bytes_s)
             _replace(connection, calendars, key, during=dump_all(limit.during))
         return limit
 
     def limits(self) -> tuple[SharedLimit, ...]:
         with self._reading() as connection:
-            return _limits(connection)
+            return shared_limits(connection)
 
     @contextmanager
     def _acting(self, token: Token) -> Iterator[sa.Connection]:
@@ -312,17 +311,12 @@ class Store:
             text = connection.execute(sa.select(receipts.c.receipt).where(receipts.c.job == job)).scalar_one_or_none()
         return load(Receipt, text) if text is not None else None
 
-
-def _limits(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[SharedLimit, ...]:
-    joined = limits.outerjoin(calendars, sa.and_(*(limits.c[n] == calendars.c[n] for n in LIMIT_KEY)))
-    query = sa.select(limits, calendars.c.during).select_from(joined).where(*where)
-    found = connection.execute(query.order_by(limits.c.scope, limits.c.connect, limits.c.place)).mappings()
-    return tuple(_limit(row) for row in found)
-
-
-def _limit(found: sa.RowMapping) -> SharedLimit:
-    during = load_all(Window, found["during"] or "[]")
-    return SharedLimit(Scope(found["scope"]), found["connect"], found["place"], found["limit_bytes_s"], during)
+    def past(self, connect: str, most: int) -> list[tuple[Plan, Receipt]]:
+        """The newest finished moves of a host's VMs, the last one first."""
+        query = sa.select(jobs.c.plan, receipts.c.receipt).join(receipts, receipts.c.job == jobs.c.id)
+        query = query.where(jobs.c.connect == connect).order_by(jobs.c.number.desc()).limit(most)
+        with self._reading() as connection:
+            return [(load(Plan, plan), load(Receipt, receipt)) for plan, receipt in connection.execute(query)]
 
 
 def _values(states: Collection[JobState]) -> list[str]:
