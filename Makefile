@@ -23,8 +23,8 @@ demo: packages $(READY)  ## a running VM's storage moves, in a lab of its own
 test: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 test: packages $(READY)  ## everything, guests side by side; each family has a budget in seconds
 	timeout 300 $(MAKE) --no-print-directory format-check lint types
-	timeout 1500 $(BIN)/pytest -q -n 3 --dist worksteal tests/unit tests/block
-	timeout 3300 $(BIN)/pytest -q -n 3 --dist worksteal -m "not long" tests/libvirt
+	timeout 1500 $(BIN)/pytest -q -n 4 --dist worksteal tests/unit tests/block
+	timeout 3300 $(BIN)/pytest -q -n 3 --dist loadgroup -m "not long" tests/libvirt
 	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, more kills"
 
 long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import libvirt
+import pytest
 from lxml import etree
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
@@ -17,6 +18,11 @@ TWO_DISKS = (
 )
 HARD = GuestSpec("writer", disks=TWO_DISKS, rate=0)
 """A guest that writes as hard as it can to a qcow2 with an internal snapshot and a raw disk."""
+
+
+def long(*values: object) -> object:
+    """Values of a parameter that `make long` tries, not `make test`."""
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 def images(domain: libvirt.virDomain, *, live: bool = True) -> dict[str, Path]:

@@ -27,7 +27,7 @@ ASKED_S = 5.0
 def asked(lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf) -> LabGuest:
     """A guest whose agent answers, with a file system that it takes notes on."""
     try:
-        guest = make_guest(GuestSpec("asked", disks=DISKS, rate=30, agent=True))
+        guest = make_guest(GuestSpec("asked", disks=DISKS, rate=15, agent=True))
     except LabNeeds as error:
         pytest.skip(str(error))
     wait_for(lambda: agent_answers(domain_of(guest)), "the agent to answer")

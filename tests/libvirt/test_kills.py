@@ -20,8 +20,8 @@ from vmferry.lab.ferry import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
-KILLS = int(os.environ.get("VMFERRY_KILLS", "9"))
-PARTS = 3
+KILLS = int(os.environ.get("VMFERRY_KILLS", "4"))
+PARTS = 2
 """The kills of a technology are shared out, so that guests run side by side."""
 
 
@@ -31,7 +31,7 @@ PARTS = 3
 def test_a_worker_killed_at_any_moment_loses_nothing(
     via: str, part: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec(f"survivor {via} {part}", disks=TWO_DISKS, rate=30))
+    guest = make_guest(GuestSpec(f"survivor {via} {part}", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
     if via == "offline":
         power_off(guest, domain)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import check_image, destination, images, nothing_of_ours, power_off
+from tests.libvirt.seen import check_image, destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import BARE_GUEST, GuestSpec, LabGuest, LabHost, wait_for
@@ -91,7 +91,7 @@ def test_the_guest_writes_on_while_its_memory_is_written(
     assert guest.verdict().clean
 
 
-@pytest.mark.parametrize("kill_at_mib", [0, 16, 40])
+@pytest.mark.parametrize("kill_at_mib", [long(0), 16, long(40)])
 def test_a_worker_killed_while_memory_is_written_loses_nothing(
     kill_at_mib: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:

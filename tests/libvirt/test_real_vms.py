@@ -48,7 +48,7 @@ def mentioned(snapshot: libvirt.virDomainSnapshot) -> set[Path]:
 def test_internal_snapshots_and_their_metadata_arrive_and_can_be_gone_back_to(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("with history", disks=QCOW2S, rate=30))
+    guest = make_guest(GuestSpec("with history", disks=QCOW2S, rate=15))
     domain = domain_of(guest)
     power_off(guest, domain)
     domain.snapshotCreateXML("<domainsnapshot><name>calm</name></domainsnapshot>", 0)
@@ -108,7 +108,7 @@ def test_a_chain_is_moved_as_a_chain_and_a_shared_base_stays_for_its_other_users
     golden = lab.storage("san1") / f"golden-{via}.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", str(golden), "256M")
     specs = (DiskSpec("vda", backing=golden), DiskSpec("vdb", format="raw", size_mib=64, data_mib=4))
-    first = make_guest(GuestSpec(f"first {via}", disks=specs, rate=30))
+    first = make_guest(GuestSpec(f"first {via}", disks=specs, rate=15))
     second = make_guest(GuestSpec(f"second {via}", disks=specs, rate=20))
     folder = destination(lab, first)
     try:
@@ -129,7 +129,7 @@ def test_disks_go_to_several_places_and_a_disk_left_out_is_not_touched(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
     specs = (*TWO_DISKS, DiskSpec("vdc", format="raw", size_mib=64, data_mib=4))
-    guest = make_guest(GuestSpec("three", disks=specs, rate=30))
+    guest = make_guest(GuestSpec("three", disks=specs, rate=15))
     domain = domain_of(guest)
     left = images(domain)["vdc"]
     inode = left.stat().st_ino
@@ -151,7 +151,7 @@ def test_a_cdrom_stays_and_a_name_of_any_letters_is_fine(
 ) -> None:
     iso = lab.storage("san1") / f"a disc {via}.iso"
     iso.write_bytes(b"\0" * (1 << 20))
-    guest = make_guest(GuestSpec(f"Größe [x] & 'so' 名 {via}", disks=TWO_DISKS, rate=30, cdrom=iso))
+    guest = make_guest(GuestSpec(f"Größe [x] & 'so' 名 {via}", disks=TWO_DISKS, rate=15, cdrom=iso))
     domain = domain_of(guest)
     folder = destination(lab, guest)
     plan = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", via, "--plan")
@@ -171,7 +171,7 @@ def test_a_cdrom_stays_and_a_name_of_any_letters_is_fine(
 def test_nvram_in_the_moved_folder_makes_auto_take_quick_and_travels(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("firmware", disks=TWO_DISKS, rate=30, uefi=True, memory_mib=256))
+    guest = make_guest(GuestSpec("firmware", disks=TWO_DISKS, rate=15, uefi=True, memory_mib=256))
     domain = domain_of(guest)
     nvram = nvram_of(domain)
     beside = guest.place.images["vda"].parent / "vars.fd"
@@ -204,7 +204,7 @@ def test_nvram_in_the_moved_folder_makes_auto_take_quick_and_travels(
 def test_a_tpm_keeps_its_state_through_quick(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("with tpm", disks=TWO_DISKS, rate=30, tpm=True))
+    guest = make_guest(GuestSpec("with tpm", disks=TWO_DISKS, rate=15, tpm=True))
     move(ferry, guest.name, "--path", destination(lab, guest), "--via", "quick")
     guest.wait_acks(20)
     power_off(guest, domain_of(guest))

@@ -13,6 +13,7 @@ from tests.libvirt.test_lab_hosts import MOVING
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 
+pytestmark = pytest.mark.xdist_group("two hosts")  # one process has them both for all of these tests
 LEASE = DiskSpec("vdc", storage="shared", format="raw", size_mib=1, lease=True)
 WRITER = GuestSpec("writer", disks=(*TWO_DISKS, LEASE), rate=100)
 

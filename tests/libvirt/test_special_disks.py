@@ -61,7 +61,7 @@ def test_an_encrypted_disk_of_a_running_vm_is_refused_with_what_would_help(
 def test_an_encrypted_disk_moves_offline_and_is_encrypted_there_too(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("sealed", disks=(ENCRYPTED, PLAIN), rate=30))
+    guest = make_guest(GuestSpec("sealed", disks=(ENCRYPTED, PLAIN), rate=15))
     domain, folder = domain_of(guest), destination(lab, guest)
     guest.wait_acks(30)
     power_off(guest, domain)
@@ -150,7 +150,7 @@ def test_a_base_that_the_source_can_no_longer_read_undoes_the_job_and_the_guest_
     """The guest's own writes lie in an overlay on a good storage; of the shared image below it one part is gone."""
     golden = lab.add_storage(f"worn-{via}", "ext4", 256) / "golden.img"
     make_image(golden, "raw", size_mib=256, data_mib=160)
-    guest = make_guest(GuestSpec(f"worn {via}", disks=(DiskSpec("vda", backing=golden), PLAIN), rate=30))
+    guest = make_guest(GuestSpec(f"worn {via}", disks=(DiskSpec("vda", backing=golden), PLAIN), rate=15))
     other = other_user(connection, golden)
     domain, folder = domain_of(guest), destination(lab, guest)
     lab.wear_out(f"worn-{via}", left_mib=128)

@@ -85,7 +85,7 @@ def _receipt_is_whole(ferry: Ferry, via: str, moved: dict[str, Path]) -> None:
 def test_auto_takes_live_for_a_running_vm_and_offline_for_one_that_is_off(
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=30))
+    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     first, second = destination(lab, guest), guest.place.images["vda"].parent
     assert ferry.run("migrate-storage", guest.name, "--path", first).code == 0
     power_off(guest, domain_of(guest))
@@ -98,7 +98,7 @@ def test_auto_takes_live_for_a_running_vm_and_offline_for_one_that_is_off(
 def test_a_paused_vm_moves_and_stays_paused(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=30))
+    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
     guest.wait_acks(50)
     domain.suspend()
@@ -115,7 +115,7 @@ def test_a_paused_vm_moves_and_stays_paused(
 def test_a_transient_vm_stays_transient(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("passing", disks=TWO_DISKS, rate=30, persistent=False))
+    guest = make_guest(GuestSpec("passing", disks=TWO_DISKS, rate=15, persistent=False))
     guest.wait_acks(50)
     domain = domain_of(guest)
     folder = destination(lab, guest)
@@ -132,7 +132,7 @@ def test_a_transient_vm_stays_transient(
 def test_a_kept_source_is_a_way_back(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=30))
+    guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     guest.wait_acks(50)
     source = guest.place.images["vda"].parent
     ended = ferry.run("migrate-storage", guest.name, "--path", destination(lab, guest), "--via", via, "--keep-source")
