@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
+from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -63,6 +66,8 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises AgentRunning, UsageError, StateUnusable."""
     metrics = _metrics_listener(options.metrics) if options.metrics is not None else None
     worker_log.start(options.state / "agent.log", foreground=True)
+    if current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, _leave)  # until it serves, and between joining and serving
     lock = _locked(options.state)
     try:
         if metrics is not None:
@@ -77,6 +82,10 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         log.info("left", host=agent.name)
     finally:
         lock.release()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _libvirt_hosts(tls: TlsFolder, connect: str, fence: Fence) -> Hosts:
