@@ -25,7 +25,8 @@ test: packages $(READY)  ## everything, guests side by side; each family has a b
 	timeout 300 $(MAKE) --no-print-directory format-check lint types
 	timeout 1500 $(BIN)/pytest -q -n 4 --dist worksteal tests/unit tests/block
 	timeout 3300 $(BIN)/pytest -q -n 3 --dist loadgroup -m "not long" tests/libvirt
-	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, more kills"
+	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, the other"
+	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in chaos"
 
 long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
