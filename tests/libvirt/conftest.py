@@ -79,7 +79,7 @@ def lab_place(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def ferry(lab: LabHost, tmp_path: Path) -> Iterator[Ferry]:
     """vmferry's own command against the lab, with a state folder of its own within the lab, which ends its worker."""
-    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri) as command:
+    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, priority="foreground") as command:
         yield command
 
 
@@ -150,5 +150,7 @@ def make_guest_on() -> Iterator[MakeGuestOn]:
 def manager(two_hosts: Lab, tmp_path: Path) -> Iterator[Ferry]:
     """vmferry's own command in the manager's place: on the network of two_hosts, without any of their files."""
     node = two_hosts.manager
-    with Ferry(node.at / f"state-{tmp_path.name}", two_hosts.host("host1").tcp_uri, node.inside()) as command:
+    with Ferry(
+        node.at / f"state-{tmp_path.name}", two_hosts.host("host1").tcp_uri, node.inside(), priority="foreground"
+    ) as command:
         yield command

@@ -38,7 +38,9 @@ def managed(lab: Lab, name: str, records: str = "") -> Iterator[ManagedLab]:
     """Agents and a manager of a test's own; all end with it. `records`: a database, for it is one of several."""
     with ExitStack() as stack:
         node = lab.manager
-        manager = stack.enter_context(Ferry(node.at / f"state-{name}", INSIDE_URI, node.inside(), records))
+        manager = stack.enter_context(
+            Ferry(node.at / f"state-{name}", INSIDE_URI, node.inside(), records, "foreground")
+        )
         agents = {}
         for host in lab.hosts:
             agent = ServedHost(host.at / f"agent-{name}", INSIDE_URI, host.inside(), f"{host.address}:{PORT}")

@@ -145,7 +145,7 @@ def several_managers(lab: Lab, name: str) -> Iterator[tuple[ManagedLab, list[Fer
             state = fleet.manager.state_folder.with_name(f"state-{name}-{number}")
             state.mkdir(mode=0o700)
             shutil.copytree(fleet.manager.state_folder / "authority", state / "authority")
-            other = Ferry(state, INSIDE_URI, lab.manager.inside(), records)
+            other = Ferry(state, INSIDE_URI, lab.manager.inside(), records, "foreground")
             managers.append(stack.enter_context(other))
             assert other.run("jobs").code == 0
         yield fleet, managers, server

@@ -43,7 +43,7 @@ def test_a_worker_killed_at_any_moment_loses_nothing(
         here = where(domain)
         there = next(p for p in places if p != here)
         begun = time.monotonic()
-        job = ferry.detached(guest.name, "--path", there, "--via", via)
+        job = ferry.detached(guest.name, "--path", there, "--via", via, "--max-pause", "60s")
         kills += killed_within(ferry, luck.uniform(0.0, longest))
         ended = ferry.run("recover")
         assert ended.code == 0, ended.out + ended.err

@@ -73,7 +73,7 @@ def volumes(lab: LabHost) -> Iterator[LabVolumes]:
 @pytest.fixture
 def inner_ferry(lab: LabHost, volumes: LabVolumes, tmp_path: Path) -> Iterator[Ferry]:
     """vmferry's command and worker where the LUNs can be reached."""
-    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside) as command:
+    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside, priority="foreground") as command:
         yield command
 
 
@@ -164,7 +164,7 @@ def _move(guest: LabGuest, ferry: Ferry, via: str, stops: dict[str, tuple[str, s
         groups.setdefault(_format(stop), []).append(f"{target}={stop[1]}")
     for format_, places in groups.items():
         disks = [word for place in places for word in ("--disk", place)]
-        words = ("--via", via, "--overlay-dir", overlays, "--format", format_, "--overwrite")
+        words = ("--via", via, "--max-pause", "60s", "--overlay-dir", overlays, "--format", format_, "--overwrite")
         ended = ferry.run("migrate-storage", guest.name, *disks, *words)
         assert ended.code == 0, (stops, ended.out + ended.err)
 

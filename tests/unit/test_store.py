@@ -182,6 +182,20 @@ def test_a_receipt_comes_with_the_state(store: Store) -> None:
     assert store.receipt("nothing2") is None
 
 
+def test_past_moves_are_the_newest_that_no_crash_cut_off(store: Store) -> None:
+    receipts = {}
+    for id in ("first222", "crashed2", "third222"):
+        store.add(job(id))
+        store.start_waiting(lambda _slot: 1)
+        token = Token(id, store.take_over()[id] if id == "crashed2" else 1)
+        receipts[id] = Receipt(id, "guest", "live", (), (), 0.1, 0.2, True, 1, now())
+        store.advance(token, JobState.DONE, receipt=receipts[id])
+    connect = some_plan().connect
+    assert [receipt for _, receipt in store.past(connect, 9)] == [receipts["third222"], receipts["first222"]]
+    assert [receipt for _, receipt in store.past(connect, 1)] == [receipts["third222"]]
+    assert store.past("elsewhere", 9) == []
+
+
 def test_the_journal_closes_the_newest_line_of_an_act(store: Store) -> None:
     store.add(job("abcd2345"))
     token = Token("abcd2345", 1)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmferry.errors import LabPlaceUnfit
+from vmferry.errors import LabPlaceUnfit, LabProgramFailed
 from vmferry.lab.programs import run
 from vmferry.lab.secrets import KEY, QEMU_IMG_KEY
 
 ENCRYPT = (*QEMU_IMG_KEY, "-o", f"encrypt.format=luks,encrypt.key-secret={KEY},encrypt.iter-time=10")
+UNMEASURED = "Unable to get accurate CPU usage"
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,19 @@ def _become(raw: Path, image: Path, format_: str, how: Sequence[str] = ()) -> No
     if format_ == "raw":
         raw.replace(image)
         return
-    run("qemu-img", "convert", "-f", "raw", "-O", format_, *how, raw, image)
+    _converted("qemu-img", "convert", "-f", "raw", "-O", format_, *how, raw, image)
     raw.unlink()
+
+
+def _converted(*words: str | Path) -> None:
+    """For a key that qemu-img derives it measures the processor, and on a busy one it may fail to: then again."""
+    for last in (False, False, True):
+        try:
+            run(*words)
+            return
+        except LabProgramFailed as failed:
+            if last or UNMEASURED not in str(failed):
+                raise
 
 
 def _format_of(image: Path) -> str:

@@ -18,6 +18,7 @@ from vmferry.lab.programs import wait_for
 
 COMMAND = (str(Path(sys.executable).with_name("vmferry")),)
 DEADLINE_S = 240.0
+MOVES = {"migrate-storage", "migrate"}
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,15 @@ class Ended:
 class Ferry:
     """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
 
-    def __init__(self, state: Path, uri: str, inside: Sequence[str] = (), records: str = "") -> None:
+    def __init__(
+        self, state: Path, uri: str, inside: Sequence[str] = (), records: str = "", priority: str = ""
+    ) -> None:
         """`inside`: words before the command that take it, and its worker, to another network, say.
 
-        `records`: the URL of the database that it shares with other managers.
+        `records`: the URL of the database that it shares with other managers. `priority`: of moves that name none;
+        on a busy machine one that gives way to its guests takes minutes for what takes seconds.
         """
+        self.priority = priority
         self.state_folder = state
         self.command = (*inside, *COMMAND)
         self.environment = os.environ | {
@@ -55,7 +60,7 @@ class Ferry:
     def run(self, *words: str | Path, deadline_s: float = DEADLINE_S) -> Ended:
         """Run a command to its end."""
         ended = subprocess.run(
-            (*self.command, *map(str, words)),
+            self._line(words),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -67,7 +72,7 @@ class Ferry:
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         return subprocess.Popen(
-            (*self.command, *map(str, words)),
+            self._line(words),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -77,7 +82,13 @@ class Ferry:
 
     def show(self, *words: str | Path) -> int:
         """Run a command on this terminal."""
-        return subprocess.run((*self.command, *map(str, words)), env=self.environment).returncode
+        return subprocess.run(self._line(words), env=self.environment).returncode
+
+    def _line(self, words: Sequence[str | Path]) -> list[str]:
+        line = [*self.command, *map(str, words)]
+        if self.priority and not MOVES.isdisjoint(line) and "--priority" not in line:
+            line += ["--priority", self.priority]
+        return line
 
     def detached(self, *words: str | Path) -> str:
         """Submit a job and leave it running. Returns its id."""

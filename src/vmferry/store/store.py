@@ -312,9 +312,9 @@ class Store:
         return load(Receipt, text) if text is not None else None
 
     def past(self, connect: str, most: int) -> list[tuple[Plan, Receipt]]:
-        """The newest finished moves of a host's VMs, the last one first."""
+        """The newest finished moves of a host's VMs, the last one first; of those that no crash cut off."""
         query = sa.select(jobs.c.plan, receipts.c.receipt).join(receipts, receipts.c.job == jobs.c.id)
-        query = query.where(jobs.c.connect == connect).order_by(jobs.c.number.desc()).limit(most)
+        query = query.where(jobs.c.connect == connect, jobs.c.epoch == 1).order_by(jobs.c.number.desc()).limit(most)
         with self._reading() as connection:
             return [(load(Plan, plan), load(Receipt, receipt)) for plan, receipt in connection.execute(query)]
 
