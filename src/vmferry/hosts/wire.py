@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -30,11 +31,19 @@ class Call:
 
     name: str
     signature: inspect.Signature
-    types: Mapping[str, TypeAdapter[Any]]
-    """Of the arguments that travel: all but a Watch."""
-    answer: TypeAdapter[Any]
+    hints: Mapping[str, Any]
+    """The types of the arguments that travel, which is all but a Watch, and of what is returned."""
     watched: str | None
     """The argument that is a Watch: such a call is long."""
+
+    @cached_property
+    def types(self) -> Mapping[str, TypeAdapter[Any]]:
+        """Made when first needed: a worker without agents needs none, and all take a tenth of a second."""
+        return {name: TypeAdapter(hint) for name, hint in self.hints.items() if name != "return"}
+
+    @cached_property
+    def answer(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.hints["return"])
 
     @property
     def looks(self) -> bool:
@@ -80,10 +89,9 @@ def _load(type_: TypeAdapter[Any], told: object, what: str) -> Any:
 def _call(name: str) -> Call:
     method = getattr(Host, name)
     hints = get_type_hints(method)
-    answer = hints.pop("return")
     watched = next((n for n, hint in hints.items() if hint is Watch), None)
-    types: dict[str, TypeAdapter[Any]] = {n: TypeAdapter(hint) for n, hint in hints.items() if n != watched}
-    return Call(name, inspect.signature(method), types, TypeAdapter(answer), watched)
+    travels = {n: hint for n, hint in hints.items() if n != watched}
+    return Call(name, inspect.signature(method), travels, watched)
 
 
 CALLS: Mapping[str, Call] = {
