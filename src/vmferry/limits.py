@@ -50,7 +50,7 @@ class Limits:
         self.clock = clock
         self.local = local
         self._throttles: dict[str, Throttle] = {}
-        self._samplers: dict[str, Sampler] = {}
+        self._samplers: dict[tuple[str, bool], Sampler] = {}
         self._known: dict[str, tuple[SharedLimit, str]] = {}  # by name and host: the limit, and whose it is
         self._told: dict[str, tuple[int | None, bool]] = {}
         self._until: dict[SharedLimit, tuple[float, InForce]] = {}
@@ -125,7 +125,8 @@ class Limits:
             if limit.connect == connect:
                 self._know(limit, self._slot(limit))
         self._apply()
-        gates = [self._gate(slot.removeprefix(HOST)) for slot in slots if slot.startswith(HOST)]
+        hosts = [slot.removeprefix(HOST) for slot in slots if slot.startswith(HOST)]
+        gates = [self._gate(host, crosses=len(hosts) > 1) for host in hosts]
         return (*(self._throttle(slot) for slot in slots), *gates)
 
     def closed(self, slots: Sequence[str]) -> str:
@@ -203,11 +204,13 @@ class Limits:
     def _throttle(self, slot: str) -> Throttle:
         return self._throttles.setdefault(slot, Throttle())
 
-    def _gate(self, connect: str) -> Throttle:
+    def _gate(self, connect: str, *, crosses: bool) -> Throttle:
+        """Of what stays on a host, and of what comes and goes: its link to others is of interest to one of them."""
         with self._lock:
-            if connect not in self._samplers:
-                self._samplers[connect] = Sampler(connect, lambda: self._hosts.open(connect))
-            return self._samplers[connect].gate
+            if (connect, crosses) not in self._samplers:
+                sampler = Sampler(connect, lambda: self._hosts.open(connect), crosses=crosses)
+                self._samplers[connect, crosses] = sampler
+            return self._samplers[connect, crosses].gate
 
     def _slot(self, limit: SharedLimit) -> str:
         """Named anew each time: a file system's number changes when it is mounted again."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from threading import Event, Lock, Thread
 
 import structlog
 
 from vmferry.errors import VmferryError
 from vmferry.hosts.protocol import Host
+from vmferry.model import Load
 from vmferry.transfer.idle import Idle, Look
 from vmferry.transfer.throttle import Gate
 
@@ -23,18 +25,21 @@ AWAY_S = 30.0
 PATIENCE_S = 5.0
 """A host that hangs must not keep a worker from leaving."""
 
-LinkUse = Callable[[], float]
-"""How much of a link others use, 0 to 1."""
+LINK_LOOKS = 4
+"""A link's use is that of the looks so far back: what we admit at once, it carries a while later."""
 
 
 class Sampler:
     """Of one host. Its thread lives while somebody asks at the gate, and a little longer."""
 
-    def __init__(self, name: str, open_: Callable[[], Host], links: Sequence[LinkUse] = ()) -> None:
+    def __init__(self, name: str, open_: Callable[[], Host], *, crosses: bool = False) -> None:
+        """`crosses`: what passes this gate goes over the host's link to others."""
         self.gate = Gate(self._ask)
         self._name = name
         self._open = open_
-        self._links = links
+        self._crosses = crosses
+        self._looks: deque[tuple[Load, int]] = deque(maxlen=LINK_LOOKS)
+        """What was seen last, and all that had passed by then."""
         self._idle = Idle()
         self._asked_at = 0.0
         self._lock = Lock()
@@ -73,6 +78,7 @@ class Sampler:
         return False
 
     def _end(self) -> None:
+        self._looks.clear()
         self._idle.rest()
         self.gate.give(None, "")
         with self._lock:
@@ -87,11 +93,28 @@ class Sampler:
             self._idle.rest()
             self.gate.give(None, "")
             return AWAY_S
-        link = max((used() for used in self._links), default=0.0)
-        rate = self._idle.look(Look(self.gate.passed_bytes, load, link))
+        passed = self.gate.passed_bytes
+        self._looks.append((load, passed))
+        link = used_by_others(*self._looks[0], load, passed) if self._crosses else 0.0
+        rate = self._idle.look(Look(passed, load, link))
         if self._idle.says and not self.gate.says:
             log.info("giving way", host=self._name, bytes_s=rate, why=self._idle.says)
         elif self.gate.says and not self._idle.says:
             log.info("no longer giving way", host=self._name)
         self.gate.give(rate, self._idle.says)
         return LOOK_S
+
+
+def used_by_others(before: Load, passed_before: int, now: Load, passed: int) -> float:
+    """How much of a link's busier direction others have used between two looks, 0 to 1; 0 where nothing is known.
+
+    What passed at the gate is taken off: of a comparison, which crosses no link, that is too much. So a link is
+    given way on while bytes are copied over it.
+    """
+    seconds = now.at_s - before.at_s
+    if before.link is None or now.link is None or seconds <= 0:
+        return 0.0
+    sent = now.link.sent_bytes - before.link.sent_bytes
+    received = now.link.received_bytes - before.link.received_bytes
+    others = max(0, max(sent, received) - (passed - passed_before))
+    return min(1.0, others / (now.link.capacity_bytes_s * seconds))

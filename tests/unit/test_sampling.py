@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from vmferry.errors import HostUnreachable
 from vmferry.hosts.load import stalled_s
 from vmferry.hosts.memory import InMemory, MemoryHost, World
 from vmferry.lab.programs import wait_for
-from vmferry.model import DiskWaits, Load
+from vmferry.model import DiskWaits, LinkCount, Load
 from vmferry.sampling import Sampler
 from vmferry.transfer.idle import START_BYTES_S
 
@@ -84,3 +85,31 @@ def test_pressure_is_read_as_the_kernel_writes_it(text: str, seconds: float | No
     told.write_text(text)
     assert stalled_s(told) == seconds
     assert stalled_s(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("crosses", ["crosses", "stays"])
+def test_what_crosses_a_link_that_others_fill_gives_way_and_what_stays_does_not(crosses: str) -> None:
+    world = World(load=Load(0.0, link=LinkCount(0, 0, 100 * MIB)))
+    watching = Sampler("memory", lambda: filling(world), crosses=crosses == "crosses")
+
+    def gave_way() -> bool:
+        watching.gate.moved(MIB // 4)
+        return "giving way on the link: others use" in watching.gate.says
+
+    def looked_often() -> bool:
+        watching.gate.moved(MIB // 4)
+        return world.load.link is not None and world.load.link.sent_bytes > 500 * MIB
+
+    try:
+        wait_for(gave_way if crosses == "crosses" else looked_often, "the looks", 60)
+        assert (watching.gate.says == "") == (crosses == "stays")
+    finally:
+        watching.close()
+
+
+def filling(world: World) -> MemoryHost:
+    """At each look 90 MiB more have been sent; ours is little of it."""
+    link = world.load.link
+    assert link is not None
+    world.load = replace(world.load, link=replace(link, sent_bytes=link.sent_bytes + 90 * MIB))
+    return MemoryHost(InMemory(world))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from vmferry.fence import Fence
 from vmferry.hosts import domain_xml, files, images, look, processors, volumes
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
+from vmferry.hosts.cards import link_of
 from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.guest_agent import GuestAgent
@@ -135,7 +137,8 @@ class LibvirtHost(Between):
             self._link.call("change its CPU", lambda c: processors.set_cpu(c, uuid, xml, to))
 
     def load(self) -> Load:
-        return self._link.call("look at its load", read_load)
+        load = self._link.call("look at its load", read_load)
+        return replace(load, link=link_of(self._exports.front.address)) if self._exports is not None else load
 
     # -- files
 

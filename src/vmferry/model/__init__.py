@@ -20,7 +20,7 @@ from vmferry.model.jobs import (
     Token,
 )
 from vmferry.model.limits import InForce, LimitView, Scope, SharedLimit, Window
-from vmferry.model.load import DiskWaits, Load
+from vmferry.model.load import DiskWaits, LinkCount, Load
 from vmferry.model.notices import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
 from vmferry.model.plans import (
     DiskMove,
@@ -78,6 +78,7 @@ __all__ = [
     "JobView",
     "Lack",
     "LimitView",
+    "LinkCount",
     "Load",
     "Lost",
     "MoveRequest",

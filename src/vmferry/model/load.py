@@ -20,9 +20,21 @@ class DiskWaits:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkCount:
+    """What has passed over the network cards by which other hosts reach this one, since they came up."""
+
+    sent_bytes: int
+    received_bytes: int
+    capacity_bytes_s: int
+    """In each direction."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     at_s: float
     """When it was read, by the host's own clock that only goes forward."""
     disks: tuple[DiskWaits, ...] = ()
     stalled_s: float | None = None
     """Seconds in which some process waited for storage (PSI, "some" of /proc/pressure/io); None if not told."""
+    link: LinkCount | None = None
+    """None of a host that no other one reaches, or whose cards do not tell their speed: virtual ones often do not."""

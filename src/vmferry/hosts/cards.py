@@ -1,0 +1,73 @@
+"""The network cards of this machine, as Linux counts what passes over them."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from vmferry.model import LinkCount
+
+CARDS = Path("/sys/class/net")
+_IPV6 = Path("/proc/net/if_inet6")
+_SIOCGIFADDR = 0x8915
+"""See netdevice(7)."""
+_MBIT = 1_000_000 // 8
+
+
+def link_of(address: str, cards: Path = CARDS) -> LinkCount | None:
+    """Of the cards below the interface that has this address, an IP address or a name of this host.
+
+    Below a bridge, a bond or a VLAN lie the cards that carry it; what guests send over them is counted too.
+    None where no interface has the address, or one of the cards does not tell its speed.
+    """
+    interface = _interface(address)
+    return _counted(_below(cards / interface)) if interface is not None else None
+
+
+def _counted(cards: list[Path]) -> LinkCount | None:
+    try:
+        counts = [
+            [int((card / file).read_text()) for file in ("statistics/tx_bytes", "statistics/rx_bytes", "speed")]
+            for card in cards
+        ]
+    except (OSError, ValueError):  # a card that is down, or virtual, refuses to tell its speed
+        return None
+    sent, received, mbit_s = map(sum, zip(*counts, strict=True))
+    return LinkCount(sent, received, mbit_s * _MBIT) if all(speed > 0 for *_, speed in counts) else None
+
+
+def _below(interface: Path) -> list[Path]:
+    """The real cards that carry it; itself where there is none."""
+    return sorted(set(_real(interface))) or [interface]
+
+
+def _real(interface: Path) -> Iterator[Path]:
+    if (interface / "device").exists():
+        yield interface
+    for lower in interface.glob("lower_*"):
+        yield from _real(lower.resolve())
+
+
+def _interface(address: str) -> str | None:
+    """The name of the interface that has it."""
+    with suppress(OSError):
+        wanted = {ip_address(found[4][0]) for found in socket.getaddrinfo(address, None)}
+        return next((name for name, held in _addresses() if held in wanted), None)
+    return None
+
+
+def _addresses() -> Iterator[tuple[str, object]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has none
+                told = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                yield name, ip_address(told[20:24])
+    with suppress(OSError):  # no IPv6 here
+        for line in _IPV6.read_text().splitlines():
+            digits, *_, name = line.split()
+            yield name, ip_address(bytes.fromhex(digits))
