@@ -262,8 +262,9 @@ class Jobs:
         said = resolution(self._hosts, row.id, row.plan, vm_is_at, vm)
         if self._strategy(row.plan.technology).names != row.plan.steps:
             raise _plan_changed(row)
+        self._engine.begin_anew(row.id, self._wake.set)  # before: once superseded, it may end by itself at any instant
         self._store.declare_lost(row.id, said.lost, said.judge)
-        self._engine.begin_anew(row.id, self._wake.set)
+        self._engine.begin_anew(row.id, self._wake.set)  # one that has begun since, with the epoch of before
         self._desks.stop(row.id)
         return self.get(row.id)
 

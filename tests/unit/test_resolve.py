@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from chaos_worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts, Scenario, make_world, quick_folder
@@ -430,6 +430,29 @@ def test_a_job_that_lost_its_destination_in_the_cut_over_waits_says_so_and_is_ta
         assert any(path.name == f"vmferry-{id}.memory" for path in view.left)
         with pytest.raises(WrongState):
             jobs.resolve(id, NEAR, "guest")
+
+
+@pytest.mark.slow
+def test_a_walk_that_ends_by_itself_as_it_is_superseded_is_gone_on_with(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(make_world())
+    away_at(fleet, FAR, "release")
+    with worker(state, fleet) as jobs:
+        id = jobs.submit(QUICK).id
+        waiting(jobs, id)
+        fleet.ground.world.at(FAR).machines[UUID].live = None
+        declare_lost = jobs._store.declare_lost
+
+        def slowly(*given: Any) -> int:
+            epoch = declare_lost(*given)
+            jobs._desks.stop(id)  # what it would find out at its next record
+            until(lambda: not jobs._engine._running[id])
+            return epoch
+
+        monkeypatch.setattr(jobs._store, "declare_lost", slowly)
+        jobs.resolve(id, NEAR, "guest")
+        assert ended(jobs, id).state is JobState.UNDONE
 
 
 @pytest.mark.slow
