@@ -78,11 +78,15 @@ class Sampler:
         return False
 
     def _end(self) -> None:
+        self._let_all_pass()
+        with self._lock:
+            self._thread = None
+
+    def _let_all_pass(self) -> None:
+        """What was seen last tells nothing any more."""
         self._looks.clear()
         self._idle.rest()
         self.gate.give(None, "")
-        with self._lock:
-            self._thread = None
 
     def _look(self) -> float:
         """Set the gate. Returns the seconds until the next look."""
@@ -90,8 +94,7 @@ class Sampler:
             load = self._open().load()
         except VmferryError as error:
             log.warning("the guests cannot be looked at: nothing is held back", host=self._name, why=str(error))
-            self._idle.rest()
-            self.gate.give(None, "")
+            self._let_all_pass()
             return AWAY_S
         passed = self.gate.passed_bytes
         self._looks.append((load, passed))

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -56,9 +57,15 @@ def _real(interface: Path) -> Iterator[Path]:
 def _interface(address: str) -> str | None:
     """The name of the interface that has it."""
     with suppress(OSError):
-        wanted = {ip_address(found[4][0]) for found in socket.getaddrinfo(address, None)}
+        wanted = _resolved(address)
         return next((name for name, held in _addresses() if held in wanted), None)
     return None
+
+
+@lru_cache
+def _resolved(address: str) -> frozenset[object]:
+    """Once: a look each second must not ask for a name each second. One that fails is tried again. Raises OSError."""
+    return frozenset(ip_address(found[4][0]) for found in socket.getaddrinfo(address, None))
 
 
 def _addresses() -> Iterator[tuple[str, object]]:
