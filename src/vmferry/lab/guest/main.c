@@ -13,7 +13,7 @@
  *   lab.touch=MIB lab.dirty=MIB_S   memory filled at the start, and rewritten each second
  *   lab.fs=vdc                 an ext4 disk: mounted, and a note taken on it 10 times a second (agent.c)
  *   lab.lease=vdc              a disk that all hosts see: the guest's lease, see lease.c
- *   lab.channel                say all but this on a virtio channel instead of ttyS0
+ *   lab.channel                say `up`, and all after it, on a virtio channel instead of ttyS0
  *   lab.agent                  start /sbin/qemu-ga
  *   lab.probe                  say `up` and power off
  * and by lines `SEQ COMMAND [ARGUMENT]` on ttyS1, answered with `done SEQ`: stop, go, rate N, dirty N,
