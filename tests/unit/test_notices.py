@@ -44,17 +44,18 @@ here = Path(__file__).parent
 told = json.load(sys.stdin)
 told["env"] = {k: v for k, v in os.environ.items() if k.startswith("VMFERRY_")}
 told["words"] = sys.argv[1:]
+down = (here / "down").exists()
 with (here / "told").open("a") as file:
     file.write(json.dumps(told) + "\\n")
 while (here / "hold").exists():
     time.sleep(0.02)
-if (here / "down").exists():
+if down:
     sys.exit("the pager is down")
 """
 
 
 class Pager:
-    """A command that writes down what it is told; it fails while `down` exists, and stands still while `hold` does."""
+    """A command that writes down what it is told, stands still while `hold` exists, and fails if `down` did."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
