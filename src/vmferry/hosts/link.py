@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import libvirt
@@ -64,10 +65,27 @@ class Link:
         try:
             return act(conn)
         except libvirt.libvirtError as error:
-            if self._away(conn, error):
+            if away := self._away(conn, error):
                 self._drop(conn)
-                raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
-            raise HostRefused(host=self.uri, action=action, reason=error.get_error_message()) from error
+            raise self._failed(action, error, away=away) from error
+
+    def call_long(self, action: str, act: Callable[[libvirt.virConnect], T]) -> T:
+        """The same on a connection of its own, for what takes seconds.
+
+        libvirt's client lets the thread that waits on a connection also send what others ask there, and may miss the
+        word that there is something: seen in 9.0, calls that waited for the end of a save.
+        """
+        try:
+            conn = self._connected()
+        except libvirt.libvirtError as error:
+            raise self._failed(action, error, away=True) from error
+        try:
+            return act(conn)
+        except libvirt.libvirtError as error:
+            raise self._failed(action, error, away=self._away(conn, error)) from error
+        finally:
+            with suppress(libvirt.libvirtError):
+                conn.close()
 
     def stopped_at(self, uuid: str) -> float | None:
         """When QEMU last stopped the guest's CPUs, by QEMU's own clock reading (Unix time), if it was seen."""
@@ -86,17 +104,26 @@ class Link:
             if self._conn is not None and not _lives(self._conn):
                 self._conn = None  # libvirtd was started anew meanwhile: nobody has to hear of that
             if self._conn is None:
-                _run_event_loop()
                 try:
-                    conn = libvirt.open(self.uri)
+                    conn = self._connected()
                     self._listen(conn)  # fails too where there is no QEMU behind the URI
                 except libvirt.libvirtError as error:
                     raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
                 self._conn = conn
             return self._conn
 
-    def _listen(self, conn: libvirt.virConnect) -> None:
+    def _connected(self) -> libvirt.virConnect:
+        _run_event_loop()
+        conn = libvirt.open(self.uri)
         conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_TRIES)
+        return conn
+
+    def _failed(self, action: str, error: libvirt.libvirtError, *, away: bool) -> HostRefused | HostUnreachable:
+        if away:
+            return HostUnreachable(host=self.uri, reason=error.get_error_message())
+        return HostRefused(host=self.uri, action=action, reason=error.get_error_message())
+
+    def _listen(self, conn: libvirt.virConnect) -> None:
         libvirt_qemu.qemuMonitorEventRegister(conn, None, "STOP", self._stop_seen, None, 0)
 
     def _stop_seen(

@@ -69,7 +69,7 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
 
     def carry() -> None:
         try:
-            link.call("migrate it", act)
+            link.call_long("migrate it", act)
         except VmferryError as error:
             failed.append(error)
 
