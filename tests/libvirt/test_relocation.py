@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_live_relocation_under_kvm_loses_no_write_and_no_page(fleet: ManagedLa
 
     assert ended.code == 0, ended.out + ended.err
     arrived(fleet, guest, folder)
+
+
+def test_the_memory_of_a_guest_that_runs_goes_over_a_slow_link_before_it_stops(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    """Under KVM alone: else it stands from the first byte on."""
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, replace(MOVING, memory_mib=128, touch_mib=72, dirty_mib_s=1))
+    guest.wait_acks(20)
+    folder = folder_on(two, guest)
+    fleet.lab.link("host2").shape("200mbit")
+    try:
+        ended = fleet.migrate(guest, two, "--path", folder, "--via", "quick", "--max-pause", "60s")
+    finally:
+        fleet.lab.link("host2").shape(None)
+
+    assert ended.code == 0, ended.out + ended.err
+    job = fleet.manager.jobs()[0]["id"]
+    arrived(fleet, guest, folder)
+    moved = {phase["name"]: phase["bytes"] for phase in fleet.manager.receipt(job)["phases"]}
+    assert moved["save memory"] > 72 << 20
+    if fleet.manager.job(job)["plan"]["precopy"]:
+        assert moved["copy last"] < moved["save memory"] / 2
 
 
 def test_a_vm_that_is_off_goes_over_the_lan_and_starts_there(fleet: ManagedLab, make_guest_on: MakeGuestOn) -> None:

@@ -43,6 +43,7 @@ COLUMNS = [fault.name for fault in FAULTS]
 BY_NAME = {fault.name: fault for fault in FAULTS}
 SAMPLE = [
     ("quick", "CopyBase", "source agent killed"),
+    ("quick", "Save", "source agent killed"),
     ("quick", "CopyLast", "destination agent killed"),
     ("quick", "Resume", "manager killed"),
     ("quick", "Merge", "destination QEMU killed"),
@@ -59,8 +60,11 @@ CASES = SAMPLE if not ASKED else not_run(PAGE, EVERY, NAMED) if ASKED == "missin
 CALM = replace(MOVING, rate=15, dirty_mib_s=1)
 """It writes through every step, and several of them leave two cores some room."""
 SLOW = {"CopyBase": ("--limit", "8MiB")}
-NARROW = {"Migrate": "100mbit", "CopyLast": "100mbit"}
+NARROW = {"Migrate": "100mbit", "CopyLast": "100mbit", "Save": "100mbit"}
 """So that a step lasts long enough to be struck in its midst."""
+MUCH = {"Save": replace(CALM, touch_mib=40)}
+MIDST = {"Save": "vmferry-*.memory.part"}
+"""What shows at the destination that a step is in its midst: of a save, that memory is carried."""
 WORDS = {"quick": ("--via", "quick", "--max-pause", "60s"), "live": ("--via", "live")}
 
 
@@ -130,7 +134,7 @@ def test_a_relocation_that_is_struck_leaves_one_vm_that_runs_and_loses_nothing(
     via: str, step: str, fault: str, fleet: ManagedLab, make_guest_on: MakeGuestOn
 ) -> None:
     one, two = fleet.lab.hosts
-    guest = make_guest_on(one, replace(CALM, name=f"{via} {step} {FAULTS.index(BY_NAME[fault])}"))
+    guest = make_guest_on(one, replace(MUCH.get(step, CALM), name=f"{via} {step} {FAULTS.index(BY_NAME[fault])}"))
     guest.wait_acks(20)
     folder = two.storage("san2") / guest.name
     folder.mkdir()
@@ -150,6 +154,8 @@ def strike(case: Case, fault: Fault) -> tuple[bool, str]:
     try:
         wait_for(lambda: case.step in manager.steps(case.job) or case.ended(), f"{case.step}", 180)
         assert case.step in manager.steps(case.job), manager.job(case.job)
+        if case.step in MIDST:
+            wait_for(lambda: [*case.folder.glob(MIDST[case.step])] or case.ended(), "the midst of it", 180)
         struck = fault.inject(case)
     finally:
         fault.mend(case)

@@ -16,9 +16,10 @@ from vmferry.hosts import files, lacking, tpm, written
 from vmferry.hosts.acting import acting
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.link import Link
+from vmferry.hosts.look import has_job
 from vmferry.hosts.migrating import Crossing, Incoming, migrate
-from vmferry.hosts.protocol import DiskTransfer
-from vmferry.hosts.saved_state import spent_name
+from vmferry.hosts.protocol import DiskTransfer, Grown
+from vmferry.hosts.saved_state import settled_bytes, spent_name
 from vmferry.model import Changes, Definition, Lack, Token
 from vmferry.transfer import Place, Transfer, Watch
 
@@ -55,6 +56,17 @@ class Between:
     @acting
     def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
         return [self._server().serve(self._job, source, self.name) for source in sources]
+
+    @acting
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+        """Its job is looked at before its file, which may be removed as the job begins, and not before there is one:
+        libvirt would not answer before it ends."""
+        if settled_bytes(memory) <= beyond or not self._of("look at its job", uuid, has_job):
+            return None
+        settled = settled_bytes(memory)
+        if settled <= beyond:
+            return None
+        return Grown(self._server().serve_beginning(self._job, memory, settled, self.name), settled)
 
     @acting
     def end_serving(self) -> None:
@@ -188,7 +200,7 @@ class Between:
         if not _served(transfer) or not isinstance(source, Place):
             return transfer
         tls = self._server().front.certificates
-        return Transfer(replace(source, tls=tls), transfer.destination, transfer.bookmarks)
+        return Transfer(replace(source, tls=tls), transfer.destination, transfer.bookmarks, transfer.grows)
 
 
 def _served(transfer: DiskTransfer) -> bool:

@@ -63,6 +63,16 @@ class Exports:
             self._servers[key] = self._in_starter(lambda: self._started(job, place, host))
             return self._servers[key].place
 
+    def serve_beginning(self, job: str, file: Path, size: int, host: str) -> Place:
+        """The first bytes of a file that grows, in place of what was served of it before. Raises ExportFailed."""
+        key = (job, str(file), "beginning")
+        with self._lock:
+            before = self._servers.pop(key, None)
+            if before is not None:
+                _end(before.process)
+            self._servers[key] = self._in_starter(lambda: self._started(job, Place(str(file)), host, size))
+            return self._servers[key].place
+
     def end(self, job: str) -> None:
         """Nothing of a job is served any more."""
         with self._lock:
@@ -79,12 +89,12 @@ class Exports:
     def _in_starter(self, act: Callable[[], T]) -> T:
         return self._starter.submit(act).result()
 
-    def _started(self, job: str, place: Place, host: str) -> _Server:
+    def _started(self, job: str, place: Place, host: str, size: int | None = None) -> _Server:
         listening = self._listening()
         with listening:
             port = listening.getsockname()[1]
             process = subprocess.Popen(
-                [*START, str(os.getpid()), *self._command(place)],
+                [*START, str(os.getpid()), *self._command(place, size)],
                 stdin=listening.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -102,18 +112,20 @@ class Exports:
             raise ExportFailed(path=self.front.address, reason=error.strerror or str(error)) from error
         return listening
 
-    def _command(self, place: Place) -> list[str]:
+    def _command(self, place: Place, size: int | None) -> list[str]:
         words = ["qemu-nbd", "--persistent", f"--shared={CONNECTIONS}", "--read-only", f"--export-name={EXPORT}"]
         words += ["--object", f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on"]
-        return [*words, "--tls-creds=tls", "--aio=threads", "--", image_options(place)]
+        return [*words, "--tls-creds=tls", "--aio=threads", "--", image_options(place, size)]
 
 
 EXPORT = "image"
 
 
-def image_options(place: Place) -> str:
-    """The image, shared with the QEMU that has it open, its format said and never probed."""
+def image_options(place: Place, size: int | None = None) -> str:
+    """The image, or the first bytes of a raw one, shared with the QEMU that has it open; its format is never probed."""
     told: dict[str, object] = {"driver": place.format, "read-only": True, "force-share": True}
+    if size is not None:
+        told["size"] = size
     told["file"] = {"filename": image_name(place)}
     if place.scheme is Scheme.PATH:
         driver = "host_device" if place.path.is_block_device() else "file"

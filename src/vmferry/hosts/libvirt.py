@@ -31,6 +31,7 @@ from vmferry.hosts.saved_state import SavedState, spent_name
 from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Url, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
+from vmferry.transfer.places import place_of
 from vmferry.transfer.together import together
 
 R = TypeVar("R")
@@ -85,7 +86,7 @@ class LibvirtHost(Between):
         return self._link.call("read the VM", lambda c: look.read_vm(self._lookup(c, name)))
 
     def power(self, uuid: str) -> Power:
-        until(lambda: not self._call(uuid, "look at its job", _has_job))
+        until(lambda: not self._call(uuid, "look at its job", look.has_job))
         return self._call(uuid, "look at its state", look.power)
 
     def active_image(self, uuid: str, target: str) -> Where:
@@ -159,6 +160,8 @@ class LibvirtHost(Between):
     def _brought(self, transfer: DiskTransfer, watch: Watch) -> Copied:
         copied = self.copy(transfer, watch)
         self.compare(transfer, watch)
+        if transfer.grows:
+            files.read_ahead(place_of(transfer.destination).path)  # a guest's memory: it is loaded soon
         return copied
 
     @acting
@@ -256,8 +259,8 @@ class LibvirtHost(Between):
     # -- memory
 
     @acting
-    def save(self, uuid: str, memory: Path, watch: Watch) -> None:
-        SavedState(self._link, uuid, memory).save(watch)
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
+        SavedState(self._link, uuid, memory).save(watch, bytes_s)
 
     def saved(self, uuid: str, memory: Path) -> bool:
         if not memory.exists() or self.power(uuid) is not Power.OFF:
@@ -373,13 +376,3 @@ def _real(where: Where) -> Where:
 def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:
     """Keep writers off a file that is read byte for byte; a place is guarded by the transfer itself."""
     return files.held(transfer.source) if isinstance(transfer.source, Path) else contextlib.nullcontext()
-
-
-def _has_job(domain: libvirt.virDomain) -> bool:
-    """A save or restore in flight, perhaps one that a killed worker had asked for."""
-    try:
-        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
-    except libvirt.libvirtError:
-        if look.power(domain) is Power.OFF:
-            return False
-        raise

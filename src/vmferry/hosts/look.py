@@ -61,6 +61,16 @@ def may_precopy(root: Element) -> bool:
     return root.get("type") == "kvm"
 
 
+def has_job(domain: libvirt.virDomain) -> bool:
+    """A save or restore in flight, perhaps one that a killed worker had asked for."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError:
+        if power(domain) is Power.OFF:
+            return False
+        raise
+
+
 def _touched(domain: libvirt.virDomain) -> int:
     """What QEMU holds, at most the guest's memory; all of it when QEMU does not tell."""
     most = int(domain.maxMemory()) * 1024

@@ -9,7 +9,7 @@ from pathlib import Path
 from vmferry.hosts.memory_call import Hook, Killed, Moment
 from vmferry.hosts.memory_processors import ProcessorsHost
 from vmferry.hosts.memory_relocation import RelocatingHost
-from vmferry.hosts.memory_world import BLOCK, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
+from vmferry.hosts.memory_world import BLOCK, BLOCKS, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Watch
@@ -146,23 +146,33 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
 
     # -- memory
 
-    def save(self, uuid: str, memory: Path, watch: Watch) -> None:
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
+        """One half of its blocks, then the other; the first block is written again at the end."""
+        watch.check()
+        with self._act("save begin") as (world, _):
+            live = self._alive(world.machine(uuid), "save")
+            if live.mirrors:
+                raise self._refuse("save", "a mirror runs")
+            live.saving = True
+            world.files[memory] = File(dict.fromkeys(range(BLOCKS // 2), world.calls), "memory")
         watch.check()
         with self._act("save") as (world, middle):
             machine = world.machine(uuid)
             live = self._alive(machine, "save")
-            if live.mirrors:
-                raise self._refuse("save", "a mirror runs")
-            file = world.files[memory] = File(format="memory")
+            file = world.files[memory]
+            for block in (*range(BLOCKS // 2, BLOCKS), 0):
+                file.write(block, world.calls)
             middle()
-            file.state = _state_of(world, machine, live)
+            file.state = _state_of(world, machine, live, file)
             self._effect(world, "save")
             machine.live = None
 
     def saved(self, uuid: str, memory: Path) -> bool:
         with self._look("saved") as world:
-            file = world.files.get(memory)
-            if world.machine(uuid).live is not None or file is None or file.state is None:
+            file, live = world.files.get(memory), world.machine(uuid).live
+            if live is not None:
+                live.saving = False  # whoever asks waits until what a killed worker had asked for has ended
+            if live is not None or file is None or file.state is None:
                 return False
             return all(p in world.files and world.files[p].changed == n for p, n in file.state.writers.items())
 
@@ -177,6 +187,8 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             state = self._state(world, memory)
             if state.spent:
                 world.violations.append(f"{memory} is loaded though it was released")
+            if world.files[memory].blocks != state.memory:
+                world.violations.append(f"{memory} is loaded and is not what was saved")
             for target, held in state.content.items():
                 if world.content(wanted[target].path) != held:
                     world.violations.append(f"{memory} is loaded on a {target} that is not as it was saved")
@@ -250,13 +262,14 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
                 machine.definition = None
 
 
-def _state_of(world: World, machine: Machine, live: Live) -> SavedState:
+def _state_of(world: World, machine: Machine, live: Live, file: File) -> SavedState:
     actives = {target: image.path for target, image in live.disks.items()}
     return SavedState(
         uuid=machine.uuid,
         power=live.power,
         content={target: world.content(path) for target, path in actives.items()},
         writers={path: world.files[path].changed for path in actives.values()},
+        memory=dict(file.blocks),
     )
 
 

@@ -111,7 +111,7 @@ class FilesHost(Caller):
         with self._act("copy end") as (world, _):
             mark = world.bookmarks[transfer.bookmarks]
             source = _source(world, transfer)
-            if source is None or source.changed != mark.source_changed:
+            if source is None or (source.changed != mark.source_changed and not transfer.grows):
                 raise SourceChanged(path=transfer.source)
             mark.whole = True
             if source.state is not None:  # a guest's memory
@@ -133,9 +133,9 @@ class FilesHost(Caller):
             if destination.parts[1] in world.full:
                 raise DestinationFull(path=destination)
             if there is not None and mark is not None:
-                if mark.source_changed != source.changed:
+                if mark.source_changed != source.changed and not transfer.grows:
                     raise SourceChanged(path=transfer.source)
-                return len(there.blocks) * BLOCK
+                return len(mark.proved if transfer.grows else there.blocks) * BLOCK
             fresh = File(format=_format_of(transfer, source), backing=source.backing)
             mark = Bookmark(destination, fresh, source.changed)
             world.bookmarks[transfer.bookmarks] = mark
@@ -158,7 +158,8 @@ class FilesHost(Caller):
             source, copy = _source(world, transfer), world.files[_end(transfer.destination)]
             if source is None:
                 raise self._refuse("copy", f"{transfer.source} is not there")
-            blocks = [block for block in source.blocks if block % 2 == part]
+            proved = world.bookmarks[transfer.bookmarks].proved
+            blocks = [block for block in source.blocks if block % 2 == part and block not in proved]
             for block in blocks[:1]:
                 copy.write(block, source.blocks[block])
             middle()
@@ -176,10 +177,12 @@ class FilesHost(Caller):
             if source is None or copy is None or mark is None or mark.file is not copy or not mark.whole:
                 raise self._refuse("compare", f"{transfer.destination} is not a finished copy of ours")
             middle()
-            if source.changed != mark.source_changed:
+            if source.changed != mark.source_changed and not transfer.grows:
                 raise SourceChanged(path=transfer.source)
-            if source.blocks != copy.blocks:
+            if any(source.blocks.get(b) != copy.blocks.get(b) for b in {*source.blocks, *copy.blocks} - mark.proved):
                 raise CopyDiffers(path=transfer.destination, chunks=1, tries=1)
+            if transfer.grows:
+                mark.proved = set(source.blocks) - {0}
             return Compared(len(copy.blocks) * BLOCK, 0, f"root of {transfer.source}", 0.01)
 
     def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vmferry.errors import SavedStateSpent, VmExists
 from vmferry.hosts.memory_files import FilesHost
-from vmferry.hosts.memory_world import Live, Machine, World
+from vmferry.hosts.memory_world import BLOCK, File, Live, Machine, World
+from vmferry.hosts.protocol import Grown
 from vmferry.model import Changes, Definition, Lack, Placed, Power, WrittenSnapshot
 from vmferry.transfer import Place, Watch
 
@@ -46,6 +47,16 @@ class RelocatingHost(FilesHost):
                 raise self._refuse("serve", f"{path} is not there")
             world.served[url] = world.files[path]
             return Place(url, known_as=f"{self.name}:{path}")
+
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+        with self._act("serve_growing") as (world, _):
+            live = world.machine(uuid).live
+            file = world.files.get(memory)
+            if live is None or not live.saving or file is None or len(file.blocks) * BLOCK <= beyond:
+                return None
+            url = f"nbds://{self.name}/beginning{memory}"
+            world.served[url] = File(dict(file.blocks), file.format)
+            return Grown(Place(url, known_as=f"{self.name}:{memory}"), len(file.blocks) * BLOCK)
 
     def end_serving(self) -> None:
         with self._act("end_serving") as (world, _):

@@ -51,6 +51,8 @@ class SavedState:
     content: dict[str, dict[int, int]]
     writers: dict[Where, int]
     """The active images, and how often each had changed."""
+    memory: dict[int, int]
+    """The blocks of its own file."""
     spent: bool = False
 
 
@@ -71,6 +73,8 @@ class Live:
     unproved: bool = False
     """It came while it ran, and was never let run here."""
     mirrors: dict[str, Mirror] = field(default_factory=dict)
+    saving: bool = False
+    """Its memory is being written."""
 
 
 @dataclass(eq=False)
@@ -118,6 +122,8 @@ class Bookmark:
     file: File
     source_changed: int
     whole: bool = False
+    proved: set[int] = field(default_factory=set)
+    """Blocks of a source that grows which are not read again."""
 
 
 @dataclass

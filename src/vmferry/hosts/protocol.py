@@ -8,6 +8,7 @@ All methods may raise HostUnreachable (try again when it is back) and HostRefuse
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,14 @@ class Quiesced(StrEnum):
     NO = "no"
     UNSURE = "unsure"
     """The agent was told to and did not say that it had: it may do so yet, and has to be told to thaw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """The beginning of a file that grows, served to other hosts."""
+
+    place: Place
+    bytes: int
 
 
 class Host(Protocol):
@@ -178,8 +187,12 @@ class Host(Protocol):
 
     # -- memory
 
-    def save(self, uuid: str, memory: Path, watch: Watch) -> None:
-        """Put the VM into saved state: memory is written while the guest runs, then it stops for good."""
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
+        """Put the VM into saved state: memory is written while the guest runs, then it stops for good.
+
+        `bytes_s`: while it runs, and until each page was written once, no faster. The slower, the less is left to be
+        written when it stands.
+        """
 
     def saved(self, uuid: str, memory: Path) -> bool:
         """Is the VM off, with a complete saved state that is newer than its disks?"""
@@ -226,6 +239,14 @@ class Host(Protocol):
         """Let the other hosts read images that do not change, over NBD with TLS, until `end_serving`.
 
         A path is served byte for byte, a place as the content of its image.
+        """
+
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+        """Let the other hosts read what of the VM's saved state, which is being written, will stay as it is.
+
+        That is its beginning, in whole chunks of a transfer; the first chunk alone is written again at the end. None
+        while that is no more than `beyond` bytes, and while nothing is written: what lies there may be an older one.
+        What was served of it before is no longer.
         """
 
     def end_serving(self) -> None:

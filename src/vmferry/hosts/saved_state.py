@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import threading
 import time
 from pathlib import Path
@@ -14,10 +15,17 @@ from vmferry.errors import HostRefused, VmferryError
 from vmferry.hosts import domain_xml, files, look, written
 from vmferry.hosts.link import Link
 from vmferry.model import Changes, Power
-from vmferry.transfer import Watch
+from vmferry.transfer import CHUNK, Watch
 
 _COMPLETE = b"LibvirtQemudSave"
 """The first bytes of a complete saved state; libvirt writes them last ("...Part" until then)."""
+_HEADER = struct.Struct("=16sIIII")
+"""The magic, the version, the length of the XML, whether the guest ran, and how the memory is written."""
+_APPENDED = range(5)
+"""Ways of writing that only append: raw, gzip, bzip2, xz and lzop. Later ones put each page in a place of its own."""
+_BEGUN = 1 << 20
+"""By then QEMU writes: the XML takes less."""
+_BEGIN_S, _LOOK_S = 0.005, 0.05
 _SAVE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_HALT | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
 _ROOM = 256 << 20
 """A saved state larger than 1.5 times the memory and this does not converge: the guest dirties too fast."""
@@ -27,25 +35,81 @@ def spent_name(memory: Path) -> Path:
     return memory.with_name(f"{memory.name}.spent")
 
 
+def settled_bytes(memory: Path) -> int:
+    """How much of a saved state that is being written stays as it is, the first chunk aside: in whole chunks."""
+    try:
+        with memory.open("rb") as file:
+            _, _, _, _, way = _HEADER.unpack(file.read(_HEADER.size))
+            size = os.fstat(file.fileno()).st_size
+    except (FileNotFoundError, struct.error):
+        return 0
+    return size // CHUNK * CHUNK if way in _APPENDED else 0
+
+
+class _Pace:
+    """Keeps a save to a rate, which libvirt would keep for what comes after.
+
+    libvirt lifts it as the save begins. What asks it for more than a look before that waits until the end, even where
+    it is allowed soon after: so nothing is asked before memory is written.
+    """
+
+    def __init__(self, link: Link, uuid: str, bytes_s: int | None) -> None:
+        self._link = link
+        self._uuid = uuid
+        self._mib_s = max(1, bytes_s >> 20) if bytes_s else None
+        self._before: int | None = None
+
+    @property
+    def due(self) -> bool:
+        """Is it still to be told?"""
+        return self._mib_s is not None and self._before is None
+
+    def keep(self, written_bytes: int) -> None:
+        """Tell it, once memory is written."""
+        if self._mib_s is not None and self._before is None and written_bytes > _BEGUN:
+            self._before = self._tell(self._mib_s)
+
+    def lift(self) -> None:
+        """As it was before, for good."""
+        if self._before is not None:
+            self._tell(self._before)
+        self._mib_s = self._before = None
+
+    def _tell(self, mib_s: int) -> int | None:
+        """Returns the rate before; None where the save is over, and the VM perhaps gone with it."""
+
+        def act(conn: libvirt.virConnect) -> int:
+            domain = conn.lookupByUUIDString(self._uuid)
+            before = int(domain.migrateGetMaxSpeed())
+            domain.migrateSetMaxSpeed(mib_s)
+            return before
+
+        with contextlib.suppress(HostRefused):
+            return self._link.call("limit its rate", act)
+        return None
+
+
 class SavedState:
     def __init__(self, link: Link, uuid: str, memory: Path) -> None:
         self._link = link
         self._uuid = uuid
         self._memory = memory
 
-    def save(self, watch: Watch) -> None:
+    def save(self, watch: Watch, bytes_s: int | None) -> None:
         """Write memory, while the guest runs if it may, then stop it for good; cancelling lets it run on."""
         files.remove(self._memory)
         self._link.forget_stop(self._uuid)
         root = self._link.call("read its XML", lambda c: domain_xml.parse(self._domain(c).XMLDesc(0)))
         targets = [domain_xml.target_of(disk) for disk in domain_xml.disks(root)]
         xml = domain_xml.snapshot_xml(targets, {}, self._memory)
-        flags = _SAVE | (libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE if look.may_precopy(root) else 0)
+        precopy = look.may_precopy(root)
+        flags = _SAVE | (libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE if precopy else 0)
+        pace = _Pace(self._link, self._uuid, bytes_s if precopy else None)
         failed: list[VmferryError] = []
 
         def act() -> None:
             try:
-                self._link.call("save its memory", lambda c: self._domain(c).snapshotCreateXML(xml, flags))
+                self._link.call_long("save its memory", lambda c: self._domain(c).snapshotCreateXML(xml, flags))
             except VmferryError as error:
                 failed.append(error)
 
@@ -53,10 +117,12 @@ class SavedState:
         saving.start()
         threading.Thread(target=self._keep_flushed, args=(saving,), name=f"flush {self._uuid}", daemon=True).start()
         try:
-            self._see_through(saving, watch)
+            self._see_through(saving, watch, pace)
         except VmferryError:
             self._give_up(saving)
             raise
+        finally:
+            pace.lift()
         if failed:
             raise failed[0]
 
@@ -79,7 +145,7 @@ class SavedState:
             conn.restoreFlags(str(self._memory), domain_xml.text(root), libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
         files.read_ahead(self._memory)
-        self._link.call("restore its memory", act)
+        self._link.call_long("restore its memory", act)
 
     def release(self, *, run: bool) -> float:
         """Spend first, then let it run. Returns how long the guest stood still, in seconds."""
@@ -106,13 +172,18 @@ class SavedState:
                 return name.stat().st_mtime
         return None
 
-    def _see_through(self, saving: threading.Thread, watch: Watch) -> None:
+    def _see_through(self, saving: threading.Thread, watch: Watch, pace: _Pace) -> None:
         memory_bytes = self._link.call("look", lambda c: self._domain(c).maxMemory() * 1024)
         standing = False
         while saving.is_alive():
-            saving.join(0.05)
+            saving.join(_BEGIN_S if pace.due else _LOOK_S)
             watch.check()
-            if not standing and files.allocated(self._memory) > 1.5 * memory_bytes + _ROOM:
+            written = files.allocated(self._memory)
+            if saving.is_alive():
+                pace.keep(written)
+            if written > memory_bytes:
+                pace.lift()  # the guest changes it as fast as it is written
+            if not standing and written > 1.5 * memory_bytes + _ROOM:
                 standing = True  # let the rest be written with the guest standing
                 self._link.call("pause it", lambda c: self._domain(c).suspend())
 

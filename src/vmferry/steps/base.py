@@ -172,7 +172,7 @@ class Job:
         if not self.plan.relocates:
             return transfers
         served = self.host.serve([transfer.source for transfer in transfers])
-        return [_from(source, transfer) for source, transfer in zip(served, transfers, strict=True)]
+        return [from_served(source, transfer) for source, transfer in zip(served, transfers, strict=True)]
 
     def closed(self, transfer: DiskTransfer) -> DiskTransfer:
         """The same transfer for what asks only for its destination: another host knows no path of this one."""
@@ -217,9 +217,10 @@ class Job:
         return {file.source: file.destination for file in self.plan.files}
 
 
-def _from(source: Place, transfer: DiskTransfer) -> DiskTransfer:
+def from_served(source: Place, transfer: DiskTransfer) -> DiskTransfer:
+    """The same transfer for the host that it goes to, of what another one serves."""
     there = transfer.destination
-    return Transfer(source, Place(str(there)) if isinstance(there, Path) else there, transfer.bookmarks)
+    return Transfer(source, Place(str(there)) if isinstance(there, Path) else there, transfer.bookmarks, transfer.grows)
 
 
 def file_of(where: Where) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmferry.model import Placed
 from vmferry.steps.base import Job
 from vmferry.steps.progress import copy_verified
+from vmferry.transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,16 @@ class Closed:
     final: Path
     below: Placed | None = None
     """Of an overlay: what its copy lies on."""
+    grows: bool = False
+    """Some of it may have been copied while it was written: see `Transfer`."""
 
     @property
     def part(self) -> Path:
         """The name of its copy until that is whole and compared."""
         return self.final.with_name(f"{self.final.name}.part")
+
+    def transfer(self, job: Job) -> Transfer:
+        return replace(job.transfer(self.source, self.part), grows=self.grows)
 
 
 def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False) -> int:
@@ -32,7 +38,7 @@ def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False
     `target`: the disk whose progress it is. `hurry`: as of `copy_verified`.
     """
     missing = [file for file in files if not job.there.exists(file.final)]
-    moved = copy_verified(job, {file.source: file.part for file in missing}, target, hurry=hurry)
+    moved = copy_verified(job, [file.transfer(job) for file in missing], target, hurry=hurry)
     for file in files:
         if file in missing and file.below is not None:
             job.there.rebase(file.part, file.below)
@@ -42,10 +48,10 @@ def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False
 
 def drop(job: Job, file: Closed) -> None:
     """Remove its copy, whole or not."""
-    job.there.drop(job.closed(job.transfer(file.source, file.part)))
+    job.there.drop(job.closed(file.transfer(job)))
     job.there.remove(file.final)
 
 
 def forget(job: Job, file: Closed) -> None:
     """Its bookmarks."""
-    job.there.forget(job.closed(job.transfer(file.source, file.part)))
+    job.there.forget(job.closed(file.transfer(job)))

@@ -106,7 +106,7 @@ class CopyFiles(Step):
 
 def _bring(job: Job, file: FileMove) -> None:
     if job.plan.relocates:
-        copy_verified(job, {file.source: job.file_part(file)}, job.plan.disks[0].target, hurry=True)
+        copy_verified(job, [job.transfer(file.source, job.file_part(file))], job.plan.disks[0].target, hurry=True)
     else:
         job.host.small_copy(file.source, job.file_part(file))
 

@@ -25,6 +25,8 @@ SHRINKS = 0.9
 LOOK_S = 1.0
 ROUND_FIXED_S = 0.5
 """A round's own time, however little there is to copy."""
+LEAST_LOOK_S = 0.5
+"""What an overlay holds at first, its tables, says nothing of how fast it grows."""
 SURE_BYTES = 256 << 20
 """A base smaller than this shows what a copy costs to begin, not what the storages can do."""
 
@@ -58,6 +60,7 @@ class Freeze(Step):
         overlays = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
         quiesced = job.host.freeze(job.uuid, overlays, QUIESCE_S if job.plan.agent and not cut_off else None)
         job.facts.put("frozen", value=True)
+        job.facts.put("grows_since", time.time())
         if not job.plan.agent:
             return
         job.facts.put("quiesced", (Quiesced.YES if quiesced is Quiesced.YES else Quiesced.NO).value)
@@ -122,6 +125,7 @@ class Rounds(Step):
             with phase(job, f"round {self._round(job)}") as moved:
                 moved.append(self._copy_closed(job))
             remaining = self._remaining(job)
+            _note_growth(job, remaining)
             stalls = before is not None and remaining > SHRINKS * before
             yields = stalls and job.desk.throttle.gives_way
             if self._small(job, remaining) or (stalls and not yields and self.technology in MIRRORS):
@@ -168,6 +172,7 @@ class Rounds(Step):
         job.facts.put("rounds", following)
         overlays = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
         job.host.freeze(job.uuid, overlays, None)
+        job.facts.put("grows_since", time.time())
 
     def _wait_for_calm(self, job: Job) -> bool:
         """The guest writes faster than we copy: say so, and wait with the VM untouched.
@@ -209,6 +214,13 @@ class Rounds(Step):
         return "the guest writes as fast as it is copied"
 
 
+def _note_growth(job: Job, remaining: int) -> None:
+    """How fast the guest writes, as far as the newest overlay shows."""
+    since = job.facts.get("grows_since")
+    if isinstance(since, float):
+        job.facts.put("growth_bytes_s", round(remaining / max(time.time() - since, LEAST_LOOK_S)))
+
+
 def copy_rate(job: Job) -> float:
     """Bytes a second that this job's rounds reach, under its limit."""
     limit = job.desk.throttle.tightest_bytes_s
@@ -218,6 +230,17 @@ def copy_rate(job: Job) -> float:
 def full_rate(job: Job) -> float:
     """Bytes a second that the storages allow, as far as the base's copy has shown."""
     return _rate(job, DEFAULT_RATE_BYTES_S)
+
+
+def carry_rate(job: Job) -> float:
+    """Bytes a second that the way to another host carries."""
+    return _rate(job, CARRY_BYTES_S)
+
+
+def growth_rate(job: Job) -> float:
+    """Bytes a second that the guest writes to its disks; 0 while that was not seen."""
+    seen = job.facts.get("growth_bytes_s")
+    return float(seen) if isinstance(seen, int | float) else 0.0
 
 
 def _rate(job: Job, assumed: float) -> float:
@@ -238,7 +261,8 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
         memory_bytes=job.plan.touched_bytes,
         precopy=job.plan.precopy,
         disks=len(job.plan.disks),
-        carry_bytes_s=_rate(job, CARRY_BYTES_S),
+        carry_bytes_s=carry_rate(job),
+        growth_bytes_s=growth_rate(job),
     )
 
 

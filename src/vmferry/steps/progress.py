@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from vmferry.errors import NoSuchVm, SourceFilling
 from vmferry.model import DiskProgress, Phase
 from vmferry.steps.base import Job
-from vmferry.transfer import Throttle
+from vmferry.transfer import Throttle, Transfer
 
 LOOK_S = 1.0
 SOURCE_FLOOR_BYTES = 64 << 20
@@ -27,7 +26,7 @@ class DeskWatch:
         self._target = target
         self._before = before_bytes
         self._total = total_bytes
-        self._looked = 0.0
+        self._looked = time.monotonic()
         self._own = Throttle(None) if hurry else None
 
     @property
@@ -71,15 +70,14 @@ def phase(job: Job, name: str) -> Iterator[list[int]]:
     job.desk.phase(Phase(name, round(time.monotonic() - begun, 3), sum(moved)))
 
 
-def copy_verified(job: Job, files: Mapping[Path, Path], target: str, *, hurry: bool = False) -> int:
+def copy_verified(job: Job, files: Sequence[Transfer], target: str, *, hurry: bool = False) -> int:
     """Copy small closed files to temporary names and compare them, all at once. Returns the bytes moved.
 
     `hurry`: the guest stands still meanwhile, so no limit holds, and nothing grows at the source.
     """
     if not files:
         return 0
-    transfers = job.all_opened([job.transfer(source, part) for source, part in files.items()])
-    copied = job.there.bring(transfers, DeskWatch(job, target, hurry=hurry))
-    for source, each in zip(files, copied, strict=True):
-        job.facts.put(f"copied:{source}", each.copied_bytes + each.reused_bytes)
+    copied = job.there.bring(job.all_opened(files), DeskWatch(job, target, hurry=hurry))
+    for file, each in zip(files, copied, strict=True):
+        job.facts.put(f"copied:{file.source}", each.copied_bytes + each.reused_bytes)
     return sum(each.copied_bytes for each in copied)

@@ -6,6 +6,7 @@ import time
 
 from vmferry.errors import GuestGone
 from vmferry.model import Changes, Placed, Power
+from vmferry.steps.ahead import Ahead, save_rate
 from vmferry.steps.base import Job, Step
 from vmferry.steps.bringing import Closed, bring, drop
 from vmferry.steps.freeze import last_overlays, rounds
@@ -24,10 +25,18 @@ class Save(Step):
         if job.facts.get("ran") is None:
             job.facts.put("ran", power is Power.RUNNING)
         with phase(job, "save memory") as moved:
-            job.host.save(job.uuid, job.saved, DeskWatch(job, job.plan.disks[0].target))
+            self._save(job)
             moved.append(job.host.allocated(job.saved))
         if job.plan.relocates:
             note_standing(job)
+
+    def _save(self, job: Job) -> None:
+        """What was brought over of another saved state, by an attempt that was cut off, goes first."""
+        watch = DeskWatch(job, job.plan.disks[0].target)
+        if job.plan.relocates:
+            drop(job, saved_memory(job))
+            watch = Ahead(job, saved_memory(job))
+        job.host.save(job.uuid, job.saved, watch, save_rate(job))
 
     def undo(self, job: Job) -> None:
         """Bring the guest back where it was, from its saved state, which is then spent."""
@@ -40,6 +49,8 @@ class Save(Step):
             elif ran:
                 job.host.resume(job.uuid)
         job.host.remove(job.saved)
+        if job.plan.relocates:
+            drop(job, saved_memory(job))
 
     def found(self, job: Job) -> bool:
         return job.host.saved(job.uuid, job.saved)
@@ -96,7 +107,7 @@ class Resume(Step):
 
 def saved_memory(job: Job) -> Closed:
     """The saved state, on its way to another host."""
-    return Closed(job.saved, job.memory)
+    return Closed(job.saved, job.memory, grows=True)
 
 
 def _last(job: Job) -> list[Closed]:

@@ -36,6 +36,7 @@ class Kind(IntEnum):
     ZERO = 3  # this chunk is all zero
     WHOLE = 4  # all chunks are there, durably; the number is 1 if by reflink, else 0
     MADE = 5  # the destination is an image, empty and durable, ready for chunks
+    PROVED = 6  # this chunk of a source that grows was read back, and will not be written again
 
 
 class Identity(NamedTuple):
@@ -64,6 +65,7 @@ class Bookmarks:
     source: Identity | None = None  # None: the header is damaged
     claim: int | None = None  # inode of the destination; None: it was about to be created
     chunks: dict[int, bytes | None] = field(default_factory=dict)  # None: all zero
+    proved: set[int] = field(default_factory=set)
     made: bool = False
     whole: bool = False
     reflink: bool = False
@@ -77,7 +79,10 @@ class Bookmarks:
             self.made = True
         elif record.kind is Kind.WHOLE:
             self.whole, self.reflink = True, bool(record.number)
+        elif record.kind is Kind.PROVED:
+            self.proved.add(record.number)
         else:
+            self.proved.discard(record.number)
             self.chunks[record.number] = record.digest if record.kind is Kind.DATA else None
 
 

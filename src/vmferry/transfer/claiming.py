@@ -35,6 +35,7 @@ class Claimed:
     opened: Opened
     journal: Journal
     known: dict[int, bytes | None]  # chunks that were durable before this call
+    proved: frozenset[int]  # those of them that need not be read back again
     resumed: bool  # the destination may hold anything outside the known chunks
 
 
@@ -56,8 +57,9 @@ def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[C
             with writing(transfer.bookmarks):
                 journal.append(Record(Kind.MADE, 0))
         opened = stack.enter_context(target.opened(connections))
-        known = {} if found is None or fresh else found.chunks
-        yield Claimed(opened, journal, known, resumed=not fresh or not _reads_as_zero(target, opened))
+        kept = Bookmarks() if found is None or fresh else found
+        resumed = not fresh or not _reads_as_zero(target, opened)
+        yield Claimed(opened, journal, kept.chunks, frozenset(kept.proved), resumed)
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> 
         with writing(transfer.bookmarks):
             journal = stack.enter_context(closing(Journal.resume(transfer.bookmarks, found)))
         opened = stack.enter_context(_target(transfer, size).opened(connections))
-        yield Claimed(opened, journal, found.chunks, resumed=True)
+        yield Claimed(opened, journal, found.chunks, frozenset(found.proved), resumed=True)
 
 
 def owned(transfer: Asked) -> Bookmarks | None:

@@ -23,6 +23,9 @@ class Transfer(Generic[From, To]):
     source: From
     destination: To  # a file there is a temporary name of ours, made by copy(); a device or export exists already
     bookmarks: Path  # in the state folder, so usually on another file system than the destination
+    grows: bool = False
+    """More is appended to the source, whose first chunk alone is written again, at the end: copied now is what is
+    there now. The next copy() keeps unread what compare() has proved in between, and compare() too."""
 
 
 class Watch(Protocol):

@@ -93,12 +93,17 @@ class Copier:
         """Keep a chunk that is bookmarked and really there, copy it again otherwise."""
         before = lane.moved
         if chunk.index in known and self._holds(chunk.index, known[chunk.index], lane):
-            self.digests[chunk.index] = known[chunk.index]
-            self.reused.append(total(chunk.data))
-            lane.settle(before + total(chunk.data))
+            lane.settle(before)
+            self.kept(chunk, known[chunk.index], lane)
             return
         lane.settle(before)
         self.again(chunk, lane)
+
+    def kept(self, chunk: Chunk, digest: bytes | None, lane: Lane) -> None:
+        """A chunk that lies at the destination already."""
+        self.digests[chunk.index] = digest
+        self.reused.append(total(chunk.data))
+        lane.count(total(chunk.data))
 
     def _moved(self, chunk: Chunk, lane: Lane) -> tuple[bytes | None, list[Range]]:
         """Write what is not zero in a chunk; its digest and what was written."""
@@ -154,6 +159,11 @@ class Recorder:
                 self._flush()
             finally:
                 self._flushing.release()
+
+    def proved(self, index: int) -> None:
+        """Note that a durable chunk was read back, and need not be again. Raises DestinationUnwritable."""
+        with self._lock, writing(self._path):
+            self._journal.note(Record(Kind.PROVED, index))
 
     def flush(self) -> None:
         """Make all that was noted durable. Raises DestinationFull, DestinationUnwritable."""

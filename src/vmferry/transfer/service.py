@@ -47,16 +47,16 @@ def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        of = stack.enter_context(original(transfer.source, transfer.destination, streams))
+        of = stack.enter_context(original(transfer.source, transfer.destination, streams, grows=transfer.grows))
         source = of.source
         mine = stack.enter_context(claimed(transfer, of, streams))
         data = list(source.extents(_all(source)))
         work = _Work(watch, streams, total(data))
         destination = mine.opened.destination
         copier = Copier(source, destination, Recorder(destination, mine.journal, transfer.bookmarks))
-        reflink = _shared(of.file, mine.opened.file, copier, work)
+        reflink = not transfer.grows and _shared(of.file, mine.opened.file, copier, work)
         if not reflink:
-            _copy_data(mine, data, copier, work)
+            _copy_data(transfer, mine, data, copier, work)
         _finish(transfer, of, mine, copier, work, reflink=reflink)
         return Copied(
             method="reflink" if reflink else _method(of, mine),
@@ -79,7 +79,7 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
     began = time.monotonic()
     found = _finished(transfer)
     with ExitStack() as stack:
-        of = stack.enter_context(original(transfer.source, transfer.destination, streams))
+        of = stack.enter_context(original(transfer.source, transfer.destination, streams, grows=transfer.grows))
         if proved(transfer.bookmarks, found) != of.identity:
             raise SourceChanged(path=shown(transfer.source))
         size = of.source.size
@@ -186,12 +186,21 @@ def _hash_shared(source: SourceFile, destination: DestinationFile, copier: Copie
     work.streams().run(by_chunk(_extents(destination)), hash_one)
 
 
-def _copy_data(mine: Claimed, data: list[Range], copier: Copier, work: _Work) -> None:
+def _copy_data(transfer: Asked, mine: Claimed, data: list[Range], copier: Copier, work: _Work) -> None:
     if not mine.resumed:
         work.streams().run(by_chunk(data), copier.fresh)
         return
     chunks = with_strays(by_chunk(data), by_chunk(_extents(mine.opened.destination)))
-    work.streams().run(chunks, lambda chunk, lane: copier.resumed(chunk, mine.known, lane))
+
+    def go_on(chunk: Chunk, lane: Lane) -> None:
+        if chunk.index in mine.proved:
+            copier.kept(chunk, mine.known.get(chunk.index), lane)
+        elif transfer.grows:
+            copier.again(chunk, lane)  # it may have been written again, or on, at the source
+        else:
+            copier.resumed(chunk, mine.known, lane)
+
+    work.streams().run(chunks, go_on)
 
 
 def _hashed(transfer: Asked) -> str:
@@ -228,14 +237,20 @@ def _compare_data(transfer: Asked, source: Source, mine: Claimed, found: Bookmar
     destination.flush()
     recorder = Recorder(destination, mine.journal, transfer.bookmarks)
     comparer = Comparer(source, destination, Copier(source, destination, recorder))
-    there = _extents(destination)
-    work.total_bytes = total(there)
-    indexes = _to_compare(found, by_chunk(there))
-    work.streams().run(indexes, lambda index, lane: comparer.chunk(index, found.chunks, lane))
+    there = [chunk for chunk in by_chunk(_extents(destination)) if chunk.index not in found.proved]
+    work.total_bytes = sum(total(chunk.data) for chunk in there)
+    last = source.size // CHUNK
+
+    def compare_one(index: int, lane: Lane) -> None:
+        comparer.chunk(index, found.chunks, lane)
+        if transfer.grows and 0 < index < last:
+            recorder.proved(index)
+
+    work.streams().run(_to_compare(found, there), compare_one)
     return work.total_bytes, len(comparer.recopied)
 
 
 def _to_compare(found: Bookmarks, there: Iterable[Chunk]) -> list[int]:
-    """All chunks that should hold data, and all that do."""
-    should = {index for index, digest in found.chunks.items() if digest is not None}
+    """All chunks that should hold data, and all that do, but for those that have been proved."""
+    should = {index for index, digest in found.chunks.items() if digest is not None} - found.proved
     return sorted(should.union(chunk.index for chunk in there))
