@@ -29,6 +29,8 @@ LEAST_LOOK_S = 0.5
 """What an overlay holds at first, its tables, says nothing of how fast it grows."""
 SURE_BYTES = 256 << 20
 """A base smaller than this shows what a copy costs to begin, not what the storages can do."""
+LITTLE_BYTES = 16 << 20
+"""It shows a slow link all the same."""
 
 
 def rounds(job: Job) -> int:
@@ -233,8 +235,11 @@ def full_rate(job: Job) -> float:
 
 
 def carry_rate(job: Job) -> float:
-    """Bytes a second that the way to another host carries."""
-    return _rate(job, CARRY_BYTES_S)
+    """Bytes a second that the way to another host carries.
+
+    What is too little for the memory of a guest that runs costs time alone, what is too much costs its pause.
+    """
+    return _rate(job, CARRY_BYTES_S, LITTLE_BYTES if job.plan.precopy else SURE_BYTES)
 
 
 def growth_rate(job: Job) -> float:
@@ -243,12 +248,12 @@ def growth_rate(job: Job) -> float:
     return float(seen) if isinstance(seen, int | float) else 0.0
 
 
-def _rate(job: Job, assumed: float) -> float:
+def _rate(job: Job, assumed: float, sure_bytes: int = SURE_BYTES) -> float:
     """What the base's copy has shown, or what is assumed while that shows little."""
     measured = job.facts.get("rate_bytes_s")
     if not isinstance(measured, int | float) or measured <= 0:
         return assumed
-    unsure = job.facts.get("limited") is True or job.plan.data_bytes < SURE_BYTES
+    unsure = job.facts.get("limited") is True or job.plan.data_bytes < sure_bytes
     return max(float(measured), assumed) if unsure else float(measured)
 
 
