@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -34,8 +34,11 @@ class ManagedLab:
 
 
 @contextmanager
-def managed(lab: Lab, name: str, records: str = "") -> Iterator[ManagedLab]:
-    """Agents and a manager of a test's own; all end with it. `records`: a database, for it is one of several."""
+def managed(lab: Lab, name: str, records: str = "", options: Sequence[str] = ()) -> Iterator[ManagedLab]:
+    """Agents and a manager of a test's own; all end with it. `records`: a database, for it is one of several.
+
+    `options`: further ones of the agents.
+    """
     with ExitStack() as stack:
         node = lab.manager
         manager = stack.enter_context(
@@ -43,7 +46,8 @@ def managed(lab: Lab, name: str, records: str = "") -> Iterator[ManagedLab]:
         )
         agents = {}
         for host in lab.hosts:
-            agent = ServedHost(host.at / f"agent-{name}", INSIDE_URI, host.inside(), f"{host.address}:{PORT}")
+            at = f"{host.address}:{PORT}"
+            agent = ServedHost(host.at / f"agent-{name}", INSIDE_URI, host.inside(), at, options)
             agents[host.name] = stack.enter_context(agent)
             token = agent.token()
             added = manager.run("host", "add", host.name, "--address", agent.address, "--token", token)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from tests.libvirt.conftest import MakeGuestOn
+from tests.libvirt.fleets import managed
 from tests.libvirt.seen import destination, images, nothing_of_ours, power_off
 
 from vmferry.fence import Fence
 from vmferry.hosts.libvirt import LibvirtHosts
-from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
+from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
 
 pytestmark = pytest.mark.long
@@ -83,6 +86,45 @@ def test_a_foreground_job_gives_way_to_nobody(
     assert logged(ferry, "giving way") == []
     power_off(guest, domain)
     assert guest.verdict().clean, guest.verdict()
+
+
+OTHERS = """
+import socket, sys, time
+sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+began, sent = time.monotonic(), 0
+while True:
+    sending.sendto(bytes(8192), (sys.argv[1], 9))
+    sent += 8192
+    time.sleep(max(0.0, sent / float(sys.argv[2]) - (time.monotonic() - began)))
+"""
+
+
+def test_a_relocation_gives_way_to_others_on_the_link_and_ends(
+    two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
+) -> None:
+    one, two = two_hosts.hosts
+    disk = DiskSpec("vda", format="raw", size_mib=256, data_mib=192)
+    guest = make_guest_on(one, GuestSpec("leaves", disks=(disk,), rate=20))
+    guest.wait_acks(20)
+    folder = two.storage("san2") / guest.name
+    folder.mkdir()
+    with managed(two_hosts, tmp_path.name, options=("--link-speed", "200mbit")) as fleet:
+        words = ("--path", folder, "--via", "quick", "--max-pause", "60s", "--priority", "low", "--limit", "8MiB")
+        job = fleet.detached(guest, two, *words)
+        wait_for(lambda: fleet.manager.step(job) == "CopyBase", "the copy to begin", 120)
+        one.spawn_inside([sys.executable, "-c", OTHERS, two.address, "18e6"], "others")
+        try:
+            said = "giving way on the link: others use "
+            wait_for(lambda: held(fleet.manager, job).startswith(said), "it to give way", 60)
+        finally:
+            one.kill("others")
+
+        wait_for(lambda: fleet.manager.state(job) == "done", "the job to end", 240)
+        assert min(record["bytes_s"] for record in logged(fleet.manager, "giving way")) < 8 << 20
+        guest.moved_to(two)
+        guest.wait_acks(20)
+        guest.stop_writing()
+        assert guest.verdict().clean, guest.verdict()
 
 
 def test_libvirt_tells_how_long_the_guests_writes_take(

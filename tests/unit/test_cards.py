@@ -41,12 +41,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 
 def test_a_real_card_is_itself(tree: Tree) -> None:
     tree.add("lan", sent=5)
-    assert link_of(HOLDS, tree.folder) == LinkCount(5, 7, 125 * MB)
+    assert link_of(HOLDS, cards=tree.folder) == LinkCount(5, 7, 125 * MB)
 
 
 def test_an_address_that_no_interface_has_is_no_link(tree: Tree) -> None:
     tree.add("lan")
-    assert link_of("192.0.2.8", tree.folder) is None
+    assert link_of("192.0.2.8", cards=tree.folder) is None
 
 
 def test_below_a_bridge_over_a_bond_lie_two_cards_and_no_tap(tree: Tree) -> None:
@@ -55,12 +55,12 @@ def test_below_a_bridge_over_a_bond_lie_two_cards_and_no_tap(tree: Tree) -> None
     tree.add("vnet0", real=False, sent=100)
     tree.add("bond0", "eth0", "eth1", real=False, sent=11)
     tree.add("lan", "bond0", "vnet0", real=False, sent=3)
-    assert link_of(HOLDS, tree.folder) == LinkCount(11, 14, 250 * MB)
+    assert link_of(HOLDS, cards=tree.folder) == LinkCount(11, 14, 250 * MB)
 
 
 def test_an_interface_without_real_cards_tells_for_itself(tree: Tree) -> None:
     tree.add("lan", real=False, speed="10000", sent=5)
-    assert link_of(HOLDS, tree.folder) == LinkCount(5, 7, 1250 * MB)
+    assert link_of(HOLDS, cards=tree.folder) == LinkCount(5, 7, 1250 * MB)
 
 
 @pytest.mark.parametrize("speed", ["-1", "0", ""])
@@ -68,7 +68,13 @@ def test_a_card_that_does_not_tell_its_speed_is_no_link(tree: Tree, speed: str) 
     tree.add("eth0")
     tree.add("eth1", speed=speed)
     tree.add("lan", "eth0", "eth1", real=False)
-    assert link_of(HOLDS, tree.folder) is None
+    assert link_of(HOLDS, cards=tree.folder) is None
+
+
+@pytest.mark.parametrize("speed", ["-1", "10000"])
+def test_what_an_administrator_knows_better_counts_instead(tree: Tree, speed: str) -> None:
+    tree.add("lan", speed=speed, sent=5)
+    assert link_of(HOLDS, 25 * MB, tree.folder) == LinkCount(5, 7, 25 * MB)
 
 
 def test_loopback_is_found_by_its_addresses_and_tells_no_speed() -> None:

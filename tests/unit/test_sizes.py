@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.cli.sizes import bytes_text, parse_bytes, parse_rate, parse_seconds, seconds_text
+from vmferry.cli.sizes import bytes_text, parse_bytes, parse_link, parse_rate, parse_seconds, seconds_text
 
 FACTORS = {"B": 1, "K": 2**10, "KiB": 2**10, "KB": 1000, "MiB": 2**20, "m": 2**20, "GB": 10**9, "g": 2**30}
 
@@ -68,3 +68,13 @@ def test_a_rate_may_be_none_and_may_say_a_second() -> None:
 def test_times_are_shown_as_people_say_them() -> None:
     shown = [seconds_text(seconds) for seconds in (0, 0.0421, 1.24, 59.99, 200, 7500)]
     assert shown == ["0 ms", "42 ms", "1.2 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_the_speed_of_a_link_is_in_bits() -> None:
+    assert [parse_link(text) for text in ("100mbit", "2.5Gbit", "64 kbit")] == [12_500_000, 312_500_000, 8000]
+
+
+@pytest.mark.parametrize("text", ["1GB", "100", "0mbit", "1bit", "mbit", "-1gbit", "", "99999999999gbit"])
+def test_what_is_no_speed_of_a_link_says_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match=r"gbit|carry"):
+        parse_link(text)

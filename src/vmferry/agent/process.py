@@ -41,6 +41,8 @@ class Options:
     connect: str
     metrics: tuple[str, int] | None = None
     """A plain listener on loopback, for Prometheus."""
+    link_bytes_s: int | None = None
+    """What the network to other hosts carries in each direction, where the cards do not tell it, or too much."""
 
 
 def new_token(state: Path) -> str:
@@ -76,7 +78,7 @@ def run(options: Options, hosts_for: HostsFor | None = None) -> None:
         with _listening(options) as listener:
             if not tls.there and not _join(options, tls, listener):
                 return
-            agent = Agent(options.state, options.connect, hosts_for or partial(_libvirt_hosts, tls, options.connect))
+            agent = Agent(options.state, options.connect, hosts_for or partial(_libvirt_hosts, tls, options))
             log.info("serving", host=agent.name, address=_address(listener), connect=options.connect)
             agent.serve(listener.dup())
         log.info("left", host=agent.name)
@@ -88,11 +90,12 @@ def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _libvirt_hosts(tls: TlsFolder, connect: str, fence: Fence) -> Hosts:
+def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
     from vmferry.hosts.exports import Exports, Front
     from vmferry.hosts.libvirt import LibvirtHosts
 
-    return LibvirtHosts(fence, Exports(Front(tls.address, tls.path)), TunnelCrossing(connect, tls))
+    front = Front(tls.address, tls.path, options.link_bytes_s)
+    return LibvirtHosts(fence, Exports(front), TunnelCrossing(options.connect, tls))
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vmferry.cli.options import Connect, connect_uri
+from vmferry.cli.options import Connect, connect_uri, saying
+from vmferry.cli.sizes import parse_link
 
 DEFAULT_STATE = Path("/var/lib/vmferry-agent")
 
@@ -26,6 +27,16 @@ Metrics = Annotated[
     str | None,
     typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus metrics, without TLS: on loopback only."),
 ]
+Link = Annotated[
+    int | None,
+    typer.Option(
+        "--link-speed",
+        metavar="SPEED",
+        parser=saying(parse_link),
+        help="What the network to other hosts carries, 1gbit for one [as the network cards say].",
+        show_default=False,
+    ),
+]
 
 
 def agent(
@@ -33,6 +44,7 @@ def agent(
     *,
     listen: Listen = "0.0.0.0:8443",
     metrics: Metrics = None,
+    link_speed: Link = None,
     new_token: Annotated[bool, typer.Option("--new-token", help="Print a token to join with, once, and end.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Forget the manager: join anew at the next start.")] = False,
     connect: Connect = None,
@@ -52,4 +64,4 @@ def agent(
         process.forget(folder)
     else:
         at = split_address(metrics) if metrics else None
-        process.run(process.Options(folder, split_address(listen), connect_uri(ctx, connect), at))
+        process.run(process.Options(folder, split_address(listen), connect_uri(ctx, connect), at, link_speed))

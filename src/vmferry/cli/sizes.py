@@ -14,6 +14,7 @@ _BYTES = {"b": 1} | {
         (f"{letter}b", 1000**power),
     )
 }
+_BITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "min": Decimal(60), "h": Decimal(3600)}
 _DAY = {"d": Decimal(86400)}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", re.ASCII)
@@ -42,6 +43,17 @@ def parse_rate(text: str) -> int | None:
         return parse_bytes(text.strip().removesuffix("/s"))
     except ValueError as error:
         raise ValueError(f"{error}, or none for no limit") from error
+
+
+def parse_link(text: str) -> int:
+    """ "100mbit", "2.5gbit": what a link carries in each direction, in bytes a second."""
+    number, unit = _split(text, "1gbit")
+    if unit not in _BITS:
+        raise ValueError(f"{text!r} is no speed of a link: write it as 100mbit or 1gbit")
+    speed = number * _BITS[unit] / 8
+    if not 1 <= speed <= _LARGEST_BYTES:
+        raise ValueError(f"{text!r} is not between 8bit and what a link can carry")
+    return int(speed)
 
 
 def parse_seconds(text: str) -> float:

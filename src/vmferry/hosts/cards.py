@@ -18,28 +18,32 @@ _IPV6 = Path("/proc/net/if_inet6")
 _SIOCGIFADDR = 0x8915
 """See netdevice(7)."""
 _MBIT = 1_000_000 // 8
+_COUNTS = ("tx_bytes", "rx_bytes")
 
 
-def link_of(address: str, cards: Path = CARDS) -> LinkCount | None:
+def link_of(address: str, capacity_bytes_s: int | None = None, cards: Path = CARDS) -> LinkCount | None:
     """Of the cards below the interface that has this address, an IP address or a name of this host.
 
     Below a bridge, a bond or a VLAN lie the cards that carry it; what guests send over them is counted too.
-    None where no interface has the address, or one of the cards does not tell its speed.
+    `capacity_bytes_s`: what they carry together, where it is known better than by them. None where no interface has
+    the address, or one of the cards has to tell its speed and does not.
     """
     interface = _interface(address)
-    return _counted(_below(cards / interface)) if interface is not None else None
-
-
-def _counted(cards: list[Path]) -> LinkCount | None:
+    if interface is None:
+        return None
+    below = _below(cards / interface)
     try:
-        counts = [
-            [int((card / file).read_text()) for file in ("statistics/tx_bytes", "statistics/rx_bytes", "speed")]
-            for card in cards
-        ]
+        sent, received = (sum(_number(card / "statistics" / file) for card in below) for file in _COUNTS)
+        speeds = [] if capacity_bytes_s else [_number(card / "speed") for card in below]
     except (OSError, ValueError):  # a card that is down, or virtual, refuses to tell its speed
         return None
-    sent, received, mbit_s = map(sum, zip(*counts, strict=True))
-    return LinkCount(sent, received, mbit_s * _MBIT) if all(speed > 0 for *_, speed in counts) else None
+    if any(speed <= 0 for speed in speeds):
+        return None
+    return LinkCount(sent, received, capacity_bytes_s or sum(speeds) * _MBIT)
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text())
 
 
 def _below(interface: Path) -> list[Path]:

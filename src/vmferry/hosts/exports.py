@@ -33,6 +33,8 @@ class Front:
     """An IP address or a name that stands in the certificate."""
     certificates: Path
     """A folder as QEMU's tls-creds-x509 take it."""
+    link_bytes_s: int | None = None
+    """What the way there carries in each direction; None as the network cards tell it."""
 
 
 @dataclass(slots=True)

@@ -139,7 +139,10 @@ class LibvirtHost(Between):
 
     def load(self) -> Load:
         load = self._link.call("look at its load", read_load)
-        return replace(load, link=link_of(self._exports.front.address)) if self._exports is not None else load
+        if self._exports is None:
+            return load
+        front = self._exports.front
+        return replace(load, link=link_of(front.address, front.link_bytes_s))
 
     # -- files
 

@@ -44,6 +44,8 @@ def enter(at: Path, record: LabRecord) -> None:
     for name, place in BOUND.items():
         if (at / name).exists() and Path(place).exists():
             run("mount", "--bind", at / name, place)
+    if record.within:
+        run("mount", "-t", "sysfs", "none", "/sys")  # with the network cards of its own
     if Path("/sys/fs/cgroup").is_dir():
         run("mount", "-t", "tmpfs", "none", "/sys/fs/cgroup")  # without cgroups libvirt leaves them alone
     run("ip", "link", "set", "lo", "up")

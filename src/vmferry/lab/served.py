@@ -16,12 +16,20 @@ from vmferry.lab.programs import wait_for
 class ServedHost:
     """`vmferry agent` with a state folder of its own; ends with the with block, by its own id."""
 
-    def __init__(self, state: Path, uri: str, inside: Sequence[str] = (), listen: str = "127.0.0.1:0") -> None:
-        """`inside`: words before the command that take it to another network, say."""
+    def __init__(
+        self,
+        state: Path,
+        uri: str,
+        inside: Sequence[str] = (),
+        listen: str = "127.0.0.1:0",
+        options: Sequence[str] = (),
+    ) -> None:
+        """`inside`: words before the command that take it to another network, say; `options`: further ones."""
         self.state = state
         self._uri = uri
         self._inside = tuple(inside)
         self._listen = listen
+        self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -50,7 +58,7 @@ class ServedHost:
         with self.log.open("ab") as log:
             words = [*self._inside, *COMMAND, "agent", "--state", str(self.state)]
             self._process = subprocess.Popen(
-                [*words, "--listen", listen, "--connect", self._uri],
+                [*words, "--listen", listen, "--connect", self._uri, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
