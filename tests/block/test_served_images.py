@@ -11,13 +11,16 @@ import nbd
 import pytest
 from tests.block.servers import answers, certificates, needs, running, until
 
+from vmferry.agent.crossing import TunnelCrossing
+from vmferry.authority import Role
 from vmferry.errors import HostUnreachable
 from vmferry.fence import Fence
-from vmferry.hosts.exports import Exports, Front
+from vmferry.hosts.exports import SLOW_BYTES_S, Exports, Front
 from vmferry.hosts.libvirt import LibvirtHost
 from vmferry.hosts.link import Link
+from vmferry.lab.realm import Realm
 from vmferry.model import Token
-from vmferry.transfer import Place, Throttle, Transfer
+from vmferry.transfer import Copied, Place, Throttle, Transfer, Unwatched, Watch
 from vmferry.transfer.nbd_link import NbdLink, nbd_link
 
 SIZE = 24 << 20
@@ -58,6 +61,44 @@ def test_a_server_that_is_killed_while_it_is_read_is_a_host_that_is_away(tmp_pat
         print(away.value)
     finally:
         exports.close()
+
+
+def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_directly(tmp_path: Path) -> None:
+    needs("qemu-nbd")
+    image = tmp_path / "image"
+    image.write_bytes(b"content." * (SIZE // 8))
+    tls, _ = Realm(tmp_path / "realm").certificate("host1", Role.AGENT)
+    crossing = TunnelCrossing("test:///default", tls, tmp_path / "run")
+    ways = {speed: Exports(Front("127.0.0.1", tls.path, speed), crossing.lead) for speed in (SLOW_BYTES_S, 10**10)}
+    try:
+        slow, fast = (exports.serve("abcd2345", image, "host1") for exports in ways.values())
+        assert slow.through
+        assert slow.through not in repr(slow)
+        assert fast.through == ""
+        assert slow.shown == fast.shown
+
+        def copied(served: Place, watch: Watch) -> Copied:
+            host = LibvirtHost(Link("test:///default"), Fence(tmp_path / "state"), ours, ways[10**10], crossing)
+            return host.copy(Transfer(served, Place(str(tmp_path / "copy")), tmp_path / "bookmarks"), watch)
+
+        ours = Token("abcd2345", 1)
+        with pytest.raises(HostUnreachable, match="host1"):
+            copied(slow, KillsTheServer(ways[SLOW_BYTES_S]))
+        again = ways[SLOW_BYTES_S].serve("abcd2345", image, "host1")
+        with pytest.raises(HostUnreachable, match="host1"):
+            copied(again, KillsTheServer(ways[SLOW_BYTES_S]))
+        rest = copied(fast, Unwatched())
+        assert rest.copied_bytes + rest.reused_bytes == SIZE
+        assert (tmp_path / "copy").read_bytes() == image.read_bytes()
+        third = ways[SLOW_BYTES_S].serve("abcd2345", image, "host1")
+        assert copied(third, Unwatched()).reused_bytes == SIZE
+        crossing.end("abcd2345")
+        with pytest.raises(HostUnreachable, match="host1"):
+            copied(third, Unwatched())
+        assert [*(tmp_path / "run/images").iterdir()] == []
+    finally:
+        for exports in ways.values():
+            exports.close()
 
 
 @pytest.mark.parametrize("ask", [NbdLink.flush, lambda link: link.read(0, memoryview(bytearray(4096)))])

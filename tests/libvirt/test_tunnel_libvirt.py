@@ -1,15 +1,19 @@
-"""libvirt's own client, through a tunnel, to a libvirtd that it could not reach."""
+"""Through a tunnel: libvirt's own client to a libvirtd that it could not reach, and images over a slow link."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import libvirt
 import pytest
 from tests.block.servers import certificates
 from tests.block.tunnels import tunnel_to
+from tests.libvirt.conftest import MakeGuestOn
+from tests.libvirt.fleets import managed
 
-from vmferry.lab import LabHost
+from vmferry.lab import DiskSpec, GuestSpec, Lab, LabHost
+from vmferry.lab.links import PORT
 
 pytestmark = pytest.mark.long
 
@@ -33,3 +37,36 @@ def test_libvirt_answers_through_a_tunnel_until_it_is_cut(lab: LabHost, tmp_path
             far.close()
     with lab.connect() as beside:
         assert beside.getLibVersion()
+
+
+def test_a_relocation_over_a_slow_link_sends_less_than_it_moves(
+    two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
+) -> None:
+    one, two = two_hosts.hosts
+    golden, folder = one.storage("san1") / "golden.img", two.storage("san2") / "texts"
+    words = [random.Random(n).randbytes(6).hex() for n in range(5000)]
+    golden.write_text(" ".join(random.Random(1).choices(words, k=4 << 20)))
+    golden.open("r+b").truncate(256 << 20)
+    folder.mkdir()
+    disk = DiskSpec("vda", size_mib=256, backing=golden)
+    guest = make_guest_on(one, GuestSpec("texts", disks=(disk,), rate=20))
+    guest.wait_acks(20)
+    with managed(two_hosts, tmp_path.name, options=("--link-speed", "100mbit")) as fleet:
+        two_hosts.link("host2").shape("100mbit")
+        before = sent(one)
+        ended = fleet.migrate(guest, two, "--path", folder, "--via", "quick", "--max-pause", "60s")
+        assert ended.code == 0, ended.out + ended.err
+        receipt = fleet.manager.receipt(fleet.manager.jobs()[0]["id"])
+        passed = sent(one) - before
+        phases = {phase["name"]: phase["bytes"] for phase in receipt["phases"]}
+        assert phases["copy base"] > 40 << 20
+        assert passed < 0.6 * (phases["copy base"] + phases["copy last"]), (passed, phases)
+        guest.moved_to(two)
+        guest.wait_acks(20)
+        guest.stop_writing()
+        assert guest.verdict().clean, guest.verdict()
+
+
+def sent(host: LabHost) -> int:
+    """Bytes over its network card, by its own count."""
+    return int(host.run("cat", f"/sys/class/net/{PORT}/statistics/tx_bytes"))

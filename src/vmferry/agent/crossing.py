@@ -1,4 +1,7 @@
-"""The way of libvirt's live migration from agent to agent: three unix sockets on each host, tunnels between them."""
+"""The ways from agent to agent: unix sockets on each host, tunnels between them.
+
+Three for libvirt's live migration; one for each image that is read over a slow link, which is compressed on the way.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from urllib.parse import parse_qs, urlsplit
 
 from vmferry.authority import TlsFolder, client_context, server_context
 from vmferry.errors import BadRequest
+from vmferry.hosts.join import split_address
 from vmferry.tunnel import Peer, Tickets, TunnelClient, TunnelServer
 
 RUN = Path("/run/vmferry")
 LIBVIRTD = Path("/run/libvirt/libvirt-sock")
 TICKET_S = 600.0
 """Between the destination's being ready and the source's first connection."""
+LEAD_S = 30 * 24 * 3600.0
+"""An image may take that long; its ticket goes with the job."""
 STREAMS = ("libvirt", "memory", "disks")
 
 
@@ -30,6 +37,7 @@ class TunnelCrossing:
         self._run = run
         self._tickets = Tickets()
         self._given: dict[str, list[str]] = {}
+        self._leads: dict[str, list[str]] = {}
         self._server: TunnelServer | None = None
         self._lock = Lock()
 
@@ -56,12 +64,39 @@ class TunnelCrossing:
             connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
             yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
 
+    def lead(self, job: str, name: str) -> tuple[Path, str, str]:
+        folder = self._images / job
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        socket = folder / name
+        socket.unlink(missing_ok=True)
+        with self._lock:
+            ticket = self._tickets.issue(socket, LEAD_S, None)
+            self._leads.setdefault(job, []).append(ticket)
+            port = self._listening().port
+        host = f"[{self._tls.address}]" if ":" in self._tls.address else self._tls.address
+        return socket, f"{host}:{port}", ticket
+
+    @contextmanager
+    def reach(self, address: str, ticket: str) -> Iterator[Path]:
+        host, port = split_address(address)
+        self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            TemporaryDirectory(dir=self._images) as folder,
+            TunnelClient(Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path)) as near,
+        ):
+            yield near.at
+
     def end(self, job: str) -> None:
         """Cut what a job's tickets have let in."""
         with self._lock:
-            for ticket in self._given.pop(job, []):
+            for ticket in (*self._given.pop(job, []), *self._leads.pop(job, [])):
                 self._tickets.withdraw(ticket)
         shutil.rmtree(self._run / job, ignore_errors=True)
+        shutil.rmtree(self._images / job, ignore_errors=True)
+
+    @property
+    def _images(self) -> Path:
+        return self._run / "images"
 
     def _folder(self, job: str) -> Path:
         """Empty, and QEMU makes its sockets there."""

@@ -95,7 +95,8 @@ def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
     from vmferry.hosts.libvirt import LibvirtHosts
 
     front = Front(tls.address, tls.path, options.link_bytes_s)
-    return LibvirtHosts(fence, Exports(front), TunnelCrossing(options.connect, tls))
+    crossing = TunnelCrossing(options.connect, tls)
+    return LibvirtHosts(fence, Exports(front, crossing.lead), crossing)
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote, urlsplit
 
 import libvirt
 
@@ -194,13 +195,23 @@ class Between:
 
         return self._link.call(action, with_it)
 
-    def _reading(self, transfer: DiskTransfer) -> DiskTransfer:
-        """What another host serves is read with this host's certificates."""
+    @contextmanager
+    def _reading(self, transfer: DiskTransfer) -> Iterator[DiskTransfer]:
+        """What another host serves is read with this host's certificates, or through a tunnel."""
         source = transfer.source
         if not _served(transfer) or not isinstance(source, Place):
-            return transfer
-        tls = self._server().front.certificates
-        return Transfer(replace(source, tls=tls), transfer.destination, transfer.bookmarks, transfer.grows)
+            yield transfer
+        elif source.through:
+            url = urlsplit(source.at)
+            with self._cross().reach(url.netloc, source.through) as socket:
+                near = Place(f"nbd+unix://{url.path}?socket={quote(str(socket))}", known_as=source.known_as)
+                yield _from(near, transfer)
+        else:
+            yield _from(replace(source, tls=self._server().front.certificates), transfer)
+
+
+def _from(source: Place, transfer: DiskTransfer) -> DiskTransfer:
+    return Transfer(source, transfer.destination, transfer.bookmarks, transfer.grows)
 
 
 def _served(transfer: DiskTransfer) -> bool:

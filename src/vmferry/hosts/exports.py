@@ -1,9 +1,13 @@
-"""Images that other hosts may read: each through a qemu-nbd of its own, read-only, with TLS both ways."""
+"""Images that other hosts may read: each through a qemu-nbd of its own, read-only, with TLS both ways.
+
+Over a slow link it listens for a tunnel's end instead, which compresses where that pays (decision 0025).
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 from collections.abc import Callable
@@ -15,12 +19,16 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from vmferry.errors import ExportFailed
+from vmferry.hosts.cards import link_of
 from vmferry.transfer import Place
 from vmferry.transfer.exporting import START
 from vmferry.transfer.images import image_name
 from vmferry.transfer.places import Scheme
 
 T = TypeVar("T")
+Lead = Callable[[str, str], tuple[Path, str, str]]
+SLOW_BYTES_S = 125_000_000
+"""A GBit/s. Encrypting and compressing in the agent keeps up with it, and costs more than qemu-nbd's TLS."""
 CONNECTIONS = 16
 _END_S = 10.0
 
@@ -47,8 +55,10 @@ class _Server:
 class Exports:
     """All that one process serves; it ends with the process."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, lead: Lead | None = None) -> None:
+        """`lead` makes a tunnel's end: see hosts.migrating.Crossing."""
         self.front = front
+        self._lead = lead
         self._servers: dict[tuple[str, str, str], _Server] = {}
         self._lock = Lock()
         # The kernel ends qemu-nbd with the thread that started it: so one thread starts them all, and stays.
@@ -92,19 +102,25 @@ class Exports:
         return self._starter.submit(act).result()
 
     def _started(self, job: str, place: Place, host: str, size: int | None = None) -> _Server:
-        listening = self._listening()
-        with listening:
+        known_as = f"{host}:{place.shown} ({place.format})"
+        if self._lead is not None and self._slow():
+            socket_at, address, ticket = self._lead(job, secrets.token_hex(8))
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(socket_at))
+                listening.listen(CONNECTIONS)
+                process = _served(listening, [*SERVER, "--", image_options(place, size)])
+            served = Place(f"nbds://{address}/{quote(EXPORT)}", known_as=known_as, through=ticket)
+            return _Server(job, served, process)
+        with self._listening() as listening:
             port = listening.getsockname()[1]
-            process = subprocess.Popen(
-                [*START, str(os.getpid()), *self._command(place, size)],
-                stdin=listening.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            process = _served(listening, [*SERVER, *self._encrypted(), "--", image_options(place, size)])
         name = f"[{self.front.address}]" if ":" in self.front.address else self.front.address
-        url = f"nbds://{name}:{port}/{quote(EXPORT)}"
-        return _Server(job, Place(url, known_as=f"{host}:{place.shown} ({place.format})"), process)
+        return _Server(job, Place(f"nbds://{name}:{port}/{quote(EXPORT)}", known_as=known_as), process)
+
+    def _slow(self) -> bool:
+        """As far as the network cards, or whoever started the agent, tell."""
+        link = link_of(self.front.address, self.front.link_bytes_s)
+        return link is not None and link.capacity_bytes_s <= SLOW_BYTES_S
 
     def _listening(self) -> socket.socket:
         try:
@@ -114,13 +130,30 @@ class Exports:
             raise ExportFailed(path=self.front.address, reason=error.strerror or str(error)) from error
         return listening
 
-    def _command(self, place: Place, size: int | None) -> list[str]:
-        words = ["qemu-nbd", "--persistent", f"--shared={CONNECTIONS}", "--read-only", f"--export-name={EXPORT}"]
-        words += ["--object", f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on"]
-        return [*words, "--tls-creds=tls", "--aio=threads", "--", image_options(place, size)]
+    def _encrypted(self) -> list[str]:
+        creds = f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on"
+        return ["--object", creds, "--tls-creds=tls"]
+
+
+def _served(listening: socket.socket, command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*START, str(os.getpid()), *command],
+        stdin=listening.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 EXPORT = "image"
+SERVER = (
+    "qemu-nbd",
+    "--persistent",
+    f"--shared={CONNECTIONS}",
+    "--read-only",
+    f"--export-name={EXPORT}",
+    "--aio=threads",
+)
 
 
 def image_options(place: Place, size: int | None = None) -> str:

@@ -148,13 +148,13 @@ class LibvirtHost(Between):
 
     @acting
     def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
-        with _held(transfer), served_by_another(transfer):
-            return transfers.copy(self._reading(transfer), watch)
+        with _held(transfer), served_by_another(transfer), self._reading(transfer) as reading:
+            return transfers.copy(reading, watch)
 
     @acting
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
-        with _held(transfer), served_by_another(transfer):
-            return transfers.compare(self._reading(transfer), watch)
+        with _held(transfer), served_by_another(transfer), self._reading(transfer) as reading:
+            return transfers.compare(reading, watch)
 
     @acting
     def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:

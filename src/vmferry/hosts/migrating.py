@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import libvirt
@@ -47,6 +48,12 @@ class Crossing(Protocol):
 
     def to(self, job: str, word: str) -> AbstractContextManager[tuple[str, str, str]]:
         """The way to the host that gave the word, while the context is open. See Incoming."""
+
+    def lead(self, job: str, name: str) -> tuple[Path, str, str]:
+        """A unix socket to listen on, and where other hosts reach it: address and ticket, good until `end`."""
+
+    def reach(self, address: str, ticket: str) -> AbstractContextManager[Path]:
+        """A unix socket that leads to where another host's ticket does, while the context is open."""
 
 
 def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:

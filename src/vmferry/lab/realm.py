@@ -42,7 +42,7 @@ class Anywhere:
             return [self._at_home(held) for held in value]
         if not isinstance(value, Transfer):
             return value
-        return Transfer(value.source, value.destination, self._bookmarks.here(value.bookmarks))
+        return Transfer(value.source, value.destination, self._bookmarks.here(value.bookmarks), value.grows)
 
 
 @dataclass

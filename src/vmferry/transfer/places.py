@@ -6,7 +6,7 @@ A place is only words here: nothing is opened or looked up.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -46,7 +46,8 @@ class Place:
 
     `tls` is a folder as QEMU's tls-creds take it: ca-cert.pem with client-cert.pem and client-key.pem, or
     keys.psk. `exists` says of a file on NFS by URL that it is there before us and after us, as devices, LUNs and
-    exports always are: what it holds is written over. Raises BadPlace if the words make no sense.
+    exports always are: what it holds is written over. `through`: a ticket; what listens there is the end of a tunnel,
+    which whoever copies has to have the other end of. Raises BadPlace if the words make no sense.
     """
 
     at: str
@@ -54,6 +55,7 @@ class Place:
     tls: Path | None = None
     exists: bool = False
     known_as: str = ""
+    through: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
