@@ -37,7 +37,7 @@ class TunnelCrossing:
         self._run = run
         self._tickets = Tickets()
         self._given: dict[str, list[str]] = {}
-        self._leads: dict[str, list[str]] = {}
+        self._leads: dict[str, dict[str, str]] = {}
         self._server: TunnelServer | None = None
         self._lock = Lock()
 
@@ -70,8 +70,9 @@ class TunnelCrossing:
         socket = folder / name
         socket.unlink(missing_ok=True)
         with self._lock:
-            ticket = self._tickets.issue(socket, LEAD_S, None)
-            self._leads.setdefault(job, []).append(ticket)
+            leads = self._leads.setdefault(job, {})
+            self._tickets.withdraw(leads.get(name, ""))
+            ticket = leads[name] = self._tickets.issue(socket, LEAD_S, None)
             port = self._listening().port
         host = f"[{self._tls.address}]" if ":" in self._tls.address else self._tls.address
         return socket, f"{host}:{port}", ticket
@@ -89,7 +90,7 @@ class TunnelCrossing:
     def end(self, job: str) -> None:
         """Cut what a job's tickets have let in."""
         with self._lock:
-            for ticket in (*self._given.pop(job, []), *self._leads.pop(job, [])):
+            for ticket in (*self._given.pop(job, []), *self._leads.pop(job, {}).values()):
                 self._tickets.withdraw(ticket)
         shutil.rmtree(self._run / job, ignore_errors=True)
         shutil.rmtree(self._images / job, ignore_errors=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
-from urllib.parse import quote
+
+from blake3 import blake3
 
 from vmferry.errors import ExportFailed
 from vmferry.hosts.cards import link_of
@@ -103,36 +103,40 @@ class Exports:
 
     def _started(self, job: str, place: Place, host: str, size: int | None = None) -> _Server:
         known_as = f"{host}:{place.shown} ({place.format})"
+        options = ["--", image_options(place, size)]
         if self._lead is not None and self._slow():
-            socket_at, address, ticket = self._lead(job, secrets.token_hex(8))
-            with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(str(socket_at))
-                listening.listen(CONNECTIONS)
-                process = _served(listening, [*SERVER, "--", image_options(place, size)])
-            served = Place(f"nbds://{address}/{quote(EXPORT)}", known_as=known_as, through=ticket)
-            return _Server(job, served, process)
-        with self._listening() as listening:
-            port = listening.getsockname()[1]
-            process = _served(listening, [*SERVER, *self._encrypted(), "--", image_options(place, size)])
-        name = f"[{self.front.address}]" if ":" in self.front.address else self.front.address
-        return _Server(job, Place(f"nbds://{name}:{port}/{quote(EXPORT)}", known_as=known_as), process)
+            part = "" if size is None else "beginning"
+            name = blake3(f"{place.at} {place.format} {part}".encode()).hexdigest(8)
+            socket_at, address, ticket = self._lead(job, name)
+            with _listening(socket.AF_UNIX, str(socket_at)) as listening:
+                process = _served(listening, [*SERVER, *options])
+            return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as, through=ticket), process)
+        at = self.front.address
+        with _listening(socket.AF_INET6 if ":" in at else socket.AF_INET, (at, 0)) as listening:
+            address = f"{f'[{at}]' if ':' in at else at}:{listening.getsockname()[1]}"
+            process = _served(listening, [*SERVER, *self._encrypted(), *options])
+        return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as), process)
 
     def _slow(self) -> bool:
         """As far as the network cards, or whoever started the agent, tell."""
         link = link_of(self.front.address, self.front.link_bytes_s)
         return link is not None and link.capacity_bytes_s <= SLOW_BYTES_S
 
-    def _listening(self) -> socket.socket:
-        try:
-            family = socket.AF_INET6 if ":" in self.front.address else socket.AF_INET
-            listening = socket.create_server((self.front.address, 0), family=family, backlog=CONNECTIONS)
-        except OSError as error:
-            raise ExportFailed(path=self.front.address, reason=error.strerror or str(error)) from error
-        return listening
-
     def _encrypted(self) -> list[str]:
         creds = f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on"
         return ["--object", creds, "--tls-creds=tls"]
+
+
+def _listening(family: socket.AddressFamily, at: str | tuple[str, int]) -> socket.socket:
+    """Raises ExportFailed."""
+    listening = socket.socket(family)
+    try:
+        listening.bind(at)
+        listening.listen(CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise ExportFailed(path=str(at), reason=error.strerror or str(error)) from error
+    return listening
 
 
 def _served(listening: socket.socket, command: list[str]) -> subprocess.Popen[bytes]:

@@ -50,7 +50,10 @@ class Crossing(Protocol):
         """The way to the host that gave the word, while the context is open. See Incoming."""
 
     def lead(self, job: str, name: str) -> tuple[Path, str, str]:
-        """A unix socket to listen on, and where other hosts reach it: address and ticket, good until `end`."""
+        """A unix socket to listen on, and where other hosts reach it: address and ticket.
+
+        Good until `end`, or until the name is led to again.
+        """
 
     def reach(self, address: str, ticket: str) -> AbstractContextManager[Path]:
         """A unix socket that leads to where another host's ticket does, while the context is open."""
