@@ -51,7 +51,8 @@ def test_of_twelve_jobs_between_two_hosts_ten_run_at_once_and_then_the_rest(
 
         for _, _, id_ in jobs:
             assert fleet.manager.run("job", "limit", id_, "none").code == 0
-        assert fleet.manager.run("recover", deadline_s=600).code == 0
+        recovered = fleet.manager.run("recover", deadline_s=600)
+        assert recovered.code == 0, recovered.out
 
         told = [fleet.manager.job(id_) for _, _, id_ in jobs]
         assert [job["state"] for job in told] == ["done"] * JOBS

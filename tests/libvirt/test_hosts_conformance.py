@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import libvirt
 import pytest
@@ -44,6 +45,36 @@ def open_host(request: pytest.FixtureRequest, lab: LabHost, tmp_path: Path) -> I
         hosts = fleet.over(LibvirtHosts(Fence(tmp_path)))
         yield lambda token: hosts.open("host1", token)
     fleet.close()
+
+
+COMES_AND_GOES = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
+<os><type arch='x86_64'>hvm</type></os></domain>"""
+
+
+def test_a_vm_that_goes_while_all_are_listed_is_no_reason_not_to_tell_of_the_others(
+    open_host: Open, lab: LabHost, make_guest: MakeGuest
+) -> None:
+    """Seen: jobs were undone, since another job's VM had just left the host."""
+    guest, looking, over = make_guest(QUIET), open_host(None), Event()
+
+    def come_and_go(name: str) -> None:
+        with lab.connect() as connection:
+            while not over.is_set():
+                domain = connection.defineXML(COMES_AND_GOES.format(name=name))
+                domain.create()
+                domain.destroy()
+                domain.undefine()
+
+    others = [Thread(target=come_and_go, args=(f"comes and goes {number}",)) for number in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(20):
+            assert guest.name in [vm.name for vm in looking.vms()]
+    finally:
+        over.set()
+        for other in others:
+            other.join()
 
 
 def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(

@@ -77,10 +77,7 @@ class LibvirtHost(Between):
     # -- looking
 
     def vms(self) -> Sequence[Vm]:
-        def act(conn: libvirt.virConnect) -> list[Vm]:
-            return [look.read_vm(domain) for domain in conn.listAllDomains()]
-
-        return sorted(self._link.call("list its VMs", act), key=lambda vm: vm.name)
+        return sorted(self._link.call("list its VMs", look.read_vms), key=lambda vm: vm.name)
 
     def vm(self, name: str) -> Vm:
         return self._link.call("read the VM", lambda c: look.read_vm(self._lookup(c, name)))

@@ -22,6 +22,7 @@ _POWER = {
     libvirt.VIR_DOMAIN_CRASHED: Power.OFF,
 }
 
+_TRIES = 3
 _OLDEST_FIRST = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
 
 
@@ -29,8 +30,30 @@ def power(domain: libvirt.virDomain) -> Power:
     return _POWER[domain.state()[0]]
 
 
+def read_vms(conn: libvirt.virConnect) -> list[Vm]:
+    """All that are there, without those that go while they are looked at."""
+    found = []
+    for domain in conn.listAllDomains():
+        try:
+            found.append(read_vm(domain))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+    return found
+
+
 def read_vm(domain: libvirt.virDomain) -> Vm:
-    """The VM with its disks' chains, read from the images themselves."""
+    """The VM with its disks' chains, read from the images themselves; once more if it ends meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return _read_vm(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+    return _read_vm(domain)
+
+
+def _read_vm(domain: libvirt.virDomain) -> Vm:
     root = domain_xml.parse(domain.XMLDesc(0))
     now = power(domain)
     return Vm(
