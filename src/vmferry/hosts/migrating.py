@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import libvirt
 
@@ -27,6 +29,13 @@ _FLAGS = (
 
 With a disk that stays UNSAFE too: libvirt knows a shared storage by its file system's kind only, preflight by its
 marker."""
+
+
+STOPS_MS = 100
+"""QEMU stops the guest when the rest takes no longer (its own 300): so long the guest stands for it."""
+PATIENT_ROUNDS = 8
+"""A guest whose memory was gone through so often, and is not fewer yet, changes it too fast for that."""
+_LOOK_S, _ROUNDS_S = 0.05, 1.0
 
 
 class Incoming(NamedTuple):
@@ -66,6 +75,7 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
     """
     link.forget_stop(uuid)
     failed: list[VmferryError] = []
+    downtime = _Downtime(link, uuid)
 
     def act(conn: libvirt.virConnect) -> None:
         domain = conn.lookupByUUIDString(uuid)
@@ -75,6 +85,7 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
         copied = [target for target in copied if target in changes.disks]
         stays = {domain_xml.target_of(disk) for disk in domain_xml.disks(root)} - changes.disks.keys()
         flags = _FLAGS | (libvirt.VIR_MIGRATE_UNSAFE if stays else 0)
+        downtime.lower(domain)
         domain.migrateToURI3(incoming.connect, _parameters(incoming, copied, domain_xml.text(root)), flags)
 
     def carry() -> None:
@@ -87,15 +98,58 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
     carrying.start()
     try:
         while carrying.is_alive():
-            carrying.join(0.05)
+            carrying.join(_LOOK_S)
             watch.check()
+            downtime.look()
     except VmferryError:
         with contextlib.suppress(HostRefused):  # it may have ended meanwhile: undo finds what became of it
             link.call("stop migrating", lambda c: c.lookupByUUIDString(uuid).abortJob())
         carrying.join()
         raise
+    finally:
+        downtime.restore()
     if failed:
         raise failed[0]
+
+
+class _Downtime:
+    """How little has to be left before QEMU stops the guest: less than it takes by itself, while that comes to an end.
+
+    libvirt would keep it for what comes after, so it is put back.
+    """
+
+    def __init__(self, link: Link, uuid: str) -> None:
+        self._link = link
+        self._uuid = uuid
+        self._before: int | None = None
+        self._looked = time.monotonic()
+
+    def lower(self, domain: libvirt.virDomain) -> None:
+        before = int(domain.migrateGetMaxDowntime())
+        domain.migrateSetMaxDowntime(min(before, STOPS_MS))
+        self._before = before
+
+    def look(self) -> None:
+        """Put it back for a guest that would never come to rest."""
+        if self._before is not None and time.monotonic() - self._looked > _ROUNDS_S:
+            self._looked = time.monotonic()
+            if self._rounds() > PATIENT_ROUNDS:
+                self.restore()
+
+    def restore(self) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            self._asked("put its downtime back", lambda d: d.migrateSetMaxDowntime(before))
+
+    def _rounds(self) -> int:
+        told = self._asked("look at its migration", lambda d: d.jobStats())
+        return int(told.get("memory_iteration", 0)) if told else 0
+
+    def _asked(self, action: str, act: Callable[[libvirt.virDomain], Any]) -> Any:
+        """None where it has left already, or is about to."""
+        with contextlib.suppress(HostRefused):
+            return self._link.call(action, lambda c: act(c.lookupByUUIDString(self._uuid)))
+        return None
 
 
 def _takes_writes(disk: domain_xml.Element) -> bool:
