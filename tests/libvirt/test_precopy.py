@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import libvirt
 import pytest
 from tests.libvirt.seen import check_image, destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds
+from vmferry.fence import Fence
+from vmferry.hosts.libvirt import LibvirtHosts
 from vmferry.lab import BARE_GUEST, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.bare import bare_boot
 from vmferry.lab.ferry import Ferry
+from vmferry.model import Changes, Token
+from vmferry.transfer import Unwatched
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -87,6 +92,38 @@ def test_the_guest_writes_on_while_its_memory_is_written(
     assert during > before
     guest.wait_acks(10)
     power_off(guest, domain_of(guest))
+    assert guest.errors() == []
+    assert guest.verdict().clean
+
+
+def test_a_save_that_is_kept_slow_keeps_nobody_waiting_and_leaves_the_rate_as_it_was(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, tmp_path: Path
+) -> None:
+    """Seen: looks on the connection that waited for the save were answered at its end."""
+    guest = make_guest(replace(BUSY, touch_mib=128, dirty_mib_s=4))
+    wait_for(lambda: b"\ntouched " in guest.place.console.read_bytes(), "its memory to be touched", 120)
+    domain, uuid, memory = domain_of(guest), guest.place.uuid, lab.storage("san2") / f"{guest.name}.memory"
+    rate = domain.migrateGetMaxSpeed()
+    host = LibvirtHosts(Fence(tmp_path)).open(lab.uri, Token("abcd2345", 1))
+    saving = Thread(target=host.save, args=(uuid, memory, Unwatched(), 32 << 20))
+    saving.start()
+
+    wait_for(lambda: memory.exists() and memory.stat().st_size > 8 << 20, "its memory to be written", 60)
+    acks, looks = len(guest.acks()), 0
+    while memory.stat().st_size < 96 << 20:
+        assert host.active_image(uuid, "hda") == guest.place.images["hda"]
+        looks += 1
+    written = len(guest.acks()) - acks
+    saving.join()
+
+    assert looks > 20
+    assert written > 0
+    assert domain.migrateGetMaxSpeed() == rate
+    host.restore(uuid, memory, Changes())
+    host.release(uuid, memory, run=True)
+    walk_again(guest)
+    host.remove(memory)
+    power_off(guest, domain)
     assert guest.errors() == []
     assert guest.verdict().clean
 
