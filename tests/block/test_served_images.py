@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +70,8 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
     image = tmp_path / "image"
     image.write_bytes(b"content." * (SIZE // 8))
     tls, _ = Realm(tmp_path / "realm").certificate("host1", Role.AGENT)
-    crossing = TunnelCrossing("test:///default", tls, tmp_path / "run")
+    run = Path(tempfile.mkdtemp(prefix="vmferry-test-"))  # a socket's path is short
+    crossing = TunnelCrossing("test:///default", tls, run)
     ways = {speed: Exports(Front("127.0.0.1", tls.path, speed), crossing.lead) for speed in (SLOW_BYTES_S, 10**10)}
     try:
         slow, fast = (exports.serve("abcd2345", image, "host1") for exports in ways.values())
@@ -95,10 +98,12 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
         crossing.end("abcd2345")
         with pytest.raises(HostUnreachable, match="host1"):
             copied(third, Unwatched())
-        assert [*(tmp_path / "run/images").iterdir()] == []
+        assert [*(run / "images").iterdir()] == []
     finally:
         for exports in ways.values():
             exports.close()
+        crossing.close()
+        shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("ask", [NbdLink.flush, lambda link: link.read(0, memoryview(bytearray(4096)))])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
 
-from vmferry.claims import HOST_SLOTS
+from vmferry.claims import HOST_SLOTS, LETTERS
 from vmferry.errors import (
     AmbiguousJob,
     NoSuchJob,
@@ -379,11 +379,10 @@ def test_a_watcher_sees_each_change(tmp_path: Path) -> None:
 
 
 def test_ids_may_be_shortened_while_they_mean_one_job(tmp_path: Path) -> None:
-    with worker(tmp_path, world_of(1)) as jobs:
+    with worker(tmp_path, world_of(len(LETTERS) + 1)) as jobs:
         ids: list[str] = []
         while len({id[0] for id in ids}) == len(ids):
-            ids.append(jobs.submit(request()).id)
-            jobs.cancel(ids[-1])
+            ids.append(jobs.submit(request(len(ids))).id)
             ended(jobs, ids[-1])
         with pytest.raises(AmbiguousJob):
             jobs.get(ids[-1][0])

@@ -95,6 +95,12 @@ class TunnelCrossing:
         shutil.rmtree(self._run / job, ignore_errors=True)
         shutil.rmtree(self._images / job, ignore_errors=True)
 
+    def close(self) -> None:
+        """Cut all that passes, and let nobody in any more."""
+        with self._lock:
+            if self._server is not None:
+                self._server.close()
+
     @property
     def _images(self) -> Path:
         return self._run / "images"
