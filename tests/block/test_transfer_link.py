@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.block.places import image
-from tests.block.servers import Link, iscsi_server, link, running, until
+from tests.block.servers import Link, answers, iscsi_server, link, running, until
 from tests.block.test_copy_command import VMFERRY
 
 from vmferry.lab.programs import wait_for
@@ -136,7 +136,7 @@ def test_a_server_that_stands_still_at_the_end_holds_nobody(tmp_path: Path, monk
     monkeypatch.setattr(nbd_connection, "GOODBYE_S", 1.0)
     at = tmp_path / "server"
     with running("nbdkit", "-f", "-U", str(at), "memory", "1M", log=tmp_path / "nbdkit.log") as nbdkit:
-        until(at.exists, "nbdkit's socket")
+        until(lambda: answers(at), "nbdkit's socket")
         with nbd_link(connecting(Place(f"nbd+unix:///?socket={at}")), 2) as open_:
             open_.flush()
             os.kill(nbdkit.pid, signal.SIGSTOP)
