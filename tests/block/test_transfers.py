@@ -255,6 +255,7 @@ def test_without_patience_the_first_failure_is_an_error(service: Service, patien
     assert service.reach("aaaa", S.ERROR, S.TRANSIENT).state is S.ERROR
 
 
+@pytest.mark.slow
 def test_after_too_long_without_progress_it_is_given_up(service: Service) -> None:
     service.submit("aaaa", "there/new.img", retry_delay_s=0.01, no_progress_s=0.3)
     assert service.reach("aaaa", S.ERROR).failures > 1

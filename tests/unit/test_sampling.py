@@ -87,6 +87,7 @@ def test_pressure_is_read_as_the_kernel_writes_it(text: str, seconds: float | No
     assert stalled_s(tmp_path / "missing") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crosses", ["crosses", "stays"])
 def test_what_crosses_a_link_that_others_fill_gives_way_and_what_stays_does_not(crosses: str) -> None:
     world = World(load=Load(0.0, link=LinkCount(0, 0, 100 * MIB)))
