@@ -9,8 +9,6 @@ from pathlib import Path
 from vmferry.hosts.protocol import Host, filesystem_of
 from vmferry.model import SAVES, Plan, Url, Where
 
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-"""No letter that a person could take for another one."""
 HOST_SLOTS = 10
 STORAGE_SLOTS = 10
 HOST = "host "

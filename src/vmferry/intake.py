@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from importlib.metadata import version
 
@@ -13,12 +12,10 @@ from vmferry.experience import LOOK_BACK, pause_factor
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.limits import check_rate
 from vmferry.model import ACTIVE, MoveRequest, Plan
+from vmferry.model.transfers import new_id
 from vmferry.seat import Seat, is_local
 from vmferry.store import NewJob, Store
 from vmferry.store.store import now
-
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-"""No letter that a person could take for another one."""
 
 
 class Intake:
@@ -43,7 +40,7 @@ class Intake:
             reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
             raise Refused(vm=plan.vm, reasons=reasons)
         return NewJob(
-            id="".join(secrets.choice(LETTERS) for _ in range(8)),
+            id=new_id(),
             plan=plan,
             request=request,
             version=version("vmferry"),

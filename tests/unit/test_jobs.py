@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
 
-from vmferry.claims import HOST_SLOTS, LETTERS
+from vmferry.claims import HOST_SLOTS
 from vmferry.errors import (
     AmbiguousJob,
     NoSuchJob,
@@ -40,6 +40,7 @@ from vmferry.model import (
     Token,
     Where,
 )
+from vmferry.model.transfers import LETTERS
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from vmferry.api.client import Client
 from vmferry.api.wire import from_json, to_json
-from vmferry.model.transfers import OVER, TransferRequest, TransferSeen, TransferState, TransferView, new_transfer_id
+from vmferry.model.transfers import OVER, TransferRequest, TransferSeen, TransferState, TransferView, new_id
 
 ENDED = OVER | {TransferState.TRANSFERRED, TransferState.ERROR}
 
@@ -17,7 +17,7 @@ class TransferClient(Client):
 
     def submit_transfer(self, request: TransferRequest) -> TransferView:
         """Queue one; it is durable when this returns."""
-        return self._transfer("PUT", new_transfer_id(), json=to_json(request))
+        return self._transfer("PUT", new_id(), json=to_json(request))
 
     def transfers(self) -> list[TransferView]:
         return [from_json(TransferView, found) for found in self._call("GET", "transfers")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmferry.model.notices import NOBODY, NoticeView, Receivers
 
-_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 RETRY_DELAY_S = 600.0
 SHORTEST_RETRY_DELAY_S = 5.0
 NO_PROGRESS_S = 14 * 86400.0
@@ -126,6 +126,6 @@ class TransferSeen:
     transfer: TransferView
 
 
-def new_transfer_id() -> str:
-    """Eight letters, none that a person could take for another one."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(8))
+def new_id() -> str:
+    """Of a job or a transfer: eight letters, none that a person could take for another one."""
+    return "".join(secrets.choice(LETTERS) for _ in range(8))
