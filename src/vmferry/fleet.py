@@ -20,7 +20,7 @@ from vmferry.hosts.agent_link import AgentLink, Contact, part
 from vmferry.hosts.join import Papers, join, split_address
 from vmferry.hosts.protocol import Hosts
 from vmferry.hosts.remote import RemoteHosts
-from vmferry.model.fleet import HostState, HostView, StorageView
+from vmferry.model.fleet import HostState, HostView, StorageView, host_port
 from vmferry.store.fleet import FleetStore, HostRow, StorageRow
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ class Fleet:
         """
         check_name(name)
         host, port = split_address(address)
-        full = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        full = host_port(host, port)
         parsed = JoinToken.parse(token)
         self._store.add(name, full, also)
         try:

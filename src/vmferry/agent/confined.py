@@ -131,7 +131,8 @@ class ToStorages:
                 return self._place(value, use)
             case Transfer():
                 source, destination = self._walk(value.source, use.of("source")), self._walk(value.destination, use)
-                return Transfer(source, destination, self._bookmarks.here(value.bookmarks), value.grows)
+                bookmarks = self._bookmarks.here(value.bookmarks)
+                return replace(value, source=source, destination=destination, bookmarks=bookmarks)
             case Mapping():  # its keys are names from before, which nothing opens
                 return {key: self._walk(held, use) for key, held in value.items()}
             case tuple() if hasattr(value, "_fields"):

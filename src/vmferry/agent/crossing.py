@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from vmferry.authority import TlsFolder, client_context, server_context
 from vmferry.errors import BadRequest
 from vmferry.hosts.join import split_address
+from vmferry.model.fleet import host_port
 from vmferry.tunnel import Peer, Tickets, TunnelClient, TunnelServer
 
 RUN = Path("/run/vmferry")
@@ -74,8 +75,7 @@ class TunnelCrossing:
             self._tickets.withdraw(leads.get(name, ""))
             ticket = leads[name] = self._tickets.issue(socket, LEAD_S, None)
             port = self._listening().port
-        host = f"[{self._tls.address}]" if ":" in self._tls.address else self._tls.address
-        return socket, f"{host}:{port}", ticket
+        return socket, host_port(self._tls.address, port), ticket
 
     @contextmanager
     def reach(self, address: str, ticket: str) -> Iterator[Path]:

@@ -28,6 +28,7 @@ from vmferry.errors import AgentRunning, StateUnusable, UsageError, WorkerRunnin
 from vmferry.fence import Fence
 from vmferry.hosts.protocol import Hosts
 from vmferry.lock import WorkerLock
+from vmferry.model.fleet import host_port
 
 log = structlog.get_logger()
 
@@ -143,7 +144,7 @@ def _listening(options: Options) -> socket.socket:
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)
 
 
 def _locked(state: Path) -> WorkerLock:

@@ -22,7 +22,7 @@ from vmferry.hosts.migrating import Crossing, Incoming, migrate
 from vmferry.hosts.protocol import DiskTransfer, Grown
 from vmferry.hosts.saved_state import settled_bytes, spent_name
 from vmferry.model import Changes, Definition, Lack, Token
-from vmferry.transfer import Place, Transfer, Watch
+from vmferry.transfer import Place, Watch
 
 T = TypeVar("T")
 LOST = {
@@ -205,13 +205,9 @@ class Between:
             url = urlsplit(source.at)
             with self._cross().reach(url.netloc, source.through) as socket:
                 near = Place(f"nbd+unix://{url.path}?socket={quote(str(socket))}", known_as=source.known_as)
-                yield _from(near, transfer)
+                yield replace(transfer, source=near)
         else:
-            yield _from(replace(source, tls=self._server().front.certificates), transfer)
-
-
-def _from(source: Place, transfer: DiskTransfer) -> DiskTransfer:
-    return Transfer(source, transfer.destination, transfer.bookmarks, transfer.grows)
+            yield replace(transfer, source=replace(source, tls=self._server().front.certificates))
 
 
 def _served(transfer: DiskTransfer) -> bool:

@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from vmferry.errors import ExportFailed
 from vmferry.hosts.cards import link_of
+from vmferry.model.fleet import host_port
 from vmferry.transfer import Place
 from vmferry.transfer.exporting import START
 from vmferry.transfer.images import image_name
@@ -113,7 +114,7 @@ class Exports:
             return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as, through=ticket), process)
         at = self.front.address
         with _listening(socket.AF_INET6 if ":" in at else socket.AF_INET, (at, 0)) as listening:
-            address = f"{f'[{at}]' if ':' in at else at}:{listening.getsockname()[1]}"
+            address = host_port(at, listening.getsockname()[1])
             process = _served(listening, [*SERVER, *self._encrypted(), *options])
         return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as), process)
 

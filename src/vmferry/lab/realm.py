@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -42,7 +42,7 @@ class Anywhere:
             return [self._at_home(held) for held in value]
         if not isinstance(value, Transfer):
             return value
-        return Transfer(value.source, value.destination, self._bookmarks.here(value.bookmarks), value.grows)
+        return replace(value, bookmarks=self._bookmarks.here(value.bookmarks))
 
 
 @dataclass

@@ -44,3 +44,8 @@ class StorageView:
     grade: str = ""
     shared_with: tuple[str, ...] = ()
     """HOST:NAME of the same storage on other hosts."""
+
+
+def host_port(host: str, port: int) -> str:
+    """An address as people write it: an IPv6 address in brackets. `hosts.join.split_address` takes it apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -220,7 +220,7 @@ class Job:
 def from_served(source: Place, transfer: DiskTransfer) -> DiskTransfer:
     """The same transfer for the host that it goes to, of what another one serves."""
     there = transfer.destination
-    return Transfer(source, Place(str(there)) if isinstance(there, Path) else there, transfer.bookmarks, transfer.grows)
+    return replace(transfer, source=source, destination=Place(str(there)) if isinstance(there, Path) else there)
 
 
 def file_of(where: Where) -> Path:

@@ -13,6 +13,7 @@ from typing import Self
 import structlog
 
 from vmferry.errors import TunnelRefused, VmferryError
+from vmferry.model.fleet import host_port
 from vmferry.tunnel.connection import Connection, Ending, Patience
 from vmferry.tunnel.hello import knock
 from vmferry.tunnel.listening import MOST, Listening
@@ -33,7 +34,7 @@ class Peer:
 
     @property
     def shown(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 class TunnelClient:

@@ -13,6 +13,7 @@ from typing import Self
 import structlog
 
 from vmferry.errors import TunnelRefused, VmferryError
+from vmferry.model.fleet import host_port
 from vmferry.tunnel.connection import Connection, Ending, Patience
 from vmferry.tunnel.hello import Answer, Hello, hear, reply
 from vmferry.tunnel.listening import MOST, Listening
@@ -142,4 +143,4 @@ class TunnelServer:
 def _name(caller: socket.socket) -> str:
     """Raises OSError when it has hung up already."""
     host, port, *_ = caller.getpeername()
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)
