@@ -26,9 +26,9 @@ OURS = "vmferry"
 BLOCKCOPY = "virsh blockcopy"
 SAVE_COPY_RESTORE = "save, cp, restore"
 STORAGES = (
-    StorageSpec("san1", "ext4", 8192),
-    StorageSpec("san2", "xfs", 8192),
-    StorageSpec("reflink", "xfs", 8192),
+    StorageSpec("san1", "ext4", 8192, direct=True),
+    StorageSpec("san2", "xfs", 8192, direct=True),
+    StorageSpec("reflink", "xfs", 8192, direct=True),
 )
 UNDISTURBED = "no move"
 SETTLED_ACKS = 20

@@ -17,10 +17,11 @@ from vmferry.lab import BARE_GUEST, GuestSpec, Lab, LabGuest, LabHost, StorageSp
 from .migrations import OURS, as_seen, need_kvm, on_ide, own_folder, two_disks
 from .ours import moved
 from .table import Against, Aim, Row, Sample, alone, alternate, breakdown
-from .virsh import migrate_with_storage
+from .virsh import certify, migrate_with_storage
 
 VIRSH = "virsh migrate"
-STORAGES = (StorageSpec("san1", "ext4", 4096), StorageSpec("san2", "xfs", 4096))
+ENCRYPTED = "the same --tls"
+STORAGES = (StorageSpec("san1", "ext4", 4096, direct=True), StorageSpec("san2", "xfs", 4096, direct=True))
 Move = Callable[[LabGuest, Path], Sample]
 
 
@@ -61,6 +62,9 @@ class Hosts:
     def virsh(self, guest: LabGuest, folder: Path) -> Sample:
         return migrate_with_storage(guest, self.there, folder)
 
+    def virsh_encrypted(self, guest: LabGuest, folder: Path) -> Sample:
+        return migrate_with_storage(guest, self.there, folder, tls=True)
+
 
 @contextmanager
 def hosts() -> Iterator[Hosts]:
@@ -69,6 +73,7 @@ def hosts() -> Iterator[Hosts]:
         Lab(folder).up(2, STORAGES, owner_pid=os.getpid()) as lab,
         managed(lab, "bench") as fleet,
     ):
+        certify(lab.hosts)
         fleet.manager.jobs()  # starts the worker
         yield Hosts(fleet, count(1))
 
@@ -83,13 +88,19 @@ def live(runs: int, data_mib: int) -> list[Row]:
         seen = alternate(
             case,
             runs,
-            {OURS: lambda: at.measure(spec, at.ours("live")), VIRSH: lambda: at.measure(spec, at.virsh)},
+            {
+                OURS: lambda: at.measure(spec, at.ours("live")),
+                VIRSH: lambda: at.measure(spec, at.virsh),
+                ENCRYPTED: lambda: at.measure(spec, at.virsh_encrypted),
+            },
         )
-    against = Against(case, seen, OURS, VIRSH)
+    against, alike = Against(case, seen, OURS, VIRSH), Against(case, seen, OURS, ENCRYPTED)
     return [
         against.row("job, with comparison", "whole", "whole", Aim(0.8)),
         against.row("command, by wall clock", "command", "whole"),
+        alike.row("job, with comparison", "whole", "whole"),
         against.row("pause, by guest's clock", "pause", "pause", Aim(1.0)),
+        alike.row("pause, by guest's clock", "pause", "pause"),
         against.row("longest gap between acks", "stall", "stall"),
         *alone(case, seen[OURS], {"pause, by the receipt": "receipt pause", "pause, forecast": "forecast"}),
         *breakdown(f"{case}: time", seen[OURS], "whole", "step "),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lxml import etree
+from tests.block.servers import certificates
 
 from vmferry.lab import LabGuest, LabHost
 from vmferry.lab.programs import run
@@ -27,9 +30,10 @@ def blockcopy(lab: LabHost, guest: LabGuest, folder: Path) -> Sample:
     return {"whole": time.monotonic() - began}
 
 
-def migrate_with_storage(guest: LabGuest, there: LabHost, folder: Path) -> Sample:
+def migrate_with_storage(guest: LabGuest, there: LabHost, folder: Path, *, tls: bool = False) -> Sample:
     """`virsh migrate --live --copy-storage-all` onto disks made before, and rm of what it leaves.
 
+    With `--tls` memory and disks are encrypted, as ours are; libvirt finds the certificates that certify() made.
     The clock runs for these two alone, not for making the disks and the definitions.
     """
     for disk in guest.spec.disks:
@@ -39,13 +43,20 @@ def migrate_with_storage(guest: LabGuest, there: LabHost, folder: Path) -> Sampl
     for file, word in zip(xml.values(), ("--migratable", "--inactive"), strict=True):
         file.write_text(_moved(_virsh(guest.host, "dumpxml", guest.name, word), guest, folder))
     images = guest.images()
-    words = ("migrate", "--live", "--copy-storage-all", "--persistent", "--undefinesource")
+    words = ["migrate", "--live", "--copy-storage-all", "--persistent", "--undefinesource", *(["--tls"] if tls else [])]
     where = ("--xml", xml["running"], "--persistent-xml", xml["defined"], "--migrateuri", f"tcp://{there.address}")
     began = time.monotonic()
     guest.host.run("virsh", "--quiet", "--connect", guest.host.tcp_uri, *words, *where, guest.name, there.tcp_uri)
     for path in (*images.values(), *xml.values()):
         Path(path).unlink()
     return {"whole": time.monotonic() - began}
+
+
+def certify(hosts: Sequence[LabHost]) -> None:
+    """Let QEMU and libvirt encrypt between these hosts."""
+    made = certificates(hosts[0].at / "certificates", [host.address for host in hosts])
+    for host in hosts:
+        shutil.copytree(made, host.at / "etc/migration", dirs_exist_ok=True)
 
 
 def save_copy_restore(lab: LabHost, guest: LabGuest, folder: Path) -> Sample:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,16 +100,15 @@ def nbdkit(folder: Path, *words: str) -> Iterator[str]:
     at.unlink(missing_ok=True)
 
 
-def certificates(folder: Path) -> Path:
-    """A small authority, and keys from it for a server on loopback and a client, named as QEMU names them."""
+def certificates(folder: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> Path:
+    """A small authority, and keys from it for a server at these addresses and a client, named as QEMU names them."""
     needs("certtool")
     folder.mkdir()
     quiet = {"check": True, "capture_output": True}
+    at = "".join(f"ip_address={address}\n" for address in addresses)
     rules = {"ca": "cn=tests\nca\ncert_signing_key\n"}
     for side in ("server", "client"):
-        rules[side] = (
-            f"cn={side}\ndns_name=localhost\nip_address=127.0.0.1\ntls_www_{side}\nsigning_key\nencryption_key\n"
-        )
+        rules[side] = f"cn={side}\ndns_name=localhost\n{at}tls_www_{side}\nsigning_key\nencryption_key\n"
     for name, rule in rules.items():
         (folder / f"{name}.info").write_text(rule)
         key = str(folder / f"{name}-key.pem")

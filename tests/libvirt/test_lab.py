@@ -134,7 +134,10 @@ def test_a_transient_guest_with_scsi_uefi_and_tpm_writes(make_guest: MakeGuest, 
 
 
 def test_a_storage_added_later_serves_a_running_lab(lab: LabHost, make_guest: MakeGuest) -> None:
-    lab.add_storage("later", "btrfs", 256)
+    lab.add_storage("later", "btrfs", 256, direct=True)
+    loop = ("losetup", "--list", "--noheadings", "--output", "DIO", "--associated")
+    assert run(*loop, lab.at / "images/later.img").strip() == "1"
+    assert run(*loop, lab.at / "images/san1.img").strip() == "0"
     guest = make_guest(GuestSpec("late", disks=(DiskSpec("vda", storage="later", size_mib=64, data_mib=4),)))
     guest.stop_writing()
     assert guest.verdict().clean, guest.verdict()

@@ -31,7 +31,7 @@ from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec, make_storage, nee
 
 DEFAULT_PLACE = Path("/var/lib/vmferry-lab")
 LONGEST_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero
-FOLDERS = ("run", "etc", "lib", "cache", "log", "ca", GUESTS)
+FOLDERS = ("run", "etc", "etc/migration", "lib", "cache", "log", "ca", GUESTS)
 NEEDED = ("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "ip")
 LIBVIRTD_CONF = """host_uuid = "{host_uuid}"
 unix_sock_group = "root"
@@ -56,6 +56,11 @@ remember_owner = 0
 swtpm_user = "root"
 swtpm_group = "root"
 """
+
+MIGRATION_CONF = """migration_host = "{address}"
+migrate_tls_x509_cert_dir = "/etc/libvirt/migration"
+"""
+"""The folder, etc/migration below the host's own, is empty: TLS between libvirts is for whoever fills it."""
 
 
 class LabHost(LabNode):
@@ -151,11 +156,11 @@ class LabHost(LabNode):
         """The names of its storages, its own first."""
         return (*self.record.storages, *self.record.shared)
 
-    def add_storage(self, name: str, fs: str = "ext4", size_mib: int = 2048) -> Path:
-        """Make one more storage, usable at once by what already runs in the lab."""
+    def add_storage(self, name: str, fs: str = "ext4", size_mib: int = 2048, *, direct: bool = False) -> Path:
+        """Make one more storage, usable at once by what already runs in the lab; see StorageSpec."""
         record = self.record
         write_record(self.at, record.with_(storages=(*record.storages, name)))
-        return make_storage(self.at, StorageSpec(name, fs, size_mib))
+        return make_storage(self.at, StorageSpec(name, fs, size_mib, direct))
 
     def wear_out(self, name: str, left_mib: int) -> None:
         """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO."""
@@ -222,10 +227,10 @@ class LabHost(LabNode):
             (self.at / name).mkdir()
         (self.at / "etc/libvirtd.conf").write_text(self._libvirtd_conf())
         (self.at / "etc/qemu.conf").write_text(
-            QEMU_CONF + (f'migration_host = "{self.address}"\n' if self.address else "")
+            QEMU_CONF + (MIGRATION_CONF.format(address=self.address) if self.address else "")
         )
         for spec in storages:
-            self.add_storage(spec.name, spec.fs, spec.size_mib)
+            self.add_storage(spec.name, spec.fs, spec.size_mib, direct=spec.direct)
         self._start_keeper()
         wait_for(self._answers, "the lab's libvirtd to answer", log=self._libvirtd_log)
 
