@@ -134,7 +134,9 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
 
     def resume(self, uuid: str) -> None:
         with self._act("resume") as (world, _):
-            live = self._alive(world.machine(uuid), "resume")
+            live = world.machine(uuid).live
+            if live is None:
+                return
             if live.loaded is not None:
                 world.violations.append(f"{uuid} runs before its saved state is spent")
             live.power = Power.RUNNING

@@ -15,6 +15,7 @@ import libvirt
 from vmferry.errors import HostRefused, VmferryError
 from vmferry.hosts import domain_xml, written
 from vmferry.hosts.link import Link
+from vmferry.hosts.qemu_process import QemuProcess
 from vmferry.model import Changes
 from vmferry.transfer import Watch
 
@@ -71,34 +72,33 @@ class Crossing(Protocol):
 def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:
     """Carry a running VM over; cancelled, or cut off before the end, it runs on here.
 
+    Returns as soon as its QEMU has ended here, be it that it crashed: whether it arrived, the other host knows.
     Raises HostRefused, HostUnreachable and what watch.check() raises.
     """
     link.forget_stop(uuid)
     failed: list[VmferryError] = []
     downtime = _Downtime(link, uuid)
 
-    def act(conn: libvirt.virConnect) -> None:
-        domain = conn.lookupByUUIDString(uuid)
-        root = domain_xml.parse(domain.XMLDesc(_LIVE_XML))
-        written.apply(root, changes)
-        copied = [domain_xml.target_of(disk) for disk in domain_xml.disks(root) if _takes_writes(disk)]
-        copied = [target for target in copied if target in changes.disks]
-        stays = {domain_xml.target_of(disk) for disk in domain_xml.disks(root)} - changes.disks.keys()
-        flags = _FLAGS | (libvirt.VIR_MIGRATE_UNSAFE if stays else 0)
-        downtime.lower(domain)
-        domain.migrateToURI3(incoming.connect, _parameters(incoming, copied, domain_xml.text(root)), flags)
-
     def carry() -> None:
         try:
-            link.call_long("migrate it", act)
+            link.call_long(
+                "migrate it", lambda conn: _begin(conn.lookupByUUIDString(uuid), incoming, changes, downtime)
+            )
         except VmferryError as error:
             failed.append(error)
 
     carrying = threading.Thread(target=carry, name=f"migrate {uuid}")
+    name = str(link.call("look at it", lambda c: c.lookupByUUIDString(uuid).name()))
+    qemu = QemuProcess(name, uuid)
     carrying.start()
     try:
         while carrying.is_alive():
-            carrying.join(_LOOK_S)
+            ended = qemu.ends_within(_LOOK_S)
+            if ended:
+                downtime.forget()
+                return
+            if ended is None:
+                carrying.join(_LOOK_S)
             watch.check()
             downtime.look()
     except VmferryError:
@@ -107,9 +107,22 @@ def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: 
         carrying.join()
         raise
     finally:
+        qemu.close()
         downtime.restore()
     if failed:
         raise failed[0]
+
+
+def _begin(domain: libvirt.virDomain, incoming: Incoming, changes: Changes, downtime: _Downtime) -> None:
+    """libvirt's call, which takes as long as the migration."""
+    root = domain_xml.parse(domain.XMLDesc(_LIVE_XML))
+    written.apply(root, changes)
+    copied = [domain_xml.target_of(disk) for disk in domain_xml.disks(root) if _takes_writes(disk)]
+    copied = [target for target in copied if target in changes.disks]
+    stays = {domain_xml.target_of(disk) for disk in domain_xml.disks(root)} - changes.disks.keys()
+    flags = _FLAGS | (libvirt.VIR_MIGRATE_UNSAFE if stays else 0)
+    downtime.lower(domain)
+    domain.migrateToURI3(incoming.connect, _parameters(incoming, copied, domain_xml.text(root)), flags)
 
 
 class _Downtime:
@@ -135,6 +148,10 @@ class _Downtime:
             self._looked = time.monotonic()
             if self._rounds() > PATIENT_ROUNDS:
                 self.restore()
+
+    def forget(self) -> None:
+        """The QEMU that had it is gone."""
+        self._before = None
 
     def restore(self) -> None:
         before, self._before = self._before, None

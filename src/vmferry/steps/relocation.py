@@ -8,16 +8,17 @@ destination has to give it up first: as long as it does not answer, nobody runs 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged
+from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged, VmferryError
 from vmferry.hosts.protocol import Host
 from vmferry.model import Definition, Lost, Power
 from vmferry.steps.base import Job, Step, file_of
 from vmferry.steps.bringing import drop, forget
 from vmferry.steps.freeze import below, last_overlays, rounds
 from vmferry.steps.progress import DeskWatch, phase
-from vmferry.steps.saved import first_images, last_images, note_standing, saved_memory, stood_s
+from vmferry.steps.saved import first_images, last_images, saved_memory
 
 
 class Announce(Step):
@@ -105,29 +106,39 @@ class Migrate(Step):
             raise GuestGone(vm=job.plan.vm)
         if job.facts.get("ran") is None:
             job.facts.put("ran", power is Power.RUNNING)
-        if power is not Power.OFF:
-            self._carry(job)
-        begun = time.monotonic()
-        if not gone:
-            self._let_go(job)
-        job.facts.put("pause_s", round(stood_s(job, time.monotonic() - begun), 4))
+        with phase(job, "migrate"):
+            if power is not Power.OFF:
+                self._carry(job)
+            begun = time.monotonic()
+            if not gone:
+                self._let_go(job)
+            job.facts.put("pause_s", round(_stood_s(job, begun), 4))
 
     def _carry(self, job: Job) -> None:
         self._back(job)
         changes = job.changes(last_images(job))
-        with phase(job, "migrate"):
-            to = job.there.receive(job.uuid)
-            job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
-        note_standing(job)
+        to = job.there.receive(job.uuid)
+        job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
 
     def _let_go(self, job: Job) -> None:
-        """Raises GuestGone for one that ended before it was let run: the source has all that it wrote."""
+        """Nothing is asked here that can be asked later: the guest stands.
+
+        Raises GuestGone for one that ended before it was let run: the source has all that it wrote.
+        """
         if job.facts.get("let go") is not True:
-            if not job.there.arrived(job.uuid):
+            if not self._arrived(job):
                 raise GuestGone(vm=job.plan.vm)
             job.facts.put("let go", value=True)
-        if job.facts.get("ran") and power_of(job.there, job.uuid) is Power.PAUSED:
-            job.there.resume(job.uuid)
+        if job.facts.get("ran"):
+            with suppress(NoSuchVm):  # let run by an attempt before this one, and shut down since
+                job.there.resume(job.uuid)
+
+    def _arrived(self, job: Job) -> bool:
+        """One that is not there may be about to be: QEMU's end is seen before libvirt has told both sides of it."""
+        if job.there.arrived(job.uuid):
+            return True
+        power_of(job.host, job.uuid)  # waits until libvirt has
+        return job.there.arrived(job.uuid)
 
     def undo(self, job: Job) -> None:
         self._back(job)
@@ -172,6 +183,15 @@ class Arrive(Step):
 
     def crossed(self, job: Job) -> bool:
         return defined(job.there, job.uuid) and not job.there.announced(job.uuid)
+
+
+def _stood_s(job: Job, begun: float) -> float:
+    """How long the guest has stood until now; since `begun`, by the monotonic clock, where the source cannot tell."""
+    ended = time.monotonic()
+    stands = 0.0
+    with suppress(VmferryError):  # whom the source does not answer now need not wait for it
+        stands = job.host.standing_s(job.uuid)
+    return stands - (time.monotonic() - ended) if stands > 0 else ended - begun
 
 
 def written(job: Job) -> Definition | None:

@@ -1,0 +1,37 @@
+"""A VM's QEMU as a process of this machine: its end is seen at once, where libvirt looks for it every 0.2 s."""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+from pathlib import Path
+
+_PIDS = Path("/run/libvirt/qemu")
+"""Of the system's libvirt; a session's keeps them elsewhere, and is waited for instead."""
+
+
+class QemuProcess:
+    """The process that runs a VM now, if it can be known: by libvirt's file, and the UUID in its command line."""
+
+    def __init__(self, name: str, uuid: str, pids: Path = _PIDS) -> None:
+        self._fd: int | None = None
+        with suppress(OSError, ValueError):
+            pid = int((pids / f"{name}.pid").read_text())
+            self._fd = os.pidfd_open(pid)
+            if uuid.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                self.close()  # it has ended before, and another process has its number
+
+    def close(self) -> None:
+        """Look no longer."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def ends_within(self, seconds: float) -> bool | None:
+        """Wait so long at most. None, at once, of one that is not known."""
+        if self._fd is None:
+            return None
+        look = select.poll()
+        look.register(self._fd, select.POLLIN)
+        return bool(look.poll(seconds * 1000))
