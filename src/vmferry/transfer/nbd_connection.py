@@ -80,7 +80,7 @@ class Connection:
         failed = list[nbd.Error]()
 
         def done() -> bool:
-            # One look for all: over TLS the wait ends with each record of 16 KiB, and eight looks were a tenth of our time.
+            # One look for all: over TLS the wait ends with each record of 16 KiB; eight looks were a tenth of our time.
             return not self.handle.aio_in_flight()
 
         try:
