@@ -49,6 +49,19 @@ def test_another_process_with_that_number_is_not_taken_for_it(tmp_path: Path, st
     assert QemuProcess("my vm", UUID.replace("7", "8"), tmp_path).ends_within(60.0) is None
 
 
+def test_a_process_that_ends_before_it_is_known_whose_it_was_is_not_taken_for_it(
+    tmp_path: Path, started: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pidfd would tell an end at once, while the VM's own QEMU may run."""
+
+    def gone(path: Path) -> bytes:
+        started.communicate(b"")
+        raise ProcessLookupError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    assert QemuProcess("my vm", UUID, tmp_path).ends_within(60.0) is None
+
+
 @pytest.mark.parametrize("content", [None, "", "no number", "0", "-1", "4194305"])
 def test_what_cannot_be_known_is_not_waited_for(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -183,7 +183,8 @@ class Host(Protocol):
 
     def suspend(self, uuid: str) -> None: ...
 
-    def resume(self, uuid: str) -> None: ...
+    def resume(self, uuid: str) -> None:
+        """Let a VM that stands run; nothing happens to one that runs, or is off."""
 
     # -- memory
 
@@ -300,7 +301,8 @@ class Host(Protocol):
     def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
         """Carry a running VM's memory and the rest of these disks over; it arrives standing.
 
-        Cut off or cancelled, it runs on here. The paths are those of the other host.
+        Cut off or cancelled, it runs on here. The paths are those of the other host. Returns when it has ended here,
+        also by a crash: whether it has arrived, the other host tells.
         """
 
     def standing_s(self, uuid: str) -> float:

@@ -18,9 +18,7 @@ class QemuProcess:
         self._fd: int | None = None
         with suppress(OSError, ValueError):
             pid = int((pids / f"{name}.pid").read_text())
-            self._fd = os.pidfd_open(pid)
-            if uuid.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                self.close()  # it has ended before, and another process has its number
+            self._fd = _opened(pid, uuid)
 
     def close(self) -> None:
         """Look no longer."""
@@ -35,3 +33,15 @@ class QemuProcess:
         look = select.poll()
         look.register(self._fd, select.POLLIN)
         return bool(look.poll(seconds * 1000))
+
+
+def _opened(pid: int, uuid: str) -> int | None:
+    """A pidfd, once it is sure whose: the process may have ended, and its number be another one's. Raises OSError."""
+    fd = os.pidfd_open(pid)
+    sure = False
+    try:
+        sure = uuid.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    finally:
+        if not sure:
+            os.close(fd)
+    return fd if sure else None

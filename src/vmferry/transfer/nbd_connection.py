@@ -87,7 +87,8 @@ class Connection:
             self._until(done)
             for command in commands:
                 try:
-                    self.handle.aio_command_completed(command)
+                    if not self.handle.aio_command_completed(command):
+                        raise OSError(errno.EIO, "a request to the NBD server is neither under way nor done")
                 except nbd.Error as error:
                     failed.append(error)
         except (nbd.Error, OSError):
