@@ -17,7 +17,9 @@ from vmferry.agent.crossing import TunnelCrossing
 from vmferry.authority import Role
 from vmferry.errors import HostUnreachable
 from vmferry.fence import Fence
-from vmferry.hosts.exports import SLOW_BYTES_S, Exports, Front
+from vmferry.hosts import exports as exports_module
+from vmferry.hosts.cards import GBIT_S
+from vmferry.hosts.exports import Exports, Front
 from vmferry.hosts.libvirt import LibvirtHost
 from vmferry.hosts.link import Link
 from vmferry.lab.realm import Realm
@@ -72,7 +74,7 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
     tls, _ = Realm(tmp_path / "realm").certificate("host1", Role.AGENT)
     run = Path(tempfile.mkdtemp(prefix="vmferry-test-"))  # a socket's path is short
     crossing = TunnelCrossing("test:///default", tls, run)
-    ways = {speed: Exports(Front("127.0.0.1", tls.path, speed), crossing.lead) for speed in (SLOW_BYTES_S, 10**10)}
+    ways = {speed: Exports(Front("127.0.0.1", tls.path, speed), crossing.lead) for speed in (GBIT_S, 10**10)}
     try:
         slow, fast = (exports.serve("abcd2345", image, "host1") for exports in ways.values())
         assert slow.through
@@ -86,14 +88,14 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
 
         ours = Token("abcd2345", 1)
         with pytest.raises(HostUnreachable, match="host1"):
-            copied(slow, KillsTheServer(ways[SLOW_BYTES_S]))
-        again = ways[SLOW_BYTES_S].serve("abcd2345", image, "host1")
+            copied(slow, KillsTheServer(ways[GBIT_S]))
+        again = ways[GBIT_S].serve("abcd2345", image, "host1")
         with pytest.raises(HostUnreachable, match="host1"):
-            copied(again, KillsTheServer(ways[SLOW_BYTES_S]))
+            copied(again, KillsTheServer(ways[GBIT_S]))
         rest = copied(fast, Unwatched())
         assert rest.copied_bytes + rest.reused_bytes == SIZE
         assert (tmp_path / "copy").read_bytes() == image.read_bytes()
-        third = ways[SLOW_BYTES_S].serve("abcd2345", image, "host1")
+        third = ways[GBIT_S].serve("abcd2345", image, "host1")
         assert copied(third, Unwatched()).reused_bytes == SIZE
         crossing.end("abcd2345")
         with pytest.raises(HostUnreachable, match="host1"):
@@ -104,6 +106,24 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
             exports.close()
         crossing.close()
         shutil.rmtree(run)
+
+
+@pytest.mark.parametrize(("speed", "paced"), [(10**10, False), (None, True)])
+def test_an_image_is_served_over_a_fast_link_without_pacing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, speed: int | None, paced: bool
+) -> None:
+    """Of a link of which nobody tells how fast it is, the host's own choice stays."""
+    needs("qemu-nbd")
+    changed: list[int] = []
+    monkeypatch.setattr(exports_module, "unpaced", lambda listening: changed.append(listening.fileno()))
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    exports = Exports(Front("127.0.0.1", certificates(tmp_path / "tls"), speed))
+    try:
+        exports.serve("abcd2345", image, "host1")
+    finally:
+        exports.close()
+    assert bool(changed) is not paced
 
 
 @pytest.mark.parametrize("ask", [NbdLink.flush, lambda link: link.read(0, memoryview(bytearray(4096)))])

@@ -32,17 +32,25 @@ def context(keys: Path, side: str, *, known: bool = True) -> ssl.SSLContext:
 class Pair:
     """A server, a client that has a ticket of it, and what both told of endings."""
 
-    def __init__(self, folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keys: Path,
+        *,
+        uses: int | None = None,
+        patience: Patience | None = None,
+        fast: bool = False,
+    ) -> None:
         self.there, self.here = folder / "there", folder / "here"
         self.tickets = Tickets()
         self.ticket = self.tickets.issue(self.there, 3600, uses)
         self.endings: Queue[Ending] = Queue()
         self.at_server: Queue[Ending] = Queue()
         self.server = TunnelServer(
-            ("127.0.0.1", 0), context(keys, "server"), self.tickets, self.at_server.put, patience
+            ("127.0.0.1", 0), context(keys, "server"), self.tickets, self.at_server.put, patience, fast=fast
         )
         self.peer = Peer("127.0.0.1", self.server.port, self.ticket)
-        self.client = TunnelClient(self.here, self.peer, context(keys, "client"), self.endings.put, patience)
+        self.client = TunnelClient(self.here, self.peer, context(keys, "client"), self.endings.put, patience, fast=fast)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.there))
         self.listener.listen(64)
@@ -66,8 +74,10 @@ class Pair:
 
 
 @contextmanager
-def pair(folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None) -> Iterator[Pair]:
-    made = Pair(folder, keys, uses=uses, patience=patience)
+def pair(
+    folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None, fast: bool = False
+) -> Iterator[Pair]:
+    made = Pair(folder, keys, uses=uses, patience=patience, fast=fast)
     try:
         yield made
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.hosts import cards
-from vmferry.hosts.cards import link_of
+from vmferry.hosts.cards import GBIT_S, is_slow, link_of
 from vmferry.model import LinkCount, Load
 from vmferry.sampling import used_by_others
 
@@ -101,3 +101,17 @@ def at(second: float, sent: int, received: int = 0) -> Load:
 )
 def test_what_others_use_is_what_passed_without_ours(now: Load, ours: int, others: float) -> None:
     assert used_by_others(at(0.0, 0), 1000, now, 1000 + ours) == pytest.approx(others)
+
+
+def test_a_link_is_slow_up_to_a_gbit_and_of_one_that_tells_nothing_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speeds = {HOLDS: GBIT_S, "192.0.2.8": GBIT_S + 1}
+
+    def told(address: str, capacity_bytes_s: int | None = None) -> LinkCount | None:
+        found = capacity_bytes_s or speeds.get(address)
+        return LinkCount(0, 0, found) if found else None
+
+    monkeypatch.setattr(cards, "link_of", told)
+    assert [is_slow(HOLDS), is_slow("192.0.2.8"), is_slow("192.0.2.9")] == [True, False, None]
+    assert is_slow("192.0.2.9", GBIT_S // 10) is True

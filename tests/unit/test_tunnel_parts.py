@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import tracemalloc
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.errors import TunnelCut, VmferryError
+from vmferry.tunnel.choice import Choice
 from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
 from vmferry.tunnel.outward import Bell, Outward
 from vmferry.tunnel.tickets import Tickets
-from vmferry.tunnel.wire import Wire
+from vmferry.tunnel.wire import Wire, unpaced
 
 TEXT = b"one and the same sentence, again and again. " * 5000
 
@@ -136,11 +138,62 @@ def test_a_cut_is_never_told_as_an_end() -> None:
     end, other = socket.socketpair()
     with other, HungUp(fileno=end.detach()) as local:
         other.sendall(b"x")
-        local.outward = Outward(local, wire, bell, peer_quiet_s=30)
+        local.outward = Outward(local, wire, bell, peer_quiet_s=30, may_squeeze=True)
         with pytest.raises(TunnelCut):
             local.outward.run()
     bell.close()
     assert wire.said == []
+
+
+@pytest.mark.parametrize(("may_squeeze", "kind"), [(True, Kind.ZSTD), (False, Kind.RAW)])
+def test_what_would_pay_is_compressed_only_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, *, may_squeeze: bool, kind: Kind
+) -> None:
+    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
+    bell, wire = Bell(), Recorder()
+    local, other = socket.socketpair()
+    local.setblocking(False)
+    with other, local:
+        other.sendall(TEXT[:65536])
+        other.shutdown(socket.SHUT_WR)
+        outward = Outward(local, wire, bell, peer_quiet_s=30, may_squeeze=may_squeeze)
+        outward.delivered()
+        outward.run()
+    bell.close()
+    assert [head_of(memoryview(said)[: HEAD.size]).kind for said in wire.said if said[0] < Kind.PING] == [kind]
+
+
+class Tuned(socket.socket):
+    """A socket of a host with this congestion control; it has cubic too, or not."""
+
+    def __init__(self, congestion: bytes, *, cubic: bool = True) -> None:
+        super().__init__()
+        self.congestion, self._cubic = congestion, cubic
+
+    def getsockopt(self, level: int, name: int, length: int = 0) -> bytes:  # type: ignore[override]
+        assert (level, name) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+        return self.congestion.ljust(length, b"\0")
+
+    def setsockopt(self, level: int, name: int, value: bytes) -> None:  # type: ignore[override]
+        assert (level, name) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+        if not self._cubic:
+            raise OSError(errno.ENOENT, "no such congestion control")
+        self.congestion = value
+
+
+@pytest.mark.parametrize(
+    ("host", "cubic", "then"),
+    [
+        (b"bbr", True, b"cubic"),
+        (b"bbr", False, b"bbr"),
+        (b"reno", True, b"reno"),
+        (b"dctcp", True, b"dctcp"),
+    ],
+)
+def test_only_what_paces_is_changed(*, host: bytes, cubic: bool, then: bytes) -> None:
+    with Tuned(host, cubic=cubic) as link:
+        unpaced(link)
+        assert link.congestion == then
 
 
 # -- tickets

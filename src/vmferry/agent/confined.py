@@ -184,7 +184,10 @@ class ToStorages:
         """A file that lies in another VM's disks is not this job's: its shared base may be read."""
         if not path.exists() or (use.read_only and use.vm is None):
             return
-        users = {user for user in self._looking.users(path) if not (use.read_only and self._disc_of(user, path))}
+        users = set(self._looking.users(path))
+        if not users - {use.vm}:
+            return
+        users -= {user for user in users if use.read_only and self._disc_of(user, path)}
         if users and (use.vm not in users if use.read_only else users - {use.vm}):
             raise self._refused(path, f"it is a disk of VM {', '.join(sorted(users - {use.vm}))}")
 

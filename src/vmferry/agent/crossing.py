@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from vmferry.authority import TlsFolder, client_context, server_context
 from vmferry.errors import BadRequest
+from vmferry.hosts.cards import is_slow
 from vmferry.hosts.join import split_address
 from vmferry.model.fleet import host_port
 from vmferry.tunnel import Peer, Tickets, TunnelClient, TunnelServer
@@ -32,10 +33,12 @@ STREAMS = ("libvirt", "memory", "disks")
 class TunnelCrossing:
     """Implements hosts.migrating.Crossing. Both hosts give QEMU the same path, each on its own machine."""
 
-    def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN) -> None:
+    def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN, link_bytes_s: int | None = None) -> None:
+        """`link_bytes_s` as in hosts.exports.Front."""
         self._libvirtd = _socket_of(connect)
         self._tls = tls
         self._run = run
+        self._link_bytes_s = link_bytes_s
         self._tickets = Tickets()
         self._given: dict[str, list[str]] = {}
         self._leads: dict[str, dict[str, str]] = {}
@@ -61,7 +64,8 @@ class TunnelCrossing:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             for name in STREAMS:
-                stack.enter_context(TunnelClient(folder / name, Peer(host, port, tickets[name]), context))
+                peer = Peer(host, port, tickets[name])
+                stack.enter_context(TunnelClient(folder / name, peer, context, fast=self._fast))
             connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
             yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
 
@@ -83,7 +87,9 @@ class TunnelCrossing:
         self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (
             TemporaryDirectory(dir=self._images) as folder,
-            TunnelClient(Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path)) as near,
+            TunnelClient(
+                Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path), fast=self._fast
+            ) as near,
         ):
             yield near.at
 
@@ -102,6 +108,10 @@ class TunnelCrossing:
                 self._server.close()
 
     @property
+    def _fast(self) -> bool:
+        return is_slow(self._tls.address, self._link_bytes_s) is False
+
+    @property
     def _images(self) -> Path:
         return self._run / "images"
 
@@ -115,7 +125,8 @@ class TunnelCrossing:
 
     def _listening(self) -> TunnelServer:
         if self._server is None:
-            self._server = TunnelServer((self._tls.address, 0), server_context(self._tls.path), self._tickets)
+            at, context = (self._tls.address, 0), server_context(self._tls.path)
+            self._server = TunnelServer(at, context, self._tickets, fast=self._fast)
         return self._server
 
 

@@ -96,7 +96,7 @@ def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
     from vmferry.hosts.libvirt import LibvirtHosts
 
     front = Front(tls.address, tls.path, options.link_bytes_s)
-    crossing = TunnelCrossing(options.connect, tls)
+    crossing = TunnelCrossing(options.connect, tls, link_bytes_s=options.link_bytes_s)
     return LibvirtHosts(fence, Exports(front, crossing.lead), crossing)
 
 

@@ -18,6 +18,8 @@ _IPV6 = Path("/proc/net/if_inet6")
 _SIOCGIFADDR = 0x8915
 """See netdevice(7)."""
 _MBIT = 1_000_000 // 8
+GBIT_S = 125_000_000
+"""Bytes a second."""
 _COUNTS = ("tx_bytes", "rx_bytes")
 
 
@@ -40,6 +42,12 @@ def link_of(address: str, capacity_bytes_s: int | None = None, cards: Path = CAR
     if any(speed <= 0 for speed in speeds):
         return None
     return LinkCount(sent, received, capacity_bytes_s or sum(speeds) * _MBIT)
+
+
+def is_slow(address: str, capacity_bytes_s: int | None = None) -> bool | None:
+    """Does the link at that address carry a GBit/s or less? None where nobody tells. See link_of."""
+    link = link_of(address, capacity_bytes_s)
+    return None if link is None else link.capacity_bytes_s <= GBIT_S
 
 
 def _number(file: Path) -> int:

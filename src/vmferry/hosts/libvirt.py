@@ -15,7 +15,7 @@ import libvirt
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, images, look, processors, volumes
+from vmferry.hosts import domain_xml, files, images, look, processors, users, volumes
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.cards import link_of
@@ -26,9 +26,8 @@ from vmferry.hosts.link import Link, until
 from vmferry.hosts.load import read_load
 from vmferry.hosts.migrating import Crossing
 from vmferry.hosts.protocol import DiskTransfer, Quiesced
-from vmferry.hosts.qemu_names import whoever_asks
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Url, Vm, Volume, Where
+from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Vm, Volume, Where
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
 from vmferry.transfer.places import place_of
@@ -104,10 +103,7 @@ class LibvirtHost(Between):
         return path.exists() or path.is_symlink()
 
     def users(self, path: Where) -> tuple[str, ...]:
-        real = _real(path)
-        return tuple(
-            vm.uuid for vm in self.vms() if any(_real(image.path) == real for disk in vm.disks for image in disk.chain)
-        )
+        return self._link.call("look who uses an image", lambda c: users.users(c, path))
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         return files.leftovers(folders)
@@ -367,10 +363,6 @@ class LibvirtHost(Between):
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 raise NoSuchVm(vm=domain.name(), host=self.name) from error
             raise
-
-
-def _real(where: Where) -> Where:
-    return whoever_asks(where) if isinstance(where, Url) else where.resolve()
 
 
 def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:

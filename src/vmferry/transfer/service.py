@@ -79,7 +79,8 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
     began = time.monotonic()
     found = _finished(transfer)
     with ExitStack() as stack:
-        of = stack.enter_context(original(transfer.source, transfer.destination, streams, grows=transfer.grows))
+        # One connection does: the source is read only where the copy differs.
+        of = stack.enter_context(original(transfer.source, transfer.destination, 1, grows=transfer.grows))
         if proved(transfer.bookmarks, found) != of.identity:
             raise SourceChanged(path=shown(transfer.source))
         size = of.source.size

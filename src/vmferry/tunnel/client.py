@@ -18,7 +18,7 @@ from vmferry.tunnel.connection import Connection, Ending, Patience
 from vmferry.tunnel.hello import knock
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.server import Told, unheard
-from vmferry.tunnel.wire import tune
+from vmferry.tunnel.wire import tune, unpaced
 
 log = structlog.get_logger()
 
@@ -51,13 +51,19 @@ class TunnelClient:
         context: ssl.SSLContext,
         told: Told = unheard,
         patience: Patience | None = None,
+        *,
+        fast: bool = False,
     ) -> None:
-        """Listens when this returns. Raises ValueError for a context that would trust anybody, OSError."""
+        """Listens when this returns; `fast` as for the server.
+
+        Raises ValueError for a context that would trust anybody, OSError.
+        """
         if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ValueError("a tunnel needs TLS 1.3 and checks the peer's certificate")
         self.at = at
         self._peer, self._context, self._told = peer, context, told
         self._patience = patience or Patience()
+        self._fast = fast
         self._listening = Listening(_private(at), self._serve, MOST)
 
     def __len__(self) -> int:
@@ -79,7 +85,7 @@ class TunnelClient:
         peer = self._peer.shown
         try:
             link, peer_quiet_s = self._call(connection)
-            connection.carry(local, link, self._patience.quiet_s, peer_quiet_s)
+            connection.carry(local, link, self._patience.quiet_s, peer_quiet_s, may_squeeze=not self._fast)
         except (OSError, VmferryError) as error:
             connection.cut(error if isinstance(error, VmferryError) else TunnelRefused(peer=peer, reason=str(error)))
         reason = str(connection.error) if connection.error else None
@@ -93,6 +99,8 @@ class TunnelClient:
         plain = socket.create_connection((peer.host, peer.port), timeout=patience.hello_s)
         connection.hold(plain)
         tune(plain, patience.quiet_s)
+        if self._fast:
+            unpaced(plain)
         name = peer.named or peer.host
         link = self._context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=name)
         connection.hold(link)

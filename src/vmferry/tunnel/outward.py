@@ -48,7 +48,7 @@ class Bell:
 class Outward:
     """Carries what a local program sends, until it sends no more and the peer's bytes were delivered."""
 
-    def __init__(self, local: socket.socket, wire: Wire, bell: Bell, peer_quiet_s: float) -> None:
+    def __init__(self, local: socket.socket, wire: Wire, bell: Bell, peer_quiet_s: float, *, may_squeeze: bool) -> None:
         self.count = Count()
         self.ended = False
         self.stopped = False
@@ -57,6 +57,7 @@ class Outward:
         self._ping_s = peer_quiet_s / PINGS
         self._memory = bytearray(HEAD.size + MOST)
         self._view = memoryview(self._memory)
+        self._may_squeeze = may_squeeze
         self._squeezer = Squeezer()
         self._choice = Choice(time.monotonic())
         self._delivered = self._done = False
@@ -112,7 +113,7 @@ class Outward:
         content = self._view[HEAD.size : HEAD.size + count]
         began = time.monotonic()
         tried_wire, tried_s, frame = None, 0.0, None
-        if self._choice.squeeze(count, began):
+        if self._may_squeeze and self._choice.squeeze(count, began):
             frame = self._squeezer.frame(content)
             tried_wire, tried_s = len(frame) if frame else count, time.monotonic() - began
         if frame is None:

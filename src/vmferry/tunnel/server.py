@@ -18,7 +18,7 @@ from vmferry.tunnel.connection import Connection, Ending, Patience
 from vmferry.tunnel.hello import Answer, Hello, hear, reply
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.tickets import Tickets
-from vmferry.tunnel.wire import tune
+from vmferry.tunnel.wire import tune, unpaced
 
 STRANGERS = 64
 """Callers at once that have not shown a ticket yet."""
@@ -45,12 +45,21 @@ class TunnelServer:
         tickets: Tickets,
         told: Told = unheard,
         patience: Patience | None = None,
+        *,
+        fast: bool = False,
     ) -> None:
-        """Listens when this returns. Raises ValueError for a context that would let anybody in, OSError."""
+        """Listens when this returns. `fast`: the link carries more than a GBit/s.
+
+        There nothing is compressed: it is a slow reader that holds a fast link up, and the better its memory
+        compresses, the more of it would wait in the tunnel while its guest stands. See also wire.unpaced.
+
+        Raises ValueError for a context that would let anybody in, OSError.
+        """
         if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ValueError("a tunnel needs TLS 1.3 and a certificate of each caller")
         self._context, self._tickets, self._told = context, tickets, told
         self._patience = patience or Patience()
+        self._fast = fast
         self._strangers = BoundedSemaphore(STRANGERS)
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
         listener = socket.create_server(at, family=family, backlog=STRANGERS)
@@ -90,6 +99,8 @@ class TunnelServer:
 
     def _secure(self, caller: socket.socket, connection: Connection, deadline: float) -> ssl.SSLSocket:
         tune(caller, self._patience.quiet_s)
+        if self._fast:
+            unpaced(caller)
         link = self._context.wrap_socket(caller, server_side=True, do_handshake_on_connect=False)
         connection.hold(link)
         link.settimeout(max(0.01, deadline - time.monotonic()))
@@ -110,7 +121,7 @@ class TunnelServer:
             used = True
             reply(link, Answer.WELCOME, self._patience.quiet_s)
             log.info("a tunnel is open", peer=peer, path=str(path))
-            connection.carry(local, link, self._patience.quiet_s, hello.quiet_s)
+            connection.carry(local, link, self._patience.quiet_s, hello.quiet_s, may_squeeze=not self._fast)
         except (OSError, VmferryError) as error:
             connection.cut(TunnelRefused(peer=peer, reason=str(error)))
         finally:
