@@ -27,6 +27,7 @@ from tests.block.tunnels import (
 )
 
 from vmferry.tunnel import Patience, Peer, TunnelClient, TunnelServer
+from vmferry.tunnel.choice import Choice
 from vmferry.tunnel.frames import HEAD, MOST, Kind, Squeezer
 from vmferry.tunnel.hello import MAGIC, Answer
 
@@ -55,6 +56,21 @@ def works(at: Pair) -> None:
 
 
 # -- what passes
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_over_a_fast_link_nothing_is_compressed_however_well_it_would_pay(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+) -> None:
+    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
+    with pair(tmp_path, keys, fast=fast) as at:
+        near, far = at.connect()
+        with near, far, sending(near, TEXT), sending(far, TEXT):
+            assert (read_all(far), read_all(near)) == (TEXT, TEXT)
+        ending = at.ended()
+        for count in (ending.sent, ending.received):
+            assert count.plain == len(TEXT)
+            assert (count.wire > count.plain) is fast
 
 
 def test_both_directions_at_once_arrive_whole(tmp_path: Path, keys: Path) -> None:

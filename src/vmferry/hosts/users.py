@@ -29,7 +29,7 @@ Facts = tuple[int, int, int, int]
 
 def users(conn: libvirt.virConnect, wanted: Where) -> tuple[str, ...]:
     """UUIDs of the VMs in whose disks' chains it lies, by their names."""
-    image = real(wanted)
+    image = _real(wanted)
     found = []
     for domain in conn.listAllDomains():
         try:
@@ -39,12 +39,12 @@ def users(conn: libvirt.virConnect, wanted: Where) -> tuple[str, ...]:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 continue  # it went meanwhile
             raise
-        if any(real(where) == image for disk in domain_xml.disks(root) for where in _chain(disk)):
+        if any(_real(where) == image for disk in domain_xml.disks(root) for where in _chain(disk)):
             found.append(told)
     return tuple(uuid for _, uuid in sorted(found))
 
 
-def real(where: Where) -> Where:
+def _real(where: Where) -> Where:
     """The one name of an image, whatever links lead to it and whoever asks for it."""
     return whoever_asks(where) if isinstance(where, Url) else where.resolve()
 
