@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -30,6 +31,8 @@ SETTLE_S, SETTLE_LOOK_S = 20.0, 0.1
 """An agent that has just joined answers so soon."""
 TEND_S = 3600.0
 """How often all agents are looked at, so that no certificate runs out unseen."""
+NEWEST_S = 1.0
+"""So long a call relies on the number of revocations that was read last: a job makes a hundred calls."""
 
 
 class Fleet:
@@ -43,6 +46,7 @@ class Fleet:
         self._papers = Lock()
         self._links: dict[str, AgentLink] = {}
         self._closing = Event()
+        self._looked = -NEWEST_S, 0
         self._tender = Thread(target=self._tend, name="fleet", daemon=True)
 
     def start(self) -> None:
@@ -163,7 +167,7 @@ class Fleet:
 
     def _revocations(self) -> bytes:
         revoked = self._store.revoked()
-        return self._authority().revocations(revoked, len(revoked) + 1)
+        return self._authority().revocations(revoked, self._count(revoked))
 
     def _own_tls(self) -> TlsFolder:
         """The manager's own certificate, renewed when it is due."""
@@ -172,7 +176,7 @@ class Fleet:
                 key = make_key()
                 papers = self._sign(make_request(key, MANAGER), Role.MANAGER, MANAGER, [])
                 self._tls.install(key, papers.certificate, papers.ca, papers.revocations)
-            elif self._tls.revocations_number() < len(self._store.revoked()) + 1:
+            elif self._tls.revocations_number() < self._count(self._store.revoked()):
                 self._tls.set_revocations(self._revocations())  # another manager revoked
         return self._tls
 
@@ -194,8 +198,19 @@ class Fleet:
             self._quietly(link.name, lambda: self._renew(link))
 
     def _catch_up(self, link: AgentLink, contact: Contact) -> None:
-        if contact.revocations < len(self._store.revoked()) + 1:
+        if contact.revocations < self._newest():
             self._push(link)
+
+    def _newest(self) -> int:
+        """The number of the list of revocations; what another manager revoked is heard of NEWEST_S later."""
+        looked, number = self._looked
+        return number if time.monotonic() - looked < NEWEST_S else self._count(self._store.revoked())
+
+    def _count(self, revoked: Mapping[int, datetime]) -> int:
+        """The number of the list that names these."""
+        number = len(revoked) + 1
+        self._looked = time.monotonic(), number
+        return number
 
     def _renew(self, link: AgentLink) -> None:
         request = str(link.ask("POST", "renewal")["request"]).encode()

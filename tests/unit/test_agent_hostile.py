@@ -8,12 +8,13 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
 from chaos_worlds import SOURCE, UUID, make_world
 
-from vmferry.agent import listening
+from vmferry.agent import calls, listening
 from vmferry.agent.answers import LARGEST_BODY
 from vmferry.authority import Role, TlsFolder, client_context, tls_name
 from vmferry.errors import (
@@ -26,7 +27,7 @@ from vmferry.errors import (
     UsageError,
 )
 from vmferry.hosts import agent_link, domain_xml
-from vmferry.hosts.memory import InMemory, MemoryHosts, World
+from vmferry.hosts.memory import InMemory, MemoryHost, MemoryHosts, World
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import PROTOCOL
 from vmferry.lab.programs import wait_for
@@ -314,6 +315,39 @@ def test_an_act_without_a_token_is_refused(site: Site) -> None:
         reply = http.post("/v1/host/suspend", json={"token": None, "arguments": {"uuid": UUID}}, extensions=SNI)
         assert reply.status_code == 400
     assert site.untouched
+
+
+# -- answers
+
+
+@pytest.mark.parametrize(
+    ("method", "token", "arguments"),
+    [
+        ("exists", None, {"path": "/san1/guest-a.img"}),
+        ("remove", {"job": "abcd2345", "epoch": 1}, {"path": "/san1/no.img"}),
+    ],
+)
+def test_what_ends_at_once_is_answered_whole_and_what_takes_longer_says_so_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str, token: object, arguments: dict[str, str]
+) -> None:
+    go_on, quickly = Event(), getattr(MemoryHost, method)
+
+    def slowly(self: MemoryHost, path: Path) -> object:
+        assert go_on.wait(DEADLINE_S)
+        return quickly(self, path)
+
+    url, body = f"/v1/host/{method}", {"token": token, "arguments": arguments}
+    with site.http() as http:
+        whole = http.post(url, json=body, extensions=SNI)
+        assert whole.headers["content-length"] == str(len(whole.content))
+        assert [*json.loads(whole.text)] == ["answer"]
+        monkeypatch.setattr(calls, "ALIVE_S", 0.05)
+        monkeypatch.setattr(MemoryHost, method, slowly)
+        with http.stream("POST", url, json=body, extensions=SNI) as reply:
+            lines = reply.iter_lines()
+            assert [json.loads(next(lines)) for _ in range(2)] == [{}, {}]
+            go_on.set()
+            assert "answer" in [json.loads(line) for line in lines][-1]
 
 
 # -- slow clients

@@ -67,7 +67,7 @@ class Recorder:
 
 
 LOOKS = {"vm", "vms", "power", "active_image", "image", "folder", "allocated", "exists", "users", "leftovers"}
-LOOKS |= {"arrived", "announced", "definition", "mark_of", "misses", "lacks", "content_of"}
+LOOKS |= {"arrived", "defined", "announced", "definition", "mark_of", "misses", "lacks", "content_of"}
 LOOKS |= {"unchanged_since", "mirroring", "saved", "spent"}
 
 

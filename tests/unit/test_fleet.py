@@ -16,6 +16,7 @@ from chaos_worlds import SOURCE, UUID, make_world
 from cryptography import x509
 from test_render import JOB
 
+import vmferry.fleet
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.process import forget, new_token
@@ -42,6 +43,7 @@ from vmferry.lab.programs import wait_for
 from vmferry.lab.realm import LOOPBACK, Anywhere
 from vmferry.model import JobState, JobView, Token
 from vmferry.model.fleet import HostState
+from vmferry.store.fleet import FleetStore
 
 DEADLINE_S = 30
 
@@ -346,6 +348,23 @@ def test_an_agent_that_was_away_hears_of_a_revocation_with_the_next_call(site: S
     assert serial not in TlsFolder(good.state).revoked()
     good.come_back()
     assert site.fleet.show("good").state is HostState.ANSWERS
+    assert serial in TlsFolder(good.state).revoked()
+
+
+@pytest.mark.slow
+def test_what_another_manager_revoked_is_heard_of_though_not_every_call_asks_the_records(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = site.added("bad"), site.added("good")
+    serial = TlsFolder(bad.state).certificate().serial_number
+    records = FleetStore(f"sqlite:///{site.folder}/manager/vmferry.db")
+    monkeypatch.setattr(vmferry.fleet, "NEWEST_S", 3600.0)
+    host = site.fleet.over(MemoryHosts(InMemory(make_world()))).open("good")
+    records.revoke("bad")
+    assert host.exists(SOURCE / "guest-a.img")
+    assert serial not in TlsFolder(good.state).revoked()
+    monkeypatch.setattr(vmferry.fleet, "NEWEST_S", 0.0)
+    assert host.exists(SOURCE / "guest-a.img")
     assert serial in TlsFolder(good.state).revoked()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,8 +27,7 @@ def install(app: FastAPI, host: str) -> None:
     async def wrong_body(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc'][1:]))} {first['msg']}".strip()
-        return JSONResponse(dump_error(BadRequest(reason=reason)), 422)
+        return JSONResponse(dump_error(misread(first["loc"][1:], first["msg"])), 422)
 
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -42,6 +43,11 @@ def install(app: FastAPI, host: str) -> None:
     app.add_exception_handler(RequestValidationError, wrong_body)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def misread(where: Sequence[object], why: str) -> BadRequest:
+    """Of a body that is not what it should be: the path to what is wrong, and pydantic's word for it."""
+    return BadRequest(reason=f"{'.'.join(map(str, where))} {why}".strip())
 
 
 def mismatch(host: str, asked: str | None) -> AgentVersionMismatch:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,10 @@ from anyio import CancelScope, CapacityLimiter
 from anyio.to_thread import run_sync
 from blake3 import blake3
 from fastapi import APIRouter, Body, Depends, Request
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vmferry.agent.answers import misread
 from vmferry.agent.confined import Confined
 from vmferry.agent.metrics import CALLS as COUNTED
 from vmferry.agent.metrics import FENCED, MOVED, OPERATIONS
@@ -29,7 +31,7 @@ from vmferry.agent.operation import Operation
 from vmferry.agent.operations import Operations
 from vmferry.errors import AgentFailed, BadRequest, Cancelled, Superseded, VmferryError
 from vmferry.hosts.protocol import Hosts
-from vmferry.hosts.wire import CALLS, Call, Json, dump_error
+from vmferry.hosts.wire import CALLS, Call, Json, dump_error, ends
 from vmferry.model import Token
 from vmferry.transfer import Transfer, Watch
 
@@ -40,6 +42,7 @@ TICK_S = 0.25
 """A long call says so often how far it is."""
 ALIVE_S = 1.0
 MOST_LOOKS = 64
+LINES = "application/x-ndjson"
 
 
 class TokenBody(BaseModel):
@@ -83,7 +86,7 @@ class Desk:
         self._followers = itertools.count()
         self._looks = CapacityLimiter(MOST_LOOKS)
 
-    def answer(self, call: Call, body: CallBody) -> AsyncIterator[Json]:
+    def answer(self, call: Call, body: CallBody) -> AsyncGenerator[Json, None]:
         """The lines. Raises BadRequest."""
         arguments = call.load(body.arguments)
         token = Token(body.token.job, body.token.epoch) if body.token else None
@@ -110,7 +113,7 @@ class Desk:
         COUNTED.labels(call.name, "done").inc()
         return told
 
-    async def _look(self, call: Call, token: Token | None, arguments: dict[str, Any]) -> AsyncIterator[Json]:
+    async def _look(self, call: Call, token: Token | None, arguments: dict[str, Any]) -> AsyncGenerator[Json, None]:
         def look() -> Json:
             try:
                 return {"answer": self._called(call, token, arguments, None)}
@@ -126,7 +129,7 @@ class Desk:
             yield {}
         yield looking.result()
 
-    async def _act(self, call: Call, token: Token, arguments: dict[str, Any], key: str) -> AsyncIterator[Json]:
+    async def _act(self, call: Call, token: Token, arguments: dict[str, Any], key: str) -> AsyncGenerator[Json, None]:
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         follower = next(self._followers)
@@ -177,14 +180,13 @@ def _alike(value: Any) -> Any:
 async def _said(operation: Operation, changed: asyncio.Event, tick_s: float) -> AsyncIterator[Json]:
     over = False
     while not over:
+        if not operation.over:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(tick_s):
+                    await changed.wait()
         changed.clear()
         over = operation.over
         yield operation.said()
-        if not over:
-            try:
-                await asyncio.wait_for(changed.wait(), tick_s)
-            except TimeoutError:
-                continue
 
 
 def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
@@ -219,18 +221,41 @@ async def _desk(request: Request) -> Desk:
 TheDesk = Annotated[Desk, Depends(_desk)]
 
 
-@router.post("/host/{method}")
-async def call(method: str, body: CallBody, desk: TheDesk) -> StreamingResponse:
-    """Call one of the host's methods."""
+async def call(request: Request) -> Response:
+    """Call one of the host's methods. What has ended before there is anything else to say is one whole answer."""
+    method = request.path_params["method"]
     if method not in CALLS:
         raise BadRequest(reason=f"a host has no method {method}")
-    lines = desk.answer(CALLS[method], body)
-    return StreamingResponse(_as_text(lines), media_type="application/x-ndjson")
+    desk: Desk = request.app.state.desk
+    lines = desk.answer(CALLS[method], _body(await request.body()))
+    first = await anext(lines)
+    if ends(first):
+        await lines.aclose()
+        return Response(_text(first), media_type=LINES)
+    return StreamingResponse(_as_text(first, lines), media_type=LINES)
 
 
-async def _as_text(lines: AsyncIterator[Json]) -> AsyncIterator[str]:
-    async for line in lines:
-        yield json.dumps(line) + "\n"
+# Without FastAPI's reading of signatures, which cost more than most calls do.
+router.add_route("/v1/host/{method}", call, methods=["POST"])
+
+
+def _body(content: bytes) -> CallBody:
+    """Raises BadRequest."""
+    try:
+        return CallBody.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise misread(first["loc"], first["msg"]) from None
+
+
+async def _as_text(first: Json, further: AsyncIterator[Json]) -> AsyncIterator[str]:
+    yield _text(first)
+    async for line in further:
+        yield _text(line)
+
+
+def _text(line: Json) -> str:
+    return json.dumps(line) + "\n"
 
 
 @router.post("/operations/{key}")

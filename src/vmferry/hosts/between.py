@@ -89,6 +89,13 @@ class Between:
     def announce(self, definition: Definition) -> None:
         self._link.call("announce the VM", lambda c: written.announce(c, definition, self._job, self.name))
 
+    def defined(self, uuid: str) -> bool:
+        def act(conn: libvirt.virConnect) -> bool:
+            there = written.find(conn, uuid)
+            return there is not None and bool(there.isPersistent())
+
+        return self._link.call("look whether it is defined", act)
+
     def announced(self, uuid: str) -> bool:
         def act(conn: libvirt.virConnect) -> bool:
             there = written.find(conn, uuid)

@@ -27,6 +27,7 @@ NOT_THERE: Mapping[str, object] = {
     "mirroring": False,
     "saved": False,
     "spent": False,
+    "defined": False,
     "announced": False,
     "arrived": False,
     "mark_of": "",

@@ -88,6 +88,11 @@ class RelocatingHost(FilesHost):
             placeholder = Machine(told["name"], definition.uuid, definition={}, placeholder=self._job)
             world.machines[definition.uuid] = placeholder
 
+    def defined(self, uuid: str) -> bool:
+        with self._look("defined") as world:
+            there = world.machines.get(uuid)
+            return there is not None and there.definition is not None
+
     def announced(self, uuid: str) -> bool:
         with self._look("announced") as world:
             there = world.machines.get(uuid)

@@ -268,6 +268,9 @@ class Host(Protocol):
         Raises VmExists when a VM of that name or UUID is there that is not this job's placeholder.
         """
 
+    def defined(self, uuid: str) -> bool:
+        """Does libvirt know the VM, or a placeholder for it, also when it does not run?"""
+
     def announced(self, uuid: str) -> bool:
         """Is what is defined there this job's placeholder?"""
 
@@ -345,6 +348,7 @@ LOOKING = frozenset(
         "misses",
         "lacks",
         "content_of",
+        "defined",
         "announced",
         "standing_s",
         "platform",

@@ -15,7 +15,7 @@ from vmferry.errors import AgentFailed, HostUnreachable, NoSuchHost, VmferryErro
 from vmferry.hosts.agent_link import AgentLink
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.hosts.steering import Steering
-from vmferry.hosts.wire import CALLS, Call, Json, load_error
+from vmferry.hosts.wire import CALLS, Call, Json, ends, load_error
 from vmferry.model import Token
 from vmferry.model.processors import Platform
 from vmferry.transfer import Watch
@@ -54,11 +54,7 @@ class RemoteHost:
 
 
 def _followed(lines: Iterator[Json]) -> Json:
-    return next(line for line in lines if _ends(line))
-
-
-def _ends(line: Json) -> bool:
-    return "answer" in line or "problem" in line
+    return next(line for line in lines if ends(line))
 
 
 class _Long:
@@ -73,7 +69,7 @@ class _Long:
         """To its end. What the watch raises ends it there too, unless this side only stops following it."""
         for line in lines:
             self._operation = line.get("operation", self._operation)
-            if _ends(line):
+            if ends(line):
                 if "answer" in line:
                     self._acknowledge()
                 return line

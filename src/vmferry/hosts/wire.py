@@ -19,10 +19,15 @@ from vmferry.errors import AgentFailed, BadRequest, VmferryError
 from vmferry.hosts.protocol import LOOKING, Host
 from vmferry.transfer import Watch
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
 
 Json = dict[str, Any]
+
+
+def ends(line: Json) -> bool:
+    """Is it the last line of an answer?"""
+    return "answer" in line or "problem" in line
 
 
 @dataclass(frozen=True)

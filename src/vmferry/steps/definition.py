@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmferry.errors import NoSuchVm, NotSeenRunning, SourceChanged, VmChanged
+from vmferry.errors import NotSeenRunning, SourceChanged, VmChanged
 from vmferry.model import Power
 from vmferry.steps.base import Job, Step
 from vmferry.steps.saved import first_images, last_images
@@ -53,12 +53,4 @@ class Settle(Step):
             job.there.make_transient(job.uuid)
 
     def found(self, job: Job) -> bool:
-        return job.facts.get("seen") is True and (job.plan.persistent or _transient(job))
-
-
-def _transient(job: Job) -> bool:
-    """Is the VM transient again, or has it ended since, and with it what libvirt knew?"""
-    try:
-        return not job.there.vm(job.uuid).persistent
-    except NoSuchVm:
-        return True
+        return job.facts.get("seen") is True and (job.plan.persistent or not job.there.defined(job.uuid))

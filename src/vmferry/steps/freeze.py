@@ -124,23 +124,24 @@ class Rounds(Step):
     def do(self, job: Job) -> None:
         before = None
         while True:
-            with phase(job, f"round {self._round(job)}") as moved:
-                moved.append(self._copy_closed(job))
-            remaining = self._remaining(job)
+            round_ = self._round(job)
+            with phase(job, f"round {round_}") as moved:
+                moved.append(self._copy_closed(job, round_))
+            remaining = self._remaining(job, round_)
             _note_growth(job, remaining)
             stalls = before is not None and remaining > SHRINKS * before
             yields = stalls and job.desk.throttle.gives_way
-            if self._small(job, remaining) or (stalls and not yields and self.technology in MIRRORS):
+            if self._small(job, remaining, round_) or (stalls and not yields and self.technology in MIRRORS):
                 # what no longer shrinks is the mirror's: it follows the guest
-                job.facts.put("rounds", self._round(job))
+                job.facts.put("rounds", round_)
                 job.desk.check()  # the last place to stand still before the cut-over
                 return
             if yields:
                 job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink
-            elif (stalls or self._round(job) >= MOST_ROUNDS) and not self._wait_for_calm(job):
+            elif (stalls or round_ >= MOST_ROUNDS) and not self._wait_for_calm(job, round_):
                 continue
             before = remaining
-            self._next_round(job)
+            self._next_round(job, round_ + 1)
 
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
@@ -150,46 +151,45 @@ class Rounds(Step):
     def _round(self, job: Job) -> int:
         return job.round_of(job.frozen_disks[0]) or 0
 
-    def _copy_closed(self, job: Job) -> int:
-        """Copy all overlays below the active one that are not at the destination yet."""
+    def _copy_closed(self, job: Job, active: int) -> int:
+        """Copy all overlays below the active ones that are not at the destination yet."""
         return sum(
             bring(job, [closed_overlay(job, disk, round_)], disk.target)
-            for round_ in range(self._round(job))
+            for round_ in range(active)
             for disk in job.frozen_disks
         )
 
-    def _remaining(self, job: Job) -> int:
-        return sum(job.host.allocated(job.overlay(d, self._round(job))) for d in job.frozen_disks)
+    def _remaining(self, job: Job, round_: int) -> int:
+        return sum(job.host.allocated(job.overlay(disk, round_)) for disk in job.frozen_disks)
 
-    def _small(self, job: Job, remaining: int) -> bool:
+    def _small(self, job: Job, remaining: int, round_: int) -> bool:
         pause = forecast(job, self.technology, remaining)
         job.facts.put("pause_forecast_s", round(pause, 3))
         job.desk.forecast(pause)
         if self.technology in MIRRORS:
-            return remaining <= SMALL_BYTES or self._round(job) >= MOST_ROUNDS
+            return remaining <= SMALL_BYTES or round_ >= MOST_ROUNDS
         return pause <= job.desk.max_pause_s
 
-    def _next_round(self, job: Job) -> None:
-        following = self._round(job) + 1
+    def _next_round(self, job: Job, following: int) -> None:
         job.facts.put("rounds", following)
         overlays = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
         job.host.freeze(job.uuid, overlays, None)
         job.facts.put("grows_since", time.time())
 
-    def _wait_for_calm(self, job: Job) -> bool:
+    def _wait_for_calm(self, job: Job, round_: int) -> bool:
         """The guest writes faster than we copy: say so, and wait with the VM untouched.
 
         Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
         """
-        job.desk.state(JobState.PAUSED, self._why(job))
+        job.desk.state(JobState.PAUSED, self._why(job, round_))
         asked = (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s)
-        more = self._round(job) < MOST_ROUNDS
+        more = round_ < MOST_ROUNDS
         while (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s) == asked:
-            before = self._remaining(job)
+            before = self._remaining(job, round_)
             job.desk.wait(LOOK_S)
             spare_source(job)
-            remaining = self._remaining(job)
-            if self._small(job, remaining):
+            remaining = self._remaining(job, round_)
+            if self._small(job, remaining, round_):
                 more = False
                 break
             if more and self._helps(job, remaining, (remaining - before) / LOOK_S):
@@ -202,8 +202,8 @@ class Rounds(Step):
         left = growth_bytes_s * (ROUND_FIXED_S + remaining / copy_rate(job))
         return forecast(job, self.technology, round(left)) <= job.desk.max_pause_s
 
-    def _why(self, job: Job) -> str:
-        now = forecast(job, self.technology, self._remaining(job))
+    def _why(self, job: Job, round_: int) -> str:
+        now = forecast(job, self.technology, self._remaining(job, round_))
         return (
             f"{self._slow_part(job)}, a cut-over now would pause it for {now:.1f} s "
             f"(allowed: {job.desk.max_pause_s:g} s): raise the limit or the pause with "

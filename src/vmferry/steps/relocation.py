@@ -43,7 +43,7 @@ class Relinquish(Step):
 
     def do(self, job: Job) -> None:
         """Read once: an attempt that was cut off may have forgotten its snapshots already."""
-        if written(job) is None and defined(job.host, job.uuid):
+        if written(job) is None and job.host.defined(job.uuid):
             job.facts.put("definition", job.host.definition(job.uuid).dump())
         job.host.relinquish(job.uuid)
 
@@ -182,7 +182,7 @@ class Arrive(Step):
         return self.crossed(job)
 
     def crossed(self, job: Job) -> bool:
-        return defined(job.there, job.uuid) and not job.there.announced(job.uuid)
+        return job.there.defined(job.uuid) and not job.there.announced(job.uuid)
 
 
 def _stood_s(job: Job, begun: float) -> float:
@@ -198,14 +198,6 @@ def written(job: Job) -> Definition | None:
     """The VM's definition, once the source has given it up."""
     text = job.facts.get("definition")
     return Definition.load(text) if isinstance(text, str) else None
-
-
-def defined(host: Host, uuid: str) -> bool:
-    """Does libvirt there know the VM also when it does not run?"""
-    try:
-        return host.vm(uuid).persistent
-    except NoSuchVm:
-        return False
 
 
 def power_of(host: Host, uuid: str) -> Power:
