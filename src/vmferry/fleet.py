@@ -16,7 +16,16 @@ import structlog
 
 from vmferry.authority import Authority, Role, TlsFolder, check_name, make_key, make_request
 from vmferry.authority.tokens import JoinToken
-from vmferry.errors import AgentVersionMismatch, HostUnreachable, NoSuchHost, NoSuchStorage, StoreAway, VmferryError
+from vmferry.errors import (
+    AgentVersionMismatch,
+    HostUnreachable,
+    NoSuchHost,
+    NoSuchStorage,
+    OtherAuthority,
+    PeerRefused,
+    StoreAway,
+    VmferryError,
+)
 from vmferry.hosts.agent_link import AgentLink, Contact, part
 from vmferry.hosts.join import Papers, join, split_address
 from vmferry.hosts.protocol import Hosts
@@ -49,6 +58,11 @@ class Fleet:
         self._looked = -NEWEST_S, 0
         self._tender = Thread(target=self._tend, name="fleet", daemon=True)
 
+    def check(self) -> None:
+        """Raises OtherAuthority: the hosts in the records would not trust this manager."""
+        if self._store.authority() or self._store.hosts():
+            self._authority()
+
     def start(self) -> None:
         """Look at all agents now and then, while there are any."""
         self._tender.start()
@@ -73,12 +87,13 @@ class Fleet:
     def add(self, name: str, address: str, token: str, also: Sequence[str] = ()) -> HostView:
         """Let an agent in. `also`: other addresses under which other hosts will reach it.
 
-        Raises UsageError, HostKnown, JoinRefused, AgentUnreachable.
+        Raises UsageError, HostKnown, JoinRefused, AgentUnreachable, OtherAuthority.
         """
         check_name(name)
         host, port = split_address(address)
         full = host_port(host, port)
         parsed = JoinToken.parse(token)
+        self._authority()  # before there are hosts: then none is made any more
         self._store.add(name, full, also)
         try:
             join(full, parsed, lambda request: self._sign(request, Role.AGENT, name, [host, *also]))
@@ -162,8 +177,16 @@ class Fleet:
         return Papers(issued.pem, authority.certificate_pem, self._revocations())
 
     def _authority(self) -> Authority:
+        """All managers of the same records have the same one. Raises OtherAuthority."""
+        folder = self._state / "authority"
         with self._lock:
-            return Authority(self._state / "authority")
+            known = self._store.authority()
+            if not folder.exists() and (known or self._store.hosts()):
+                raise OtherAuthority(folder=folder)
+            authority = Authority(folder)
+            if (known or self._store.signs(authority.fingerprint)) != authority.fingerprint:
+                raise OtherAuthority(folder=folder)
+            return authority
 
     def _revocations(self) -> bytes:
         revoked = self._store.revoked()
@@ -256,7 +279,11 @@ class Fleet:
         return self._link(self._row(name))
 
     def _link(self, row: HostRow) -> AgentLink:
-        tls = self._own_tls()
+        """Raises PeerRefused where hosts were added by a manager that did not give this one its authority."""
+        try:
+            tls = self._own_tls()
+        except OtherAuthority as error:
+            raise PeerRefused(host=row.name, reason=str(error)) from error
         with self._lock:
             link = self._links.get(row.name)
             if link is None or link.address != row.address:

@@ -100,6 +100,7 @@ def _libvirt_hosts(ground: Path) -> Hosts:
 def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     seat = place.seat()
     fleet = Fleet(seat.folder, seat.records)
+    fleet.check()
     hosts = fleet.over(hosts)
     jobs = Jobs(seat, hosts)
     jobs.start()

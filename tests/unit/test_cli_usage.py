@@ -14,6 +14,7 @@ from memory_site import COMMAND, Site
 
 from vmferry.cli.options import Globals, connect_uri, state_place
 from vmferry.errors import StateUnusable
+from vmferry.store.fleet import FleetStore
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,16 @@ def test_a_state_folder_that_cannot_be_used_is_a_usage_error(site: Site) -> None
     file = site.steer("file")
     ended = site.run("--state", str(file / "below"), "jobs", code=2)
     assert "choose another with --state" in ended.stderr
+
+
+def test_a_manager_that_its_hosts_would_not_trust_does_not_start_and_says_what_it_lacks(site: Site) -> None:
+    site.state.mkdir(parents=True)
+    records = FleetStore(f"sqlite:///{site.state}/vmferry.db")
+    records.add("host1", "host1:7420", ())
+    records.close()
+    ended = site.run("jobs", code=1)
+    assert f"{site.state}/authority does not hold the authority" in " ".join(ended.stderr.split())
+    assert not (site.state / "authority").exists()
 
 
 def imported(*args: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from vmferry.errors import (
     HostUnreachable,
     JoinRefused,
     NoSuchHost,
+    OtherAuthority,
     PeerRefused,
     StateUnusable,
     UsageError,
@@ -108,10 +110,11 @@ class Site:
         self.fleets: list[Fleet] = []
         self.fleet = self.manager("manager")
 
-    def manager(self, name: str) -> Fleet:
+    def manager(self, name: str, records: str = "") -> Fleet:
+        """With records of its own, or those of another."""
         state = self.folder / name
         state.mkdir(exist_ok=True)
-        self.fleets.append(Fleet(state, f"sqlite:///{state}/vmferry.db"))
+        self.fleets.append(Fleet(state, f"sqlite:///{self.folder / (records or name)}/vmferry.db"))
         return self.fleets[-1]
 
     def host(self, name: str) -> Host:
@@ -414,6 +417,30 @@ def test_keys_are_for_their_user_only_and_the_authority_outlives_the_process(tmp
     assert (tmp_path / "authority").stat().st_mode & 0o777 == 0o700
     for file in (tmp_path / "authority").iterdir():
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_manager_makes_no_authority_beside_that_of_the_first(site: Site) -> None:
+    site.added("host1")
+    second = site.manager("second", records="manager")
+    with pytest.raises(OtherAuthority, match="second/authority"):
+        second.check()
+    with pytest.raises(PeerRefused, match="put a copy of `authority/`"):
+        second.over(MemoryHosts(InMemory(make_world()))).open("host1").exists(SOURCE)
+    assert not (site.folder / "second" / "authority").exists()
+    Authority(site.folder / "second" / "authority")  # made before it shared these records
+    with pytest.raises(OtherAuthority):
+        second.check()
+    shutil.rmtree(site.folder / "second" / "authority")
+    shutil.copytree(site.folder / "manager" / "authority", site.folder / "second" / "authority")
+    second.check()
+    assert second.show("host1").state is HostState.ANSWERS
+
+
+def test_of_two_first_managers_one_signs(tmp_path: Path) -> None:
+    records = FleetStore(f"sqlite:///{tmp_path}/vmferry.db")
+    assert records.authority() == ""
+    assert [records.signs(made) for made in ("a", "b", "a")] == ["a", "a", "a"]
+    records.close()
 
 
 def test_an_authority_that_is_damaged_is_not_made_anew(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ class Authority:
         except (OSError, ValueError) as error:
             raise StateUnusable(state=folder, reason=str(error)) from error
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its certificate, in hexadecimal."""
+        return self._certificate.fingerprint(hashes.SHA256()).hex()
+
     def issue(
         self, request: bytes, role: Role, name: str, addresses: Iterable[str] = (), life: timedelta = LIFE
     ) -> Issued:

@@ -66,7 +66,10 @@ class HostRefused(VmferryError):
 
 
 class GuestGone(VmferryError):
-    says = "{vm} stopped running while it was being moved: the move is undone, start the VM again when it suits"
+    says = (
+        "{vm} stopped running while it was being moved: all that it wrote is kept, "
+        "start it again once this job has ended"
+    )
 
 
 class ImageToolFailed(VmferryError):

@@ -27,6 +27,13 @@ class NoSuchHost(UsageError):
     says = "there is no host {host}: see `vmferry host list`, or name a libvirt URI"
 
 
+class OtherAuthority(UsageError):
+    says = (
+        "{folder} does not hold the authority that signed for the hosts in these records: stop this manager, "
+        "put a copy of `authority/` of the manager that added the first host there, and start it again"
+    )
+
+
 class HostKnown(UsageError):
     says = "there is a host {host} already: `vmferry host remove {host}` first, or choose another name"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,6 +34,13 @@ certificates = sa.Table(
     sa.Column("name", sa.String(63), nullable=False, index=True),
     sa.Column("expires", sa.String, nullable=False),
     sa.Column("revoked", sa.String),
+)
+
+authorities = sa.Table(
+    "authorities",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # 1: there is one
+    sa.Column("fingerprint", sa.String(64), nullable=False),
 )
 
 storages = sa.Table(
@@ -112,7 +120,18 @@ class FleetStore:
                 for row in found
             ]
 
-    # -- certificates
+    # -- the authority, and its certificates
+
+    def authority(self) -> str:
+        """The fingerprint of the authority that signs for these hosts; empty before the first one has."""
+        with self._reading() as connection:
+            return connection.scalar(sa.select(authorities.c.fingerprint)) or ""
+
+    def signs(self, fingerprint: str) -> str:
+        """Let this authority be the one, unless another is. Returns the one that is."""
+        with suppress(sa.exc.IntegrityError), self._writing() as connection:
+            connection.execute(sa.insert(authorities).values(number=1, fingerprint=fingerprint))
+        return self.authority()
 
     def issued(self, serial: int, role: str, name: str, expires: datetime) -> None:
         """Before it is given to anybody: what is not known could not be revoked."""
