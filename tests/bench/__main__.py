@@ -60,6 +60,7 @@ CASES: Mapping[str, Case] = {
     "link": lambda at, size: transfer.slow_link(_between(at, size.link_mib)),
     "ten": lambda at, size: transfer.at_once(_between(at, size.data_mib)),
     "relocation": lambda at, size: relocations.live(at.runs, size.data_mib // 2),
+    "relocation-2g": lambda at, size: relocations.live(at.runs, size.data_mib * 2),
     "relocation-quick": lambda at, size: relocations.quick(at.runs, size.data_mib // 4),
     "tunnel": lambda at, size: tunnel.streams(size.data_mib // 2, size.link_mib, at.runs),
 }
