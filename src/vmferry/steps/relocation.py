@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from vmferry.errors import GuestGone, NoSuchVm, SourceChanged, VmChanged, VmferryError
+from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
 from vmferry.hosts.protocol import Host
 from vmferry.model import Definition, Lost, Power
 from vmferry.steps.base import Job, Step, file_of
@@ -115,10 +115,21 @@ class Migrate(Step):
             job.facts.put("pause_s", round(_stood_s(job, begun), 4))
 
     def _carry(self, job: Job) -> None:
-        self._back(job)
-        changes = job.changes(last_images(job))
-        to = job.there.receive(job.uuid)
-        job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
+        """Twice, if need be: what was away for a moment costs the memory once more, and not all that was copied.
+
+        Raises HostUnreachable where the destination is away for longer, HostRefused.
+        """
+        for final in (False, True):
+            self._back(job)
+            changes = job.changes(last_images(job))
+            to = job.there.receive(job.uuid)
+            try:
+                job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
+                return
+            except HostRefused:
+                job.there.arrived(job.uuid)  # libvirt at the source says the same, whatever became of the other end
+                if final or power_of(job.host, job.uuid) is Power.OFF:
+                    raise
 
     def _let_go(self, job: Job) -> None:
         """Nothing is asked here that can be asked later: the guest stands.
