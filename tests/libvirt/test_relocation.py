@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.fleets import ManagedLab, managed
 from tests.libvirt.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
+from tests.libvirt.test_faults import until_ended, until_step
 from tests.libvirt.test_lab_hosts import MOVING
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 
 pytestmark = pytest.mark.xdist_group("two hosts")  # one process has them both for all of these tests
 LEASE = DiskSpec("vdc", storage="shared", format="raw", size_mib=1, lease=True)
+LARGE = replace(MOVING, memory_mib=512, touch_mib=448)
+"""Its memory takes a second or two to go."""
 WRITER = GuestSpec("writer", disks=(*TWO_DISKS, LEASE), rate=100)
 
 
@@ -160,15 +162,15 @@ def test_a_live_relocation_that_is_cancelled_while_its_memory_goes_ends_every_ti
 ) -> None:
     """libvirt misses the end of one of two mirrors now and then, and waits for it: see hosts/migrating.py."""
     one, two = fleet.lab.hosts
-    guest = make_guest_on(one, replace(MOVING, memory_mib=512, touch_mib=448))
+    guest = make_guest_on(one, LARGE)
     guest.wait_acks(20)
     folder = folder_on(two, guest)
     for _ in range(6):
         job = fleet.detached(guest, two, "--path", folder, "--via", "live")
-        wait_for(partial(_is_at, fleet, job, "Migrate"), "its memory to go", 60)
+        until_step(fleet.manager, job, "Migrate")
         asked = fleet.manager.run("job", "cancel", job)
         assert asked.code == 0, asked.err
-        wait_for(partial(_is, fleet, job, "undone"), "the job to be undone", 60)
+        assert until_ended(fleet.manager, job) == "undone"
         assert guest.runs_on() == ["host1"]
         guest.wait_acks(20)
         nothing_of_ours(one.storage("san1") / guest.name, folder)
@@ -180,7 +182,7 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
 ) -> None:
     """While memory goes, and nothing that was copied is copied again."""
     one, two = fleet.lab.hosts
-    guest = make_guest_on(one, replace(MOVING, memory_mib=512, touch_mib=448))
+    guest = make_guest_on(one, LARGE)
     guest.wait_acks(20)
     folder = folder_on(two, guest)
     job = fleet.detached(guest, two, "--path", folder, "--via", "live")
@@ -188,18 +190,10 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
     fleet.agents["host2"].kill()
     wait_for(lambda: "host2" in str(fleet.manager.job(job)["progress"]), "the job to wait for the host", 60)
     fleet.agents["host2"].start()
-    wait_for(partial(_is, fleet, job, "done"), "the job to be done", 120)
+    assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     assert fleet.manager.steps(job).count("Migrate") == 1
     arrived(fleet, guest, folder)
-
-
-def _is_at(fleet: ManagedLab, job: str, step: str) -> bool:
-    return fleet.manager.step(job) == step
-
-
-def _is(fleet: ManagedLab, job: str, state: str) -> bool:
-    return fleet.manager.state(job) == state
 
 
 def test_what_stands_against_a_relocation_is_told_before_the_vm_is_touched(

@@ -226,7 +226,7 @@ async def call(request: Request) -> Response:
     method = request.path_params["method"]
     if method not in CALLS:
         raise BadRequest(reason=f"a host has no method {method}")
-    desk: Desk = request.app.state.desk
+    desk = await _desk(request)
     lines = desk.answer(CALLS[method], _body(await request.body()))
     first = await anext(lines)
     if ends(first):

@@ -119,9 +119,9 @@ class Migrate(Step):
 
         Raises HostUnreachable where the destination is away for longer, HostRefused.
         """
+        changes = job.changes(last_images(job))
         for final in (False, True):
             self._back(job)
-            changes = job.changes(last_images(job))
             to = job.there.receive(job.uuid)
             try:
                 job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
