@@ -16,7 +16,16 @@ from typing import Literal, Protocol, TypedDict
 
 import structlog
 
-from vmferry.errors import Cancelled, DestinationLost, HostUnreachable, StoreAway, Superseded, Suspended, VmferryError
+from vmferry.errors import (
+    Cancelled,
+    DestinationLost,
+    HostUnreachable,
+    StoreAway,
+    Superseded,
+    Suspended,
+    VmferryError,
+    VmHeld,
+)
 from vmferry.model import JobState, Lost
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import spare_source
@@ -230,14 +239,14 @@ def _answer(step: Step, job: Job) -> Outcome:
 
 
 def _reach(act: Callable[[], object], job: Job) -> Outcome:
-    """Act, waiting for a host that is away; turn any other error into an outcome."""
+    """Act, waiting for a host that is away, or at work on the VM; turn any other error into an outcome."""
     while True:
         try:
             act()
             if job.facts.get("away") is not None:
                 job.facts.put("away", None)
             return DONE
-        except HostUnreachable as away:
+        except (HostUnreachable, VmHeld) as away:
             job.desk.waits(_waits(job, away))
             try:
                 job.desk.wait(RETRY_S)
@@ -252,14 +261,14 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
             return _failed(error)
 
 
-def _waits(job: Job, away: HostUnreachable) -> str:
+def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
     """For which host, since when, and what an operator can do if it never comes back."""
     host, told = str(away.fields["host"]), job.facts.get("away")
     since = told[1] if isinstance(told, list) and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
     job.facts.put("away", [host, since])
     text = f"{away}, since {since}"
     ends = (job.plan.connect, job.plan.to)
-    if host not in ends or None in ends:
+    if host not in ends or None in ends or isinstance(away, VmHeld):
         return text
     stays = ends[host == job.plan.connect]
     return f"{text}; if it is lost for good: `vmferry job resolve {job.id} --vm-is-at {stays}`"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
@@ -10,7 +12,7 @@ import libvirt
 import pytest
 from tests.libvirt.seen import TWO_DISKS, destination, power_off
 
-from vmferry.errors import DestinationExists, HostRefused, NoSuchVm, Superseded
+from vmferry.errors import DestinationExists, HostRefused, NoSuchVm, Superseded, VmHeld
 from vmferry.fence import Fence
 from vmferry.fleet import Fleet
 from vmferry.hosts.libvirt import LibvirtHosts
@@ -45,6 +47,31 @@ def open_host(request: pytest.FixtureRequest, lab: LabHost, tmp_path: Path) -> I
         hosts = fleet.over(LibvirtHosts(Fence(tmp_path)))
         yield lambda token: hosts.open("host1", token)
     fleet.close()
+
+
+def test_a_vm_that_libvirt_is_at_work_on_is_told_from_one_that_it_refuses(
+    open_host: Open, lab: LabHost, make_guest: MakeGuest
+) -> None:
+    """libvirt waits half a minute for the lock that somebody else's question holds, while QEMU does not answer."""
+    guest = make_guest(QUIET)
+    host, qemu = open_host(Token(JOB, 1)), lab.qemu_pid(guest.name)
+    uuid = guest.place.uuid
+    assert qemu is not None
+    with lab.connect() as connection:
+        other = Thread(target=connection.lookupByUUIDString(uuid).memoryStats)
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            other.start()
+            with pytest.raises(VmHeld, match="it is tried again"):
+                host.suspend(uuid)
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+            other.join()
+    assert host.power(uuid) is Power.RUNNING
+    host.suspend(uuid)
+    assert host.power(uuid) is Power.PAUSED
+    host.resume(uuid)
+    guest.wait_acks(5)
 
 
 COMES_AND_GOES = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>

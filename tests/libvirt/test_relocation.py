@@ -177,8 +177,9 @@ def test_a_live_relocation_that_is_cancelled_while_its_memory_goes_ends_every_ti
     assert guest.errors() == []
 
 
+@pytest.mark.parametrize("lost", ["agent", "libvirtd"])
 def test_a_live_relocation_goes_on_after_its_destination_was_away(
-    fleet: ManagedLab, make_guest_on: MakeGuestOn
+    fleet: ManagedLab, make_guest_on: MakeGuestOn, lost: str
 ) -> None:
     """While memory goes, and nothing that was copied is copied again."""
     one, two = fleet.lab.hosts
@@ -187,9 +188,9 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
     folder = folder_on(two, guest)
     job = fleet.detached(guest, two, "--path", folder, "--via", "live")
     wait_for(lambda: two.qemu_pid(guest.name) is not None, "QEMU to wait at the destination", 60)
-    fleet.agents["host2"].kill()
+    (fleet.agents["host2"].kill if lost == "agent" else two.kill_libvirtd)()
     wait_for(lambda: "host2" in str(fleet.manager.job(job)["progress"]), "the job to wait for the host", 60)
-    fleet.agents["host2"].start()
+    (fleet.agents["host2"].start if lost == "agent" else two.start_libvirtd)()
     assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     assert fleet.manager.steps(job).count("Migrate") == 1

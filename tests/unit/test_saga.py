@@ -6,9 +6,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
+import pytest
 from chaos_worlds import Facts
 
-from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError
+from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError, VmHeld
 from vmferry.model import ALLOWED, JobState
 from vmferry.saga import Outcome, Strategy, walk
 from vmferry.steps.base import Job, Step
@@ -172,9 +173,16 @@ def test_an_undo_that_fails_is_tried_again_then_an_operator_is_asked() -> None:
     assert bench.stuck == 1
 
 
-def test_a_host_that_is_away_is_waited_for() -> None:
+@pytest.mark.parametrize(
+    "away",
+    [
+        HostUnreachable(host="h", reason="gone"),
+        VmHeld(host="h", action="unload it", reason="cannot acquire state change lock"),
+    ],
+    ids=lambda away: type(away).__name__,
+)
+def test_a_host_that_is_away_or_at_work_on_the_vm_is_waited_for(away: VmferryError) -> None:
     done: list[str] = []
-    away = HostUnreachable(host="h", reason="gone")
     assert Bench().walk(Act("a", done, do=(away, away)), no_return="a") is JobState.DONE
     assert done == ["do a"] * 3
 

@@ -35,6 +35,7 @@ from vmferry.errors.hosts import (
     VendorsDiffer,
     VmChanged,
     VmExists,
+    VmHeld,
     VmRefused,
     VolumeChanged,
 )
@@ -189,6 +190,7 @@ __all__ = [
     "VmBusy",
     "VmChanged",
     "VmExists",
+    "VmHeld",
     "VmRefused",
     "VmferryError",
     "VolumeChanged",

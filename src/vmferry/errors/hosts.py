@@ -65,6 +65,13 @@ class HostRefused(VmferryError):
     says = "{host} refused to {action}: {reason}"
 
 
+class VmHeld(HostRefused):
+    """libvirt is at work on that VM, and did nothing: the same call may succeed once that has ended."""
+
+    says = "{host} could not {action} yet ({reason}): it is tried again; if that never ends, restart libvirtd there"
+    passing = True
+
+
 class GuestGone(VmferryError):
     says = (
         "{vm} stopped running while it was being moved: all that it wrote is kept, "

@@ -11,7 +11,7 @@ from typing import TypeVar
 import libvirt
 import libvirt_qemu
 
-from vmferry.errors import HostRefused, HostUnreachable
+from vmferry.errors import HostRefused, HostUnreachable, VmHeld
 
 T = TypeVar("T")
 
@@ -24,6 +24,8 @@ _AWAY = frozenset(
     }
 )
 _BROKEN = ("client socket is closed", "End of file while reading data", "Cannot recv data")
+_HELD = "state change lock"
+"""What libvirt could not have within half a minute."""
 KEEPALIVE_S = 5
 KEEPALIVE_TRIES = 6
 
@@ -121,7 +123,8 @@ class Link:
     def _failed(self, action: str, error: libvirt.libvirtError, *, away: bool) -> HostRefused | HostUnreachable:
         if away:
             return HostUnreachable(host=self.uri, reason=error.get_error_message())
-        return HostRefused(host=self.uri, action=action, reason=error.get_error_message())
+        held = error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT and _HELD in error.get_error_message()
+        return (VmHeld if held else HostRefused)(host=self.uri, action=action, reason=error.get_error_message())
 
     def _listen(self, conn: libvirt.virConnect) -> None:
         libvirt_qemu.qemuMonitorEventRegister(conn, None, "STOP", self._stop_seen, None, 0)
