@@ -61,6 +61,8 @@ CASES: Mapping[str, Case] = {
     "ten": lambda at, size: transfer.at_once(_between(at, size.data_mib)),
     "relocation": lambda at, size: relocations.live(at.runs, size.data_mib // 2),
     "relocation-2g": lambda at, size: relocations.live(at.runs, size.data_mib * 2),
+    "relocation-1gbit": lambda at, size: relocations.live_over_a_gbit(at.runs, size.data_mib // 2, noise=False),
+    "relocation-1gbit-noise": lambda at, size: relocations.live_over_a_gbit(at.runs, size.data_mib // 2, noise=True),
     "relocation-quick": lambda at, size: relocations.quick(at.runs, size.data_mib // 4),
     "tunnel": lambda at, size: tunnel.streams(size.data_mib // 2, size.link_mib, at.runs),
 }

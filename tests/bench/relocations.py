@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.libvirt.fleets import ManagedLab, managed
 
-from vmferry.lab import BARE_GUEST, GuestSpec, Lab, LabGuest, LabHost, StorageSpec
+from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec
 
 from .migrations import OURS, as_seen, need_kvm, on_ide, own_folder, two_disks
 from .ours import moved
@@ -22,6 +22,8 @@ from .virsh import certify, migrate_with_storage
 VIRSH = "virsh migrate"
 ENCRYPTED = "the same --tls"
 STORAGES = (StorageSpec("san1", "ext4", 4096, direct=True), StorageSpec("san2", "xfs", 4096, direct=True))
+SYSTEM = (Path("/usr/lib"), Path("/usr/share"))
+"""Programs and libraries, and what they read."""
 Move = Callable[[LabGuest, Path], Sample]
 
 
@@ -67,24 +69,40 @@ class Hosts:
 
 
 @contextmanager
-def hosts() -> Iterator[Hosts]:
+def hosts(link: str | None = None) -> Iterator[Hosts]:
+    """`link`: the most that it carries, as tc writes it, which the agents are told; else as much as it can."""
     with (
         own_folder() as folder,
         Lab(folder).up(2, STORAGES, owner_pid=os.getpid()) as lab,
-        managed(lab, "bench") as fleet,
+        managed(lab, "bench", options=("--link-speed", link) if link else ()) as fleet,
     ):
+        for host in lab.hosts:
+            lab.link(host.name).shape(link)
         certify(lab.hosts)
         fleet.manager.jobs()  # starts the worker
         yield Hosts(fleet, count(1))
 
 
 def live(runs: int, data_mib: int) -> list[Row]:
-    """Under KVM, while the guest writes 50 times a second to each of two disks and dirties its memory."""
+    """Under KVM, while the guest writes 50 times a second to each of two disks and dirties its memory.
+
+    All of it is noise, which nothing makes smaller.
+    """
+    return _live(f"live relocation, {data_mib / 1024:g} GiB", runs, two_disks(data_mib))
+
+
+def live_over_a_gbit(runs: int, data_mib: int, *, noise: bool) -> list[Row]:
+    """The same over a GBit/s: with what is in an operating system's files on its disks, or with noise there too."""
+    filled = two_disks(data_mib)
+    if not noise:
+        filled = tuple(replace(disk, data_of=folder) for disk, folder in zip(filled, SYSTEM, strict=True))
+    return _live(f"live, 1 GBit/s, {'noise' if noise else 'files'}", runs, filled, "1gbit")
+
+
+def _live(case: str, runs: int, disks: tuple[DiskSpec, ...], link: str | None = None) -> list[Row]:
     need_kvm("relocation")
-    case = f"live relocation, {data_mib / 1024:g} GiB"
-    disks = on_ide(two_disks(data_mib))
-    spec = replace(BARE_GUEST, name="away", disks=disks, memory_mib=256, touch_mib=192, dirty_mib_s=4, rate=50)
-    with hosts() as at:
+    spec = replace(BARE_GUEST, name="away", disks=on_ide(disks), memory_mib=256, touch_mib=192, dirty_mib_s=4, rate=50)
+    with hosts(link) as at:
         seen = alternate(
             case,
             runs,

@@ -125,6 +125,19 @@ def test_data_never_reaches_into_the_guests_region(tmp_path: Path) -> None:
         make_disk(DiskSpec(size_mib=64, data_mib=60), tmp_path / "vda.qcow2")
 
 
+def test_a_disk_may_hold_what_files_hold_each_from_a_block_of_its_own(tmp_path: Path) -> None:
+    folder, image = tmp_path / "files", tmp_path / "vda.img"
+    (folder / "b").mkdir(parents=True)
+    (folder / "a").write_bytes(b"a" * 5000)
+    (folder / "b/c").write_bytes(b"c" * (2 << 20))
+    (folder / "link").symlink_to("a")
+    make_disk(DiskSpec(format="raw", size_mib=64, data_mib=2, data_of=folder), image)
+    held = (b"a" * 5000).ljust(8192, b"\0") + b"c" * (2 << 20)
+    assert image.read_bytes() == held[: 2 << 20].ljust(64 << 20, b"\0")
+    with pytest.raises(LabPlaceUnfit, match="hold less than 3 MiB"):
+        make_disk(DiskSpec(format="raw", size_mib=64, data_mib=3, data_of=folder), tmp_path / "vdb.img")
+
+
 def test_a_missing_program_names_its_package() -> None:
     with pytest.raises(LabNeeds, match="apt-get install no-such-program"):
         program("no-such-program")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from vmferry.errors import LabPlaceUnfit, LabProgramFailed
@@ -13,17 +14,22 @@ from vmferry.lab.secrets import KEY, QEMU_IMG_KEY
 
 ENCRYPT = (*QEMU_IMG_KEY, "-o", f"encrypt.format=luks,encrypt.key-secret={KEY},encrypt.iter-time=10")
 UNMEASURED = "Unable to get accurate CPU usage"
+MIB, FILE_BLOCK = 1 << 20, 4096
 
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """One disk to make. The guest writes in `region_mib` MiB at its end; `data_mib` at its start are random."""
+    """One disk to make. The guest writes in `region_mib` MiB at its end; `data_mib` at its start are random.
+
+    Or, with `data_of`, they are what the files below that folder hold, each from a block of its own.
+    """
 
     target: str = "vda"
     storage: str = "san1"
     format: str = "qcow2"
     size_mib: int = 256
     data_mib: int = 16
+    data_of: Path | None = None
     region_mib: int = 32
     internal_snapshot: str | None = None
     backing: Path | None = None  # a golden image below it; then there is no random data of its own
@@ -45,7 +51,7 @@ class DiskSpec:
 
 
 def make_disk(spec: DiskSpec, image: Path) -> None:
-    """Make the disk's image. Raises LabPlaceUnfit when the random data would reach into the guest's region."""
+    """Make the disk's image. Raises LabPlaceUnfit when the guest would write over its data, or there is too little."""
     if spec.file_system:
         make_file_system(spec, image)
         return
@@ -57,19 +63,47 @@ def make_disk(spec: DiskSpec, image: Path) -> None:
     if spec.backing:
         run("qemu-img", "create", "-q", "-f", spec.format, "-b", spec.backing, "-F", _format_of(spec.backing), image)
     else:
-        make_image(image, spec.format, spec.size_mib, spec.data_mib, ENCRYPT if spec.encrypted else ())
+        how = ENCRYPT if spec.encrypted else ()
+        make_image(image, spec.format, spec.size_mib, spec.data_mib, how, spec.data_of)
     if spec.internal_snapshot:
         run("qemu-img", "snapshot", "-c", spec.internal_snapshot, image)
 
 
-def make_image(image: Path, format_: str, size_mib: int, data_mib: int, how: Sequence[str] = ()) -> None:
-    """An image of which the first `data_mib` MiB are random, the rest not allocated; `how` is for qemu-img."""
+def make_image(
+    image: Path, format_: str, size_mib: int, data_mib: int, how: Sequence[str] = (), data_of: Path | None = None
+) -> None:
+    """An image of which the first `data_mib` MiB hold data, the rest not allocated; `how` is for qemu-img.
+
+    The data is random, or that of files; see DiskSpec.data_of. Raises LabPlaceUnfit when those hold less.
+    """
     raw = image.with_suffix(".filling")
     with raw.open("xb") as file:
-        for _ in range(data_mib):
-            file.write(os.urandom(1 << 20))
+        for block in islice(_noise() if data_of is None else _of_files(data_of), data_mib):
+            file.write(block)
+        if file.tell() < data_mib * MIB:
+            raise LabPlaceUnfit(at=image, reason=f"the files in {data_of} hold less than {data_mib} MiB")
         file.truncate(size_mib << 20)
     _become(raw, image, format_, how)
+
+
+def _noise() -> Iterator[bytes]:
+    while True:
+        yield os.urandom(MIB)
+
+
+def _of_files(folder: Path) -> Iterator[bytes]:
+    """MiB after MiB, in the order of their paths."""
+    kept = bytearray()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            while data := file.read(MIB):
+                kept += data
+                while len(kept) >= MIB:
+                    yield bytes(kept[:MIB])
+                    del kept[:MIB]
+        kept += bytes(-len(kept) % FILE_BLOCK)
 
 
 def make_file_system(spec: DiskSpec, image: Path) -> None:

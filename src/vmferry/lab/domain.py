@@ -28,7 +28,7 @@ class GuestSpec:
     memory_mib: int = 128
     vcpus: int = 1
     rate: int = 50
-    touch_mib: int = 0  # memory filled with what does not compress
+    touch_mib: int = 0  # memory filled with what does not compress; a bare guest's with what its first disk has
     dirty_mib_s: int = 0  # and rewritten at this rate; needs touch_mib
     persistent: bool = True
     machine: str = "q35"

@@ -39,7 +39,6 @@ static u16 bus_master(u32 disk)
         base = pci(BUS_MASTER_BASE) & 0xfff0;
         u32 command = pci(COMMAND_REGISTER);
         outl(PCI_DATA, command | IO_AND_MASTER);
-        list.bytes = BLOCK;
         list.last = 0x8000;
     }
     return base + (disk < 2 ? 0 : 8);
@@ -65,11 +64,11 @@ static int ready(u16 ide)
     return status & 0x21 || !(status & 0x40) ? -1 : 0;
 }
 
-static int command(u32 disk, u32 sector, u8 code)
+static int command(u32 disk, u32 sector, u8 sectors, u8 code)
 {
     u16 ide = channel(disk);
     outb(ide + 6, 0xe0 | (disk & 1) << 4 | (sector >> 24 & 15));
-    outb(ide + 2, SECTORS_PER_BLOCK);
+    outb(ide + 2, sectors);
     outb(ide + 3, sector);
     outb(ide + 4, sector >> 8);
     outb(ide + 5, sector >> 16);
@@ -77,14 +76,15 @@ static int command(u32 disk, u32 sector, u8 code)
     return code == FLUSH ? ready(ide) : 0;
 }
 
-static int transfer(u32 disk, u32 number, const void *content, u8 code, u8 direction)
+static int transfer(u32 disk, u32 number, const void *content, u32 blocks, u8 code, u8 direction)
 {
     u16 master = bus_master(disk);
     list.at = content;
+    list.bytes = blocks * BLOCK; /* 0 means the 64 KiB that are the most */
     outb(master, direction);
     outl(master + 4, (u32)&list);
     outb(master + 2, CLEAR);
-    command(disk, number * SECTORS_PER_BLOCK, code);
+    command(disk, number * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK, code);
     __asm__ volatile("" ::: "memory"); /* what is sent has to be in memory by now */
     outb(master, direction | START);
     u8 status = wait_while(master + 2, RUNS);
@@ -94,10 +94,10 @@ static int transfer(u32 disk, u32 number, const void *content, u8 code, u8 direc
 
 int write_disk(u32 disk, u32 number, const void *content)
 {
-    return transfer(disk, number, content, WRITE_DMA, 0) || command(disk, 0, FLUSH) ? -1 : 0;
+    return transfer(disk, number, content, 1, WRITE_DMA, 0) || command(disk, 0, 0, FLUSH) ? -1 : 0;
 }
 
-int read_disk(u32 disk, u32 number, void *content)
+int read_disk(u32 disk, u32 number, void *content, u32 blocks)
 {
-    return transfer(disk, number, content, READ_DMA, TO_MEMORY);
+    return transfer(disk, number, content, blocks, READ_DMA, TO_MEMORY);
 }

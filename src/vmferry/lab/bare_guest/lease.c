@@ -30,7 +30,7 @@ void hold_lease(void)
 {
     if (!held)
         return;
-    if (read_disk(LEASE, 0, &found))
+    if (read_disk(LEASE, 0, &found, 1))
         say("error lease 5");
     else if (found.sequence != own.sequence || found.mono_us != own.mono_us)
         say("second-writer %U %U %U %U", own.sequence, own.mono_us, found.sequence, found.mono_us);

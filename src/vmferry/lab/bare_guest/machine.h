@@ -32,8 +32,9 @@ void start_timer(u32 hz); /* 19 at least: it counts 16 bits */
 void rest(void); /* until the timer ticks */
 
 /* disks.c */
+#define MOST_BLOCKS 16
 int write_disk(u32 disk, u32 block, const void *content); /* an aligned block of 4 KiB of hda to hdd, durable; 0 or -1 */
-int read_disk(u32 disk, u32 block, void *content);        /* as it is on the medium; 0 or -1 */
+int read_disk(u32 disk, u32 block, void *content, u32 blocks); /* as they are on the medium; 0 or -1 */
 
 /* lease.c: what shows a second copy of this guest */
 void take_lease(u64 number);
