@@ -29,11 +29,14 @@ from tests.block.tunnels import (
 from vmferry.tunnel import Patience, Peer, TunnelClient, TunnelServer
 from vmferry.tunnel.choice import Choice
 from vmferry.tunnel.frames import HEAD, MOST, Kind, Squeezer
-from vmferry.tunnel.hello import MAGIC, Answer
+from vmferry.tunnel.hello import MAGIC, VERSION, Answer
+from vmferry.tunnel.outward import LEAST_AHEAD
 
 MIB = 1024 * 1024
 NOISE = random.Random(25).randbytes(3 * MIB + 17)
 TEXT = b"one and the same sentence, again and again. " * 5000
+HELD_UP_S = 2.0
+"""Whoever cannot send for so long is held back."""
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +61,28 @@ def works(at: Pair) -> None:
 # -- what passes
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("slow", "smaller"), [(False, False), (None, True)])
 def test_over_a_fast_link_nothing_is_compressed_however_well_it_would_pay(
-    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool | None, smaller: bool
 ) -> None:
     monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
-    with pair(tmp_path, keys, fast=fast) as at:
+    with pair(tmp_path, keys, slow=slow) as at:
         near, far = at.connect()
         with near, far, sending(near, TEXT), sending(far, TEXT):
             assert (read_all(far), read_all(near)) == (TEXT, TEXT)
         ending = at.ended()
         for count in (ending.sent, ending.received):
             assert count.plain == len(TEXT)
-            assert (count.wire > count.plain) is fast
+            assert (count.wire < count.plain) is smaller
+
+
+def test_over_a_link_that_is_known_to_be_slow_the_first_byte_is_compressed(tmp_path: Path, keys: Path) -> None:
+    with pair(tmp_path, keys, slow=True) as at:
+        near, far = at.connect()
+        with near, far, sending(near, TEXT), sending(far, TEXT):
+            assert (read_all(far), read_all(near)) == (TEXT, TEXT)
+        ending = at.ended()
+        assert max(ending.sent.wire, ending.received.wire) < len(TEXT) / 10
 
 
 def test_both_directions_at_once_arrive_whole(tmp_path: Path, keys: Path) -> None:
@@ -211,7 +223,7 @@ def test_contexts_that_would_trust_anybody_are_not_taken(tmp_path: Path, keys: P
 
 def test_a_caller_of_another_version_is_told_so(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys) as at, stranger(at, keys) as caller:
-        caller.sendall(MAGIC + bytes([2]) + bytes(4) + bytes([1]) + b"t")
+        caller.sendall(MAGIC + bytes([VERSION + 1]) + bytes(4) + bytes([1]) + b"t")
         answer = caller.recv(100)
         assert answer.startswith(MAGIC)
         assert answer[-1] == Answer.VERSION
@@ -221,8 +233,8 @@ def test_a_caller_of_another_version_is_told_so(tmp_path: Path, keys: Path) -> N
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (MAGIC + bytes([2, 0, 0, 0, 1, Answer.WELCOME]), "another version"),
-        (MAGIC + bytes([1, 0, 0, 0, 1, 77]), "its answer was 77"),
+        (MAGIC + bytes([VERSION + 1, 0, 0, 0, 1, Answer.WELCOME]), "another version"),
+        (MAGIC + bytes([VERSION, 0, 0, 0, 1, 77]), "its answer was 77"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no tunnel of vmferry"),
         (b"", "hung up"),
     ],
@@ -286,6 +298,8 @@ BOMB = zstandard.ZstdCompressor().compress(bytes(64 * MIB))
         (frame(Kind.END) + frame(Kind.RAW, b"x"), "more after the end"),
         (frame(Kind.END) + frame(Kind.END), "more after the end"),
         (frame(Kind.DONE), "while more is to come"),
+        (frame(Kind.GOT, plain=1), "got more than was sent"),
+        (frame(Kind.GOT, b"x", 1), "GOT of 1 bytes for 1"),
         (frame(Kind.RAW, b"x" * 50)[:-1], "ended it in the middle"),
         (frame(Kind.RAW, b"x" * 50)[:5], "ended it in the middle"),
         (b"", "ended it in the middle"),
@@ -376,6 +390,29 @@ def test_a_reader_that_takes_its_time_holds_the_sender_back_and_loses_nothing(tm
             assert read_all(far) == (NOISE * (sent // len(NOISE) + 1))[:sent]
             far.close()
             assert at.ended().whole
+
+
+def test_a_reader_that_takes_nothing_holds_back_also_what_hardly_takes_room_on_the_link(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
+    most = LEAST_AHEAD + 2 * MIB  # what the local sockets and a frame at each end hold
+    with pair(tmp_path, keys) as at:
+        near, far = at.connect()
+        with near, far:
+            near.settimeout(HELD_UP_S)
+            sent = 0
+            with suppress(TimeoutError):
+                while sent <= most:
+                    sent += near.send(TEXT)
+            assert LEAST_AHEAD <= sent <= most
+            near.settimeout(ANSWER_S)
+            with sending(near, TEXT):
+                assert len(read_all(far)) == sent + len(TEXT)
+            far.close()
+            ending = at.ended()
+            assert ending.whole
+            assert ending.sent.wire < ending.sent.plain / 10
 
 
 def test_a_withdrawn_ticket_ends_its_streams_in_mid_sentence(tmp_path: Path, keys: Path) -> None:

@@ -39,7 +39,7 @@ class Pair:
         *,
         uses: int | None = None,
         patience: Patience | None = None,
-        fast: bool = False,
+        slow: bool | None = None,
     ) -> None:
         self.there, self.here = folder / "there", folder / "here"
         self.tickets = Tickets()
@@ -47,10 +47,10 @@ class Pair:
         self.endings: Queue[Ending] = Queue()
         self.at_server: Queue[Ending] = Queue()
         self.server = TunnelServer(
-            ("127.0.0.1", 0), context(keys, "server"), self.tickets, self.at_server.put, patience, fast=fast
+            ("127.0.0.1", 0), context(keys, "server"), self.tickets, self.at_server.put, patience, slow=slow
         )
         self.peer = Peer("127.0.0.1", self.server.port, self.ticket)
-        self.client = TunnelClient(self.here, self.peer, context(keys, "client"), self.endings.put, patience, fast=fast)
+        self.client = TunnelClient(self.here, self.peer, context(keys, "client"), self.endings.put, patience, slow=slow)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.there))
         self.listener.listen(64)
@@ -75,9 +75,9 @@ class Pair:
 
 @contextmanager
 def pair(
-    folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None, fast: bool = False
+    folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None, slow: bool | None = None
 ) -> Iterator[Pair]:
-    made = Pair(folder, keys, uses=uses, patience=patience, fast=fast)
+    made = Pair(folder, keys, uses=uses, patience=patience, slow=slow)
     try:
         yield made
     finally:

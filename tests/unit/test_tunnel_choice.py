@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmferry.tunnel.choice import Choice, Sent
+from vmferry.tunnel.choice import FIRST_PROBE_S, Choice, Sent
 from vmferry.tunnel.frames import MOST
 from vmferry.tunnel.wire import UNSENT
 
@@ -39,9 +39,9 @@ class Stream:
     frames: int = 0
     written_at: float = 0.0
 
-    def send(self, plain: int, *, always_try: bool = False, never_try: bool = False) -> float:
+    def send(self, plain: int, *, always_try: bool = False, never_try: bool = False, slow: bool = False) -> float:
         """Send so many bytes in frames; gives the seconds until they have arrived."""
-        choice = Choice(self.now)
+        choice = Choice(self.now, slow=slow)
         for _ in range(plain // MOST):
             self._await_writer(choice)
             squeeze = always_try or (choice.squeeze(MOST, self.now) and not never_try)
@@ -74,6 +74,21 @@ def test_on_a_slow_link_what_compresses_arrives_several_times_sooner() -> None:
     plain = 400 * MIB
     raw = Stream(always(100 * MBIT), always(4.0)).send(plain, never_try=True)
     assert Stream(always(100 * MBIT), always(4.0)).send(plain) < raw / 3.5
+
+
+def test_a_link_that_is_known_to_be_slow_is_not_measured_before_its_bytes_are_compressed() -> None:
+    stream = Stream(always(1000 * MBIT), always(4.0))
+    took = stream.send(400 * MIB, slow=True)
+    assert stream.tried == stream.frames
+    assert took == Stream(always(1000 * MBIT), always(4.0)).send(400 * MIB, always_try=True)
+
+
+def test_a_link_that_was_said_to_be_slow_and_is_not_is_found_out() -> None:
+    stream = Stream(always(10_000 * MBIT), always(4.0), sender=600 * MIB)
+    stream.send(4000 * MIB, slow=True)
+    tried = stream.tried
+    assert tried * MOST < FIRST_PROBE_S * 300 * MIB
+    assert stream.now < FIRST_PROBE_S + 4000 / 600
 
 
 def test_noise_on_a_slow_link_costs_no_time_and_next_to_no_processor() -> None:
@@ -130,6 +145,24 @@ def test_a_writer_slower_than_the_link_is_sent_as_it_is() -> None:
 def test_a_writer_between_the_link_and_the_compressor_is_never_held_up() -> None:
     stream = Stream(always(100 * MBIT), always(4.0), writer=30 * MIB)
     assert stream.send(1200 * MIB) < 1.08 * 1200 / 30
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mbit=st.floats(10, 1000),
+    ratio=st.floats(1.0, 50.0),
+    compressor_mib=st.floats(150, 3000),
+    reader_mib=st.one_of(st.just(ENDLESS), st.floats(5, 1000)),
+)
+def test_to_believe_that_a_link_is_slow_is_never_much_worse_than_the_better_of_always_and_never(
+    mbit: float, ratio: float, compressor_mib: float, reader_mib: float
+) -> None:
+    def stream() -> Stream:
+        return Stream(always(mbit * MBIT), always(ratio), compressor_mib * MIB, reader_mib * MIB)
+
+    plain = int(min(mbit * MBIT * 60, 1000 * MIB))
+    best = min(stream().send(plain, never_try=True), stream().send(plain, always_try=True))
+    assert stream().send(plain, slow=True) < 1.1 * best + 0.5
 
 
 @settings(max_examples=60, deadline=None)

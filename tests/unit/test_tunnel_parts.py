@@ -6,18 +6,21 @@ import errno
 import random
 import socket
 import tracemalloc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_site import until
 
 from vmferry.errors import TunnelCut, VmferryError
 from vmferry.tunnel.choice import Choice
 from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
-from vmferry.tunnel.outward import Bell, Outward
+from vmferry.tunnel.outward import LEAST_AHEAD, TOLD_EACH, Bell, Outward
 from vmferry.tunnel.tickets import Tickets
 from vmferry.tunnel.wire import Wire, unpaced
 
@@ -72,6 +75,8 @@ def test_noise_makes_no_frame() -> None:
         (Kind.ZSTD, 0xFFFFFFFF, 0xFFFFFFFF),
         (Kind.END, 0, 1),
         (Kind.PING, 1, 0),
+        (Kind.GOT, 0, 0),
+        (Kind.GOT, 1, 1),
     ],
 )
 def test_a_head_that_cannot_be_is_refused(number: int, wire: int, plain: int) -> None:
@@ -115,12 +120,19 @@ def test_damage_to_a_compressed_frame_never_gives_more_than_was_declared(data: s
 class Recorder(Wire):
     """A wire that keeps what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, round_trip_s: float = 0.0) -> None:
         self.said: list[bytes] = []
+        self._round_trip_s = round_trip_s
 
     def send(self, content: memoryview) -> float:
         self.said.append(bytes(content))
         return 0.0
+
+    def round_trip_s(self) -> float:
+        return self._round_trip_s
+
+    def kinds(self) -> list[Kind]:
+        return [head_of(memoryview(said)[: HEAD.size]).kind for said in self.said]
 
 
 class HungUp(socket.socket):
@@ -138,16 +150,16 @@ def test_a_cut_is_never_told_as_an_end() -> None:
     end, other = socket.socketpair()
     with other, HungUp(fileno=end.detach()) as local:
         other.sendall(b"x")
-        local.outward = Outward(local, wire, bell, peer_quiet_s=30, may_squeeze=True)
+        local.outward = Outward(local, wire, bell, peer_quiet_s=30, slow=None)
         with pytest.raises(TunnelCut):
             local.outward.run()
     bell.close()
     assert wire.said == []
 
 
-@pytest.mark.parametrize(("may_squeeze", "kind"), [(True, Kind.ZSTD), (False, Kind.RAW)])
+@pytest.mark.parametrize(("slow", "kind"), [(True, Kind.ZSTD), (None, Kind.ZSTD), (False, Kind.RAW)])
 def test_what_would_pay_is_compressed_only_where_it_may_be(
-    monkeypatch: pytest.MonkeyPatch, *, may_squeeze: bool, kind: Kind
+    monkeypatch: pytest.MonkeyPatch, *, slow: bool | None, kind: Kind
 ) -> None:
     monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
     bell, wire = Bell(), Recorder()
@@ -156,11 +168,87 @@ def test_what_would_pay_is_compressed_only_where_it_may_be(
     with other, local:
         other.sendall(TEXT[:65536])
         other.shutdown(socket.SHUT_WR)
-        outward = Outward(local, wire, bell, peer_quiet_s=30, may_squeeze=may_squeeze)
+        outward = Outward(local, wire, bell, peer_quiet_s=30, slow=slow)
         outward.delivered()
         outward.run()
     bell.close()
-    assert [head_of(memoryview(said)[: HEAD.size]).kind for said in wire.said if said[0] < Kind.PING] == [kind]
+    assert [said for said in wire.kinds() if said < Kind.PING] == [kind]
+
+
+class Program(socket.socket):
+    """A local program that has as much to send as is asked of it, and counts it."""
+
+    handed = 0
+    most: int
+    outward: Outward
+
+    def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:
+        if self.handed >= self.most:
+            self.outward.stopped = True  # or a test of one that never stops would not either
+        assert isinstance(buffer, memoryview)
+        self.handed += len(buffer)
+        return len(buffer)
+
+
+@contextmanager
+def program(wire: Recorder, most: int, *, slow: bool) -> Iterator[Program]:
+    bell = Bell()
+    end, other = socket.socketpair()
+    with other, Program(fileno=end.detach()) as local:
+        other.sendall(b"x")  # for poll to see
+        local.most = most
+        local.outward = Outward(local, wire, bell, peer_quiet_s=30, slow=slow)
+        yield local
+    bell.close()
+
+
+def _run_until_cut(outward: Outward) -> None:
+    with suppress(TunnelCut):
+        outward.run()
+
+
+@pytest.mark.parametrize(("round_trip_s", "ahead"), [(0.0, LEAST_AHEAD), (0.001, LEAST_AHEAD + 1_250_000)])
+def test_no_more_is_sent_ahead_than_fills_the_way_until_the_peer_says_what_it_got(
+    round_trip_s: float, ahead: int
+) -> None:
+    wire = Recorder(round_trip_s)
+    frames = -(-ahead // MOST)
+    with program(wire, most=1 << 30, slow=True) as local:
+        running = Thread(target=_run_until_cut, args=(local.outward,))
+        running.start()
+        until(lambda: len(wire.said) == frames)
+        local.outward.got(2 * MOST)
+        until(lambda: len(wire.said) == frames + 2)
+        assert local.handed == (frames + 2) * MOST
+        with pytest.raises(BadFrame):
+            local.outward.got(frames * MOST + 1)
+        local.outward.stopped = True
+        local.outward.got(1)
+        running.join(10)
+        assert not running.is_alive()
+    assert set(wire.kinds()) == {Kind.ZSTD}
+
+
+def test_what_is_not_compressed_is_left_to_tcp() -> None:
+    wire = Recorder()
+    with program(wire, most=3 * LEAST_AHEAD, slow=False) as local, pytest.raises(TunnelCut):
+        local.outward.run()
+    assert wire.kinds() == [Kind.RAW] * (3 * LEAST_AHEAD // MOST)
+
+
+def test_what_was_delivered_is_told_now_and_then_and_no_byte_twice() -> None:
+    wire = Recorder()
+    with program(wire, most=0, slow=True) as local:
+        for count in (1, TOLD_EACH - 2, 1, 7):
+            local.outward.took(count)
+        with pytest.raises(TunnelCut):
+            local.outward.run()
+        local.outward.stopped = False
+        local.outward.took(TOLD_EACH)
+        with pytest.raises(TunnelCut):
+            local.outward.run()
+    assert wire.kinds() == [Kind.GOT, Kind.GOT]
+    assert [head_of(memoryview(said)).plain for said in wire.said] == [TOLD_EACH + 7, TOLD_EACH]
 
 
 class Tuned(socket.socket):

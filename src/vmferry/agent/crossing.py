@@ -65,7 +65,7 @@ class TunnelCrossing:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             for name in STREAMS:
                 peer = Peer(host, port, tickets[name])
-                stack.enter_context(TunnelClient(folder / name, peer, context, fast=self._fast))
+                stack.enter_context(TunnelClient(folder / name, peer, context, slow=self._slow))
             connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
             yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
 
@@ -88,7 +88,7 @@ class TunnelCrossing:
         with (
             TemporaryDirectory(dir=self._images) as folder,
             TunnelClient(
-                Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path), fast=self._fast
+                Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path), slow=self._slow
             ) as near,
         ):
             yield near.at
@@ -108,8 +108,8 @@ class TunnelCrossing:
                 self._server.close()
 
     @property
-    def _fast(self) -> bool:
-        return is_slow(self._tls.address, self._link_bytes_s) is False
+    def _slow(self) -> bool | None:
+        return is_slow(self._tls.address, self._link_bytes_s)
 
     @property
     def _images(self) -> Path:
@@ -126,7 +126,7 @@ class TunnelCrossing:
     def _listening(self) -> TunnelServer:
         if self._server is None:
             at, context = (self._tls.address, 0), server_context(self._tls.path)
-            self._server = TunnelServer(at, context, self._tickets, fast=self._fast)
+            self._server = TunnelServer(at, context, self._tickets, slow=self._slow)
         return self._server
 
 

@@ -19,7 +19,7 @@ from vmferry.errors import AgentFailed, BadRequest, VmferryError
 from vmferry.hosts.protocol import LOOKING, Host
 from vmferry.transfer import Watch
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
 
 Json = dict[str, Any]

@@ -2,7 +2,8 @@
 
 Bytes arrive at the link's rate when they go as they are, and at min(compressor's rate, link's rate * ratio) when
 they are compressed: that is a forecast. Whether it came true is seen on the bytes themselves, since a link that
-looks slow may be a slow reader at its end, whom compression does not help.
+looks slow may be a slow reader at its end, whom compression does not help. A link that is known to be slow is
+believed at first: measuring it would take a good part of what has to go.
 """
 
 from __future__ import annotations
@@ -69,15 +70,16 @@ class _Window:
 class Choice:
     """Says of each frame whether to compress it, and learns from what became of it. Seconds come from outside."""
 
-    def __init__(self, now: float) -> None:
-        self.compressing = False
+    def __init__(self, now: float, *, slow: bool = False) -> None:
+        """`slow`: the link is known for it."""
+        self.compressing = slow
         self._window = _Window(now, FIRST_S)
         self._was_blocked = False  # in the last window
-        self._raw_rate = float("inf")  # what arrived without compression, when the link was what held it up
+        self._raw_rate = 0.0 if slow else float("inf")  # what arrived without compression, held up by the link alone
         self._retry_s = FIRST_RETRY_S
         self._retry_at = now
         self._probe_s = FIRST_PROBE_S
-        self._probe_at = now
+        self._probe_at = now + self._probe_s
         self._sampled_at = now
         self._skip = self._skipping = 0
 

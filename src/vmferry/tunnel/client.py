@@ -52,9 +52,9 @@ class TunnelClient:
         told: Told = unheard,
         patience: Patience | None = None,
         *,
-        fast: bool = False,
+        slow: bool | None = None,
     ) -> None:
-        """Listens when this returns; `fast` as for the server.
+        """Listens when this returns; `slow` as for the server.
 
         Raises ValueError for a context that would trust anybody, OSError.
         """
@@ -63,7 +63,7 @@ class TunnelClient:
         self.at = at
         self._peer, self._context, self._told = peer, context, told
         self._patience = patience or Patience()
-        self._fast = fast
+        self._slow = slow
         self._listening = Listening(_private(at), self._serve, MOST)
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class TunnelClient:
         peer = self._peer.shown
         try:
             link, peer_quiet_s = self._call(connection)
-            connection.carry(local, link, self._patience.quiet_s, peer_quiet_s, may_squeeze=not self._fast)
+            connection.carry(local, link, self._patience.quiet_s, peer_quiet_s, slow=self._slow)
         except (OSError, VmferryError) as error:
             connection.cut(error if isinstance(error, VmferryError) else TunnelRefused(peer=peer, reason=str(error)))
         reason = str(connection.error) if connection.error else None
@@ -99,7 +99,7 @@ class TunnelClient:
         plain = socket.create_connection((peer.host, peer.port), timeout=patience.hello_s)
         connection.hold(plain)
         tune(plain, patience.quiet_s)
-        if self._fast:
+        if self._slow is False:
             unpaced(plain)
         name = peer.named or peer.host
         link = self._context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=name)

@@ -78,12 +78,12 @@ class Connection:
             self._bell.ring()
 
     def carry(
-        self, local: socket.socket, tls: ssl.SSLSocket, quiet_s: float, peer_quiet_s: float, *, may_squeeze: bool
+        self, local: socket.socket, tls: ssl.SSLSocket, quiet_s: float, peer_quiet_s: float, *, slow: bool | None
     ) -> None:
         """Carry bytes both ways until both sides are done, or it is cut: then `error` says why."""
         local.setblocking(False)
         wire = Wire(tls)
-        outward = Outward(local, wire, self._bell, peer_quiet_s, may_squeeze=may_squeeze)
+        outward = Outward(local, wire, self._bell, peer_quiet_s, slow=slow)
         inward = Inward(wire, local, outward, quiet_s)
         self.sent, self.received = outward.count, inward.count
         with self._lock:

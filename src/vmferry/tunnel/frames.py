@@ -29,6 +29,7 @@ class Kind(IntEnum):
     PING = 2  # nothing to say, but alive
     END = 3  # no more bytes will come
     DONE = 4  # all bytes up to the END were delivered
+    GOT = 5  # so many more bytes that came compressed were delivered: the length when expanded tells
 
 
 _BARE = (Kind.PING, Kind.END, Kind.DONE)
@@ -55,6 +56,8 @@ def head_of(packed: memoryview) -> Head:
         raise BadFrame(f"a frame of the unknown kind {number}") from None
     if kind in _BARE:
         fits = wire == plain == 0
+    elif kind is Kind.GOT:
+        fits = wire == 0 < plain
     elif kind is Kind.RAW:
         fits = 0 < wire == plain <= MOST
     else:
@@ -64,9 +67,9 @@ def head_of(packed: memoryview) -> Head:
     return Head(kind, wire, plain)
 
 
-def bare(kind: Kind) -> memoryview:
-    """A frame without content."""
-    return memoryview(HEAD.pack(kind, 0, 0))
+def bare(kind: Kind, plain: int = 0) -> memoryview:
+    """A frame without content; `plain` is for GOT."""
+    return memoryview(HEAD.pack(kind, 0, plain))
 
 
 class Squeezer:

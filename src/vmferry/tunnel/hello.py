@@ -18,7 +18,7 @@ from enum import IntEnum
 from vmferry.errors import TunnelRefused
 
 MAGIC = b"vmferry\x00"
-VERSION = 1
+VERSION = 2
 _WORDS = struct.Struct("!8sBIB")
 LONGEST_TICKET = 64
 LEAST_QUIET_S = 0.1

@@ -15,8 +15,9 @@ from vmferry.tunnel.wire import Wire
 class Inward:
     """Delivers what the peer sends, until it sends no more and has got all of ours.
 
-    A local program that does not read holds the peer back, through the window of TCP; no more than a frame waits
-    here. Silence counts only while this thread listens.
+    A local program that does not read holds the peer back, through the window of TCP, and by what the peer is told of
+    compressed frames that were delivered; no more than a frame waits here. Silence counts only while this thread
+    listens.
     """
 
     def __init__(self, wire: Wire, local: socket.socket, outward: Outward, quiet_s: float) -> None:
@@ -42,6 +43,8 @@ class Inward:
             if self._acknowledged or not self._outward.ended:
                 raise BadFrame("it has all that was sent, it says, while more is to come")
             self._acknowledged = True
+        elif head.kind is Kind.GOT:
+            self._outward.got(head.plain)
         elif head.kind is not Kind.PING:
             if self._ended:
                 raise BadFrame("more after the end")
@@ -59,6 +62,7 @@ class Inward:
             squeezed = self._view[: head.wire]
             self._fill(squeezed)
             self._deliver(self._expander.expand(squeezed, head.plain))
+            self._outward.took(head.plain)
 
     def _pass_on(self, length: int) -> None:
         """Raw bytes need not wait for the end of their frame, which a slow link brings seconds later."""

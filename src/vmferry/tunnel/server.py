@@ -46,12 +46,12 @@ class TunnelServer:
         told: Told = unheard,
         patience: Patience | None = None,
         *,
-        fast: bool = False,
+        slow: bool | None = None,
     ) -> None:
-        """Listens when this returns. `fast`: the link carries more than a GBit/s.
+        """Listens when this returns. `slow`: the link carries a GBit/s or less, or more, or nobody knows (None).
 
-        There nothing is compressed: it is a slow reader that holds a fast link up, and the better its memory
-        compresses, the more of it would wait in the tunnel while its guest stands. See also wire.unpaced.
+        Over more nothing is compressed: it is a slow reader that holds a fast link up. See also wire.unpaced. Over
+        less the first byte is; else it is measured. See choice.
 
         Raises ValueError for a context that would let anybody in, OSError.
         """
@@ -59,7 +59,7 @@ class TunnelServer:
             raise ValueError("a tunnel needs TLS 1.3 and a certificate of each caller")
         self._context, self._tickets, self._told = context, tickets, told
         self._patience = patience or Patience()
-        self._fast = fast
+        self._slow = slow
         self._strangers = BoundedSemaphore(STRANGERS)
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
         listener = socket.create_server(at, family=family, backlog=STRANGERS)
@@ -99,7 +99,7 @@ class TunnelServer:
 
     def _secure(self, caller: socket.socket, connection: Connection, deadline: float) -> ssl.SSLSocket:
         tune(caller, self._patience.quiet_s)
-        if self._fast:
+        if self._slow is False:
             unpaced(caller)
         link = self._context.wrap_socket(caller, server_side=True, do_handshake_on_connect=False)
         connection.hold(link)
@@ -121,7 +121,7 @@ class TunnelServer:
             used = True
             reply(link, Answer.WELCOME, self._patience.quiet_s)
             log.info("a tunnel is open", peer=peer, path=str(path))
-            connection.carry(local, link, self._patience.quiet_s, hello.quiet_s, may_squeeze=not self._fast)
+            connection.carry(local, link, self._patience.quiet_s, hello.quiet_s, slow=self._slow)
         except (OSError, VmferryError) as error:
             connection.cut(TunnelRefused(peer=peer, reason=str(error)))
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
 from contextlib import suppress
 from threading import Lock
@@ -12,6 +13,8 @@ from threading import Lock
 UNSENT = 512 * 1024
 """Bytes that wait in the kernel, at most. More would only make the link's rate hard to see, and pings late."""
 _LOOK_S = 1.0
+_TCP_INFO_BYTES, _MIN_RTT_AT, _MIN_RTT, _NEVER = 152, 148, struct.Struct("=I"), 0xFFFFFFFF
+"""Up to tcpi_min_rtt, in microseconds, of struct tcp_info; see linux/tcp.h."""
 _KEEPALIVES = 3
 
 
@@ -59,6 +62,12 @@ class Wire:
             if not got:
                 raise EOFError
         return got
+
+    def round_trip_s(self) -> float:
+        """The least that was seen on this connection, 0 before the first."""
+        told = self._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        (micros,) = _MIN_RTT.unpack_from(told, _MIN_RTT_AT)
+        return 0.0 if micros == _NEVER else micros / 1e6
 
     def wait(self, seconds: float) -> bool:
         """Wait for something to receive, not longer than this."""
