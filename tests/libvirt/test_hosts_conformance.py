@@ -62,7 +62,7 @@ def test_a_vm_that_libvirt_is_at_work_on_is_told_from_one_that_it_refuses(
         os.kill(qemu, signal.SIGSTOP)
         try:
             other.start()
-            with pytest.raises(VmHeld, match="it is tried again"):
+            with pytest.raises(VmHeld, match="tries again by itself"):
                 host.suspend(uuid)
         finally:
             os.kill(qemu, signal.SIGCONT)

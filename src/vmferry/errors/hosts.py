@@ -68,7 +68,10 @@ class HostRefused(VmferryError):
 class VmHeld(HostRefused):
     """libvirt is at work on that VM, and did nothing: the same call may succeed once that has ended."""
 
-    says = "{host} could not {action} yet ({reason}): it is tried again; if that never ends, restart libvirtd there"
+    says = (
+        "{host} could not {action} yet ({reason}): a job tries again by itself; "
+        "if libvirt's work on the VM never ends, restart libvirtd there"
+    )
     passing = True
 
 
