@@ -402,9 +402,12 @@ def test_a_reader_that_takes_nothing_holds_back_also_what_hardly_takes_room_on_t
         with near, far:
             near.settimeout(HELD_UP_S)
             sent = 0
-            with suppress(TimeoutError):
-                while sent <= most:
+            while sent <= most:
+                try:
                     sent += near.send(TEXT)
+                except TimeoutError:
+                    if sent >= LEAST_AHEAD:  # below that a busy machine is slow, nobody is held back
+                        break
             assert LEAST_AHEAD <= sent <= most
             near.settimeout(ANSWER_S)
             with sending(near, TEXT):

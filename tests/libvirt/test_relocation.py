@@ -183,14 +183,16 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
 ) -> None:
     """While memory goes, and nothing that was copied is copied again."""
     one, two = fleet.lab.hosts
+    agent = fleet.agents["host2"]
+    kill, start = (agent.kill, agent.start) if lost == "agent" else (two.kill_libvirtd, two.start_libvirtd)
     guest = make_guest_on(one, LARGE)
     guest.wait_acks(20)
     folder = folder_on(two, guest)
     job = fleet.detached(guest, two, "--path", folder, "--via", "live")
     wait_for(lambda: two.qemu_pid(guest.name) is not None, "QEMU to wait at the destination", 60)
-    (fleet.agents["host2"].kill if lost == "agent" else two.kill_libvirtd)()
+    kill()
     wait_for(lambda: "host2" in str(fleet.manager.job(job)["progress"]), "the job to wait for the host", 60)
-    (fleet.agents["host2"].start if lost == "agent" else two.start_libvirtd)()
+    start()
     assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     assert fleet.manager.steps(job).count("Migrate") == 1
