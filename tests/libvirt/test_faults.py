@@ -9,8 +9,10 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.libvirt.faults import ENDS
 from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off, run
 
+from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.ferry import Ferry
 from vmferry.model import Technology
@@ -46,8 +48,10 @@ def until_step(ferry: Ferry, job: str, step: str) -> None:
 
 
 def until_ended(ferry: Ferry, job: str) -> str:
-    ends = ("done", "undone", "failed", "stuck")
-    wait_for(lambda: ferry.state(job) in ends, f"job {job} to end", 180)
+    try:
+        wait_for(lambda: ferry.state(job) in ENDS, f"job {job} to end", 180)
+    except LabLate as late:
+        raise AssertionError(f"{late}: {ferry.job(job)['progress']}") from late
     return ferry.state(job)
 
 

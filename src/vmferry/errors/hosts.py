@@ -75,6 +75,15 @@ class VmHeld(HostRefused):
     passing = True
 
 
+class VmHalfStarted(VmHeld):
+    """libvirtd was killed as it started that VM, and takes it for one that starts until it is restarted once more."""
+
+    says = (
+        "{host} takes {vm} for a VM that starts, but it has no QEMU there, since libvirtd was killed as it started it: "
+        "restart libvirtd there (VMs that run stay as they are), then the job goes on by itself"
+    )
+
+
 class GuestGone(VmferryError):
     says = (
         "{vm} stopped running while it was being moved: all that it wrote is kept, "

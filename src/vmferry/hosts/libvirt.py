@@ -15,7 +15,7 @@ import libvirt
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, images, look, processors, users, volumes
+from vmferry.hosts import domain_xml, files, half_started, images, look, processors, users, volumes
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.cards import link_of
@@ -82,7 +82,7 @@ class LibvirtHost(Between):
         return self._link.call("read the VM", lambda c: look.read_vm(self._lookup(c, name)))
 
     def power(self, uuid: str) -> Power:
-        until(lambda: not self._call(uuid, "look at its job", look.has_job))
+        until(lambda: not self._call(uuid, "look at its job", self._has_job))
         return self._call(uuid, "look at its state", look.power)
 
     def active_image(self, uuid: str, target: str) -> Where:
@@ -354,6 +354,10 @@ class LibvirtHost(Between):
 
     def _call(self, uuid: str, action: str, act: Callable[[libvirt.virDomain], R]) -> R:
         return self._link.call(action, lambda conn: self._acted(act, self._lookup(conn, uuid)))
+
+    def _has_job(self, domain: libvirt.virDomain) -> bool:
+        half_started.check(self.name, domain)  # before what asks for the lock that such a one holds
+        return look.has_job(domain)
 
     def _acted(self, act: Callable[[libvirt.virDomain], R], domain: libvirt.virDomain) -> R:
         """A VM without a definition may go between two calls: to another host, say."""

@@ -7,14 +7,14 @@ import select
 from contextlib import suppress
 from pathlib import Path
 
-_PIDS = Path("/run/libvirt/qemu")
-"""Of the system's libvirt; a session's keeps them elsewhere, and is waited for instead."""
+OF_LIBVIRT = Path("/run/libvirt/qemu")
+"""Where the system's libvirt notes what it runs; a session's does elsewhere, and is waited for instead."""
 
 
 class QemuProcess:
     """The process that runs a VM now, if it can be known: by libvirt's file, and the UUID in its command line."""
 
-    def __init__(self, name: str, uuid: str, pids: Path = _PIDS) -> None:
+    def __init__(self, name: str, uuid: str, pids: Path = OF_LIBVIRT) -> None:
         self._fd: int | None = None
         with suppress(OSError, ValueError):
             pid = int((pids / f"{name}.pid").read_text())
