@@ -11,18 +11,21 @@ from pathlib import Path
 from threading import Event
 
 from tests.libvirt.fleets import ManagedLab
+from tests.libvirt.starts import restart_if_asked
 
 from vmferry.api.answered import Answered
 from vmferry.api.client import Client
 from vmferry.api.place import Place
 from vmferry.errors import LabLate
 from vmferry.lab import LabGuest, LabHost, wait_for
+from vmferry.lab.ferry import ENDS
 
-ENDS = ("done", "undone", "failed", "stuck")
 CUT_S = 5.0
 FROZEN_S = 20.0
 """Longer than an agent's silence is borne."""
 SEEN_S = 90.0
+STARTS = ("Migrate", "Restore")
+"""The steps in which libvirtd starts the VM at the destination."""
 
 
 @dataclass
@@ -104,13 +107,19 @@ def kill_libvirtd(number: int) -> Callable[[Case], bool]:
 
 
 def start_libvirtd(number: int) -> Callable[[Case], None]:
-    return lambda case: case.hosts[number].start_libvirtd()
+    def mend(case: Case) -> None:
+        host = case.hosts[number]
+        host.start_libvirtd()
+        if number and case.step in STARTS:
+            restart_if_asked(case.fleet.manager, case.job, host)
+
+    return mend
 
 
 def kill_qemu(number: int) -> Callable[[Case], bool]:
     def inject(case: Case) -> bool:
         host, name = case.hosts[number], case.guest.name
-        if case.step in ("Migrate", "Restore"):
+        if case.step in STARTS:
             wait_for(lambda: host.qemu_pid(name) or case.past(), "QEMU to be there", 60)
         there = host.qemu_pid(name) is not None
         host.kill_qemu(name)

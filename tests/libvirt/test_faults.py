@@ -9,12 +9,11 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.faults import ENDS
 from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.ferry import ENDS, Ferry
 from vmferry.model import Technology
 from vmferry.strategies import STRATEGIES
 

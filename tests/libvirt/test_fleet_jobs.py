@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.faults import ENDS
 from tests.libvirt.fleets import INSIDE_URI, ManagedLab, managed
 from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
@@ -23,7 +22,7 @@ from tests.postgres import Cluster, cluster
 
 from vmferry.claims import HOST_SLOTS
 from vmferry.lab import Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.ferry import ENDS, Ferry
 from vmferry.model import FINAL
 
 pytestmark = pytest.mark.long

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.libvirt import starts
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.faults import ENDS
 from tests.libvirt.fleets import ManagedLab, managed
 from tests.libvirt.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
 from tests.libvirt.test_faults import until_ended, until_step
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.xdist_group("two hosts")  # one process has them both f
 LEASE = DiskSpec("vdc", storage="shared", format="raw", size_mib=1, lease=True)
 LARGE = replace(MOVING, memory_mib=512, touch_mib=448)
 """Its memory takes a second or two to go."""
-HALF_STARTED = "but it has no QEMU there"
 WRITER = GuestSpec("writer", disks=(*TWO_DISKS, LEASE), rate=100)
 
 
@@ -196,7 +195,7 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
     wait_for(lambda: "host2" in str(fleet.manager.job(job)["progress"]), "the job to wait for the host", 60)
     start()
     if lost == "libvirtd":
-        restarted_if_asked(fleet, two, job)
+        starts.restart_if_asked(fleet.manager, job, two)
     assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     assert fleet.manager.steps(job).count("Migrate") == 1
@@ -209,31 +208,21 @@ def test_a_vm_that_the_destination_half_started_is_told_and_moves_once_libvirtd_
 ) -> None:
     """Its libvirtd holds such a one for starting for good, and would after any number of restarts."""
     _, two = fleet.lab.hosts
-    guest = make_guest_on(fleet.lab.hosts[0], LARGE)
+    guest = make_guest_on(fleet.lab.hosts[0], MOVING)
     guest.wait_acks(20)
     folder = folder_on(two, guest)
-    job = fleet.detached(guest, two, "--path", folder, "--via", via)
-    wait_for(lambda: two.qemu_pid(guest.name) is not None, "QEMU to start at the destination", 60)
-    two.kill_as_it_starts(guest.name)
+    with starts.held(two) as reached:
+        job = fleet.detached(guest, two, "--path", folder, "--via", via, "--max-pause", "60s")
+        wait_for(reached.exists, "the VM to be started at the destination", 120)
+        two.kill_libvirtd()
+        starts.half(two, guest.name)
     two.start_libvirtd()
-    wait_for(lambda: HALF_STARTED in str(fleet.manager.job(job)["progress"]), "the job to tell what to do", 60)
+    wait_for(lambda: starts.half_started(fleet.manager, job), "the job to tell what to do", 60)
     assert guest.runs_on() == (["host1"] if via == "live" else [])
-    restarted_if_asked(fleet, two, job)
+    starts.restart(two)
     assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     arrived(fleet, guest, folder)
-
-
-def restarted_if_asked(fleet: ManagedLab, host: LabHost, job: str) -> None:
-    """What an operator does, who follows what a job that waits says."""
-
-    def told() -> bool:
-        return HALF_STARTED in str(fleet.manager.job(job)["progress"])
-
-    wait_for(lambda: told() or fleet.manager.state(job) in ENDS, f"job {job} to end, or to ask for a restart", 180)
-    if told():
-        host.kill_libvirtd()
-        host.start_libvirtd()
 
 
 def test_what_stands_against_a_relocation_is_told_before_the_vm_is_touched(

@@ -17,7 +17,7 @@ from uuid import uuid4
 import libvirt
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.faults import ENDS, FAULTS, Case, Fault
+from tests.libvirt.faults import FAULTS, Case, Fault
 from tests.libvirt.fleets import ManagedLab, managed
 from tests.libvirt.matrix import not_run, record
 from tests.libvirt.seen import nothing_of_ours
@@ -28,6 +28,7 @@ from vmferry.fence import Fence
 from vmferry.hosts import written
 from vmferry.hosts.libvirt import LibvirtHosts
 from vmferry.lab import Lab, LabHost, wait_for
+from vmferry.lab.ferry import ENDS
 from vmferry.model import Technology, Token
 from vmferry.strategies import STRATEGIES
 

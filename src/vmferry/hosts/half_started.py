@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import libvirt
@@ -35,12 +36,10 @@ def check(host: str, domain: libvirt.virDomain, notes: Path = OF_LIBVIRT) -> Non
     qemu.close()
     if lives:
         return
-    try:
+    with suppress(FileNotFoundError):  # taken away before
         if not _NO_PROCESS.search(note.read_text(errors="replace")):
             return
         if time.time() - note.stat().st_mtime < _SETTLED_S:
             raise VmHeld(host=host, action="tell of it", reason="libvirt is starting it")
         note.unlink()
-    except FileNotFoundError:
-        pass  # taken away before
     raise VmHalfStarted(host=host, vm=name)

@@ -19,6 +19,8 @@ from vmferry.lab.programs import wait_for
 COMMAND = (str(Path(sys.executable).with_name("vmferry")),)
 DEADLINE_S = 240.0
 MOVES = {"migrate-storage", "migrate"}
+ENDS = ("done", "undone", "failed", "stuck")
+"""The states of a job that does nothing any more, or waits for an operator."""
 
 
 @dataclass(frozen=True)

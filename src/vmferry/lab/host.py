@@ -9,7 +9,6 @@ Inside and outside, every path below the folder means the same file; libvirt's o
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import uuid
@@ -207,17 +206,6 @@ class LabHost(LabNode):
             raise NoLab(at=self.at)
         keeper = self.keeper_pid
         wait_for(lambda: self._asked_and_answered(keeper), "libvirtd to answer", log=self._libvirtd_log)
-
-    def kill_as_it_starts(self, vm: str) -> None:
-        """SIGKILL libvirtd, and leave a VM that it has just started as between its note and the process.
-
-        That takes it a few ms, and is written here by hand: its note without a process id, and no QEMU.
-        """
-        self.kill_libvirtd()
-        self.kill_qemu(vm)
-        note = self.at / "run/libvirt/qemu" / f"{vm}.xml"
-        starting = "<domstatus state='paused' reason='starting up' pid='0'>"
-        note.write_text(re.sub("<domstatus [^>]*>", starting, note.read_text(), count=1))
 
     def kill_qemu(self, vm: str) -> None:
         """SIGKILL a VM's QEMU, which is a power failure to the guest."""

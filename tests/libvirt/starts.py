@@ -1,0 +1,62 @@
+"""A libvirtd that is held in the midst of a start of a VM, and what it leaves if it is killed then."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmferry.lab import LabHost, wait_for
+from vmferry.lab.ferry import ENDS, Ferry
+
+HOOK = """#!/bin/sh
+[ "$2" = started ] || exit 0
+cd /etc/libvirt/hooks
+: > reached
+while [ -e hold ]; do sleep 0.05; done
+"""
+
+
+@contextmanager
+def held(host: LabHost) -> Iterator[Path]:
+    """By a hook of its host's own, while this is open. Gives the file that shows that it has come so far."""
+    hooks = host.at / "etc/hooks"
+    hooks.mkdir()
+    try:
+        (hooks / "hold").touch()
+        (hooks / "qemu").write_text(HOOK)
+        (hooks / "qemu").chmod(0o755)
+        restart(host)  # it looks for hooks as it starts
+        yield hooks / "reached"
+    finally:
+        shutil.rmtree(hooks)
+
+
+def half(host: LabHost, vm: str) -> None:
+    """Make of a start that is held, and whose libvirtd was killed, one as between libvirtd's note and the process.
+
+    That takes libvirtd a few ms, and no hook holds it there: the note without a process id is written here by hand.
+    """
+    host.kill_qemu(vm)
+    note = host.at / "run/libvirt/qemu" / f"{vm}.xml"
+    starting = "<domstatus state='paused' reason='starting up' pid='0'>"
+    note.write_text(re.sub("<domstatus [^>]*>", starting, note.read_text(), count=1))
+
+
+def restart(host: LabHost) -> None:
+    host.kill_libvirtd()
+    host.start_libvirtd()
+
+
+def half_started(ferry: Ferry, job: str) -> bool:
+    """Does a job tell that libvirtd was killed as it started the VM, and what to do?"""
+    return "but it has no QEMU there" in str(ferry.job(job)["progress"])
+
+
+def restart_if_asked(ferry: Ferry, job: str, host: LabHost) -> None:
+    """What an operator does, who follows what a job says that waits for a restart of a libvirtd."""
+    wait_for(lambda: half_started(ferry, job) or ferry.state(job) in ENDS, f"job {job} to end, or to ask for it", 180)
+    if ferry.state(job) not in ENDS:
+        restart(host)
