@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 from chaos_worlds import FAR, UUID, Bench, Scenario, at, broken, kill
 
-from vmferry.errors import HostUnreachable
+from vmferry.errors import HostUnreachable, VmHeld
 from vmferry.hosts.memory import Killed, Moment, World
 from vmferry.hosts.protocol import Quiesced
 from vmferry.model import JobState, Power, Technology
@@ -227,6 +227,19 @@ def test_a_host_that_is_away_at_any_call_is_waited_for(scenario: Scenario) -> No
     for moment in some(scenario, found, 12):
         bench = new(scenario, hook=at(moment.number, moment.when, go_away))
         assert assert_kept(bench, moment) is JobState.DONE, moment
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_vm_that_libvirt_is_at_work_on_at_any_call_is_waited_for(scenario: Scenario) -> None:
+    """libvirt has done nothing then: no call may take it for an answer."""
+    _, found = moments(scenario)
+    for moment in some(scenario, [m for m in found if m.when == "before"], 6):
+        bench = new(scenario, hook=at(moment.number, moment.when, hold))
+        assert assert_kept(bench, moment) is JobState.DONE, moment
+
+
+def hold(_world: World) -> None:
+    raise VmHeld(host="memory", action="do it", reason="cannot acquire state change lock")
 
 
 def go_away(_world: World) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import libvirt
 
-from vmferry.errors import GuestGone, HostRefused
+from vmferry.errors import GuestGone, HostRefused, VmHeld
 from vmferry.hosts import domain_xml, files, look
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
@@ -68,6 +68,8 @@ class RunningDisks:
         try:
             with agent.waited_for(seconds):
                 self._call("freeze the file systems and the disks", lambda d: d.snapshotCreateXML(xml, flags))
+        except VmHeld:
+            raise  # it told the agent nothing
         except HostRefused:
             return Quiesced.UNSURE
         return Quiesced.YES

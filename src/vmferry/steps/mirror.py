@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from vmferry.errors import GuestGone, HostRefused, MirrorEnded
+from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
 from vmferry.model import DiskMove, DiskProgress, Placed, Power
 from vmferry.steps.base import Job, Step
 from vmferry.steps.bringing import bring, drop
@@ -149,6 +149,8 @@ def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
 def _ready(job: Job, disk: DiskMove) -> bool:
     try:
         ready, done, total = job.host.mirrored(job.uuid, disk.target)
+    except VmHeld:
+        raise  # it told nothing of the mirror
     except HostRefused as refused:
         if job.host.power(job.uuid) is Power.OFF:
             raise GuestGone(vm=job.plan.vm) from refused
