@@ -39,6 +39,7 @@ from vmferry.errors.hosts import (
     VmHeld,
     VmRefused,
     VolumeChanged,
+    WayBroke,
 )
 from vmferry.errors.jobs import (
     AgentRunning,
@@ -196,6 +197,7 @@ __all__ = [
     "VmRefused",
     "VmferryError",
     "VolumeChanged",
+    "WayBroke",
     "WorkerRunning",
     "WorkerUnreachable",
     "WrongState",

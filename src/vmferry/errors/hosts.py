@@ -65,6 +65,15 @@ class HostRefused(VmferryError):
     says = "{host} refused to {action}: {reason}"
 
 
+class WayBroke(HostRefused):
+    """libvirt at the source lost the other host in the midst of a migration; it answers for itself."""
+
+    says = (
+        "the way from {host} to the other host broke ({action}: {reason}): look at the link, and at libvirtd and "
+        "vmferry's agent there, then start the job again"
+    )
+
+
 class VmHeld(HostRefused):
     """libvirt is at work on that VM, and did nothing: the same call may succeed once that has ended."""
 

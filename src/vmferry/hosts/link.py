@@ -11,7 +11,7 @@ from typing import TypeVar
 import libvirt
 import libvirt_qemu
 
-from vmferry.errors import HostRefused, HostUnreachable, VmHeld
+from vmferry.errors import HostRefused, HostUnreachable, VmHeld, WayBroke
 
 T = TypeVar("T")
 
@@ -24,6 +24,7 @@ _AWAY = frozenset(
     }
 )
 _BROKEN = ("client socket is closed", "End of file while reading data", "Cannot recv data")
+"""Said of a connection of libvirt's: ours to it, or its own to another libvirtd."""
 _HELD = "state change lock"
 """What libvirt could not have within half a minute."""
 KEEPALIVE_S = 5
@@ -123,8 +124,7 @@ class Link:
     def _failed(self, action: str, error: libvirt.libvirtError, *, away: bool) -> HostRefused | HostUnreachable:
         if away:
             return HostUnreachable(host=self.uri, reason=error.get_error_message())
-        held = error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT and _HELD in error.get_error_message()
-        return (VmHeld if held else HostRefused)(host=self.uri, action=action, reason=error.get_error_message())
+        return refusal(error)(host=self.uri, action=action, reason=error.get_error_message())
 
     def _listen(self, conn: libvirt.virConnect) -> None:
         libvirt_qemu.qemuMonitorEventRegister(conn, None, "STOP", self._stop_seen, None, 0)
@@ -142,7 +142,7 @@ class Link:
         self._stops[domain.UUIDString()] = seconds + micros / 1e6
 
     def _away(self, conn: libvirt.virConnect, error: libvirt.libvirtError) -> bool:
-        if error.get_error_code() in _AWAY or any(b in error.get_error_message() for b in _BROKEN):
+        if error.get_error_code() in _AWAY or _is_broken(error):
             # a system error may be a domain's own (a file that is missing): the connection tells
             try:
                 return not conn.isAlive() or not _answers(conn)
@@ -154,6 +154,17 @@ class Link:
         with self._lock:
             if self._conn is conn:
                 self._conn = None
+
+
+def refusal(error: libvirt.libvirtError) -> type[HostRefused]:
+    """What kind it is, of a libvirtd that answers."""
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT and _HELD in error.get_error_message():
+        return VmHeld
+    return WayBroke if _is_broken(error) else HostRefused
+
+
+def _is_broken(error: libvirt.libvirtError) -> bool:
+    return any(said in error.get_error_message() for said in _BROKEN)
 
 
 def _lives(conn: libvirt.virConnect) -> bool:
