@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
 
@@ -52,18 +53,24 @@ def open_host(request: pytest.FixtureRequest, lab: LabHost, tmp_path: Path) -> I
 def test_a_vm_that_libvirt_is_at_work_on_is_told_from_one_that_it_refuses(
     open_host: Open, lab: LabHost, make_guest: MakeGuest
 ) -> None:
-    """libvirt waits half a minute for the lock that somebody else's question holds, while QEMU does not answer."""
+    """libvirt waits half a minute for the lock that somebody else's question holds, while QEMU does not answer.
+
+    All VMs of that host are told within that time.
+    """
     guest = make_guest(QUIET)
     host, qemu = open_host(Token(JOB, 1)), lab.qemu_pid(guest.name)
     uuid = guest.place.uuid
     assert qemu is not None
-    with lab.connect() as connection:
+    with lab.connect() as connection, ThreadPoolExecutor() as pool:
         other = Thread(target=connection.lookupByUUIDString(uuid).memoryStats)
         os.kill(qemu, signal.SIGSTOP)
         try:
             other.start()
+            act = pool.submit(host.suspend, uuid)
+            assert guest.name in [vm.name for vm in host.vms()]
+            assert not act.done()
             with pytest.raises(VmHeld, match="tries again by itself"):
-                host.suspend(uuid)
+                act.result()
         finally:
             os.kill(qemu, signal.SIGCONT)
             other.join()

@@ -34,48 +34,54 @@ def power(domain: libvirt.virDomain) -> Power:
 
 
 def read_vms(conn: libvirt.virConnect) -> list[Vm]:
-    """All that are there, without those that go while they are looked at."""
+    """All that are there, without those that go while they are looked at.
+
+    QEMU is not asked: one that does not answer would keep all of them from being told. So all their memory counts as
+    touched, and of block jobs mirrors alone are told.
+    """
     found = []
     for domain in conn.listAllDomains():
         try:
-            found.append(read_vm(domain))
+            found.append(read_vm(domain, ask_qemu=False))
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
     return found
 
 
-def read_vm(domain: libvirt.virDomain) -> Vm:
+def read_vm(domain: libvirt.virDomain, *, ask_qemu: bool = True) -> Vm:
     """The VM with its disks' chains, read from the images themselves; once more if it ends meanwhile."""
     for _ in range(_TRIES):
         try:
-            return _read_vm(domain)
+            return _read_vm(domain, ask_qemu=ask_qemu)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
                 raise
-    return _read_vm(domain)
+    return _read_vm(domain, ask_qemu=ask_qemu)
 
 
-def _read_vm(domain: libvirt.virDomain) -> Vm:
+def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
     root = domain_xml.parse(domain.XMLDesc(0))
     now = power(domain)
+    asked = domain if ask_qemu and now is not Power.OFF else None
     disks = list(domain_xml.disks(root))
+    memory_bytes = domain.maxMemory() * 1024
+    touched_bytes = memory_bytes if asked is None else _touched(asked)
     return Vm(
         name=domain.name(),
         uuid=domain.UUIDString(),
         power=now,
         persistent=bool(domain.isPersistent()),
-        memory_bytes=domain.maxMemory() * 1024,
+        memory_bytes=memory_bytes,
         disks=tuple(
-            _disk(element, chain, domain, running=now is not Power.OFF)
-            for element, chain in zip(disks, _chains(disks), strict=True)
+            _disk(element, chain, domain.connect(), asked) for element, chain in zip(disks, _chains(disks), strict=True)
         ),
         nvram=_nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
         checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints(_OLDEST_FIRST)),
         agent=_agent(root),
-        touched_bytes=_touched(domain) if now is not Power.OFF else 0,
+        touched_bytes=touched_bytes if now is not Power.OFF else 0,
         precopy=may_precopy(root),
         managed_save=bool(domain.hasManagedSaveImage()),
         no_save=_no_save(root, domain),
@@ -117,7 +123,9 @@ def _chains(disks: Sequence[Element]) -> list[tuple[Image, ...]]:
         return list(pool.map(_chain, [domain_xml.placed_of(disk) for disk in disks]))
 
 
-def _disk(element: Element, chain: tuple[Image, ...], domain: libvirt.virDomain, *, running: bool) -> Disk:
+def _disk(
+    element: Element, chain: tuple[Image, ...], conn: libvirt.virConnect, asked: libvirt.virDomain | None
+) -> Disk:
     kind = element.get("type", "file")
     target = domain_xml.target_of(element)
     return Disk(
@@ -129,8 +137,8 @@ def _disk(element: Element, chain: tuple[Image, ...], domain: libvirt.virDomain,
         shareable=element.find("shareable") is not None,
         transient=element.find("transient") is not None,
         encrypted=next(element.iter("encryption"), None) is not None,
-        secret_missing=_secret_missing(element, domain.connect()),
-        block_job=_block_job(element, domain if running else None, target),
+        secret_missing=_secret_missing(element, conn),
+        block_job=_block_job(element, asked, target),
     )
 
 
@@ -164,14 +172,14 @@ def _chain(placed: Placed | None) -> tuple[Image, ...]:
         return (unknown,)
 
 
-def _block_job(element: Element, running: libvirt.virDomain | None, target: str) -> str | None:
+def _block_job(element: Element, asked: libvirt.virDomain | None, target: str) -> str | None:
     mirror = element.find("mirror")
     if mirror is not None:
         return mirror.get("job", "copy")
-    if running is None or not target or element.find("source") is None:
+    if asked is None or not target or element.find("source") is None:
         return None
     try:
-        job = running.blockJobInfo(target, 0)
+        job = asked.blockJobInfo(target, 0)
     except libvirt.libvirtError:
         return None
     return "block job" if job else None
