@@ -1,7 +1,7 @@
 """A VM that counts as starting for good, though it has no QEMU: libvirtd was killed as it started it.
 
 libvirt notes that it starts a VM before there is a process, and on its return passes over a note without a process id
-(9.0: qemuProcessReconnectHelper): the VM stays "paused, starting up" with its lock held. No call ends that, and a
+(9.0: qemuProcessReconnectHelper): the VM stays "paused, starting up" with its lock held. No public call ends that, and a
 restart reads the same note again.
 """
 
