@@ -45,6 +45,12 @@ def half(host: LabHost, vm: str) -> None:
     note.write_text(re.sub("<domstatus [^>]*>", starting, note.read_text(), count=1))
 
 
+def forget(host: LabHost, vm: str) -> None:
+    """Spoil libvirtd's note of a VM, which is down, as it does itself if it is killed at the end of a merge."""
+    note = host.at / "run/libvirt/qemu" / f"{vm}.xml"
+    note.write_text(note.read_text().replace("<domstatus ", "<unreadable ", 1))
+
+
 def restart(host: LabHost) -> None:
     host.kill_libvirtd()
     host.start_libvirtd()
@@ -52,7 +58,12 @@ def restart(host: LabHost) -> None:
 
 def half_started(ferry: Ferry, job: str) -> bool:
     """Does a job tell that libvirtd was killed as it started the VM, and what to do?"""
-    return "but it has no QEMU there" in str(ferry.job(job)["progress"])
+    return told(ferry, job, "but it has no QEMU there")
+
+
+def told(ferry: Ferry, job: str, words: str) -> bool:
+    """Does a job that goes on say so of what it does?"""
+    return words in str(ferry.job(job)["progress"])
 
 
 def restart_if_asked(ferry: Ferry, job: str, host: LabHost) -> None:

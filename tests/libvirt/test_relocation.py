@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,10 +196,8 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
     start()
     if lost == "libvirtd":
         starts.restart_if_asked(fleet.manager, job, two)
-    assert until_ended(fleet.manager, job) == "done"
-    assert fleet.manager.steps(job).count("CopyBase") == 1
+    goes_on(fleet, guest, folder, job)
     assert fleet.manager.steps(job).count("Migrate") == 1
-    arrived(fleet, guest, folder)
 
 
 @pytest.mark.parametrize("via", ["live", "quick"])
@@ -207,19 +205,45 @@ def test_a_vm_that_the_destination_half_started_is_told_and_moves_once_libvirtd_
     fleet: ManagedLab, make_guest_on: MakeGuestOn, via: str
 ) -> None:
     """Its libvirtd holds such a one for starting for good, and would after any number of restarts."""
-    _, two = fleet.lab.hosts
-    guest = make_guest_on(fleet.lab.hosts[0], MOVING)
+    two = fleet.lab.host("host2")
+    guest, folder, job = killed_in_a_start(fleet, make_guest_on, via, starts.half)
+    wait_for(lambda: starts.half_started(fleet.manager, job), "the job to tell what to do", 60)
+    assert guest.runs_on() == (["host1"] if via == "live" else [])
+    starts.restart(two)
+    goes_on(fleet, guest, folder, job)
+
+
+@pytest.mark.parametrize("via", ["live", "quick"])
+def test_a_vm_whose_qemu_runs_is_not_started_again_because_libvirt_takes_it_for_off(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn, via: str
+) -> None:
+    two = fleet.lab.host("host2")
+    guest, folder, job = killed_in_a_start(fleet, make_guest_on, via, starts.forget)
+    wait_for(lambda: starts.told(fleet.manager, job, "but its QEMU runs"), "the job to tell what to do", 60)
+    assert "but its QEMU runs" in fleet.manager.run("--connect", "host2", "vm", "show", guest.name).err
+    two.kill_qemu(guest.name)
+    goes_on(fleet, guest, folder, job)
+
+
+def killed_in_a_start(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn, via: str, harm: Callable[[LabHost, str], None]
+) -> tuple[LabGuest, Path, str]:
+    """A guest on its way, its folder and its job, whose destination's libvirtd was killed as it started it."""
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, MOVING)
     guest.wait_acks(20)
     folder = folder_on(two, guest)
     with starts.held(two) as reached:
         job = fleet.detached(guest, two, "--path", folder, "--via", via, "--max-pause", "60s")
         wait_for(reached.exists, "the VM to be started at the destination", 120)
         two.kill_libvirtd()
-        starts.half(two, guest.name)
+        harm(two, guest.name)
     two.start_libvirtd()
-    wait_for(lambda: starts.half_started(fleet.manager, job), "the job to tell what to do", 60)
-    assert guest.runs_on() == (["host1"] if via == "live" else [])
-    starts.restart(two)
+    return guest, folder, job
+
+
+def goes_on(fleet: ManagedLab, guest: LabGuest, folder: Path, job: str) -> None:
+    """The job ends as if nothing had been, and nothing that was copied is copied again."""
     assert until_ended(fleet.manager, job) == "done"
     assert fleet.manager.steps(job).count("CopyBase") == 1
     arrived(fleet, guest, folder)

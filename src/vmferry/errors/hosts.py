@@ -93,6 +93,16 @@ class VmHalfStarted(VmHeld):
     )
 
 
+class VmForgotten(VmHeld):
+    """libvirtd was killed in a bad moment and cannot read its own note of the VM: to take it for off would be wrong."""
+
+    says = (
+        "{host} takes {vm} for off, but its QEMU runs (process {pid}), since libvirtd was killed and cannot read its "
+        "note of the VM: shut the guest down from within, or end that process, which is a power failure to it, "
+        "then the job goes on by itself; do not start the VM before"
+    )
+
+
 class GuestGone(VmferryError):
     says = (
         "{vm} stopped running while it was being moved: all that it wrote is kept, "

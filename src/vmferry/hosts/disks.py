@@ -10,7 +10,7 @@ from typing import TypeVar
 import libvirt
 
 from vmferry.errors import GuestGone, HostRefused, VmHeld
-from vmferry.hosts import domain_xml, files, look
+from vmferry.hosts import domain_xml, files, look, lost_track
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
 from vmferry.hosts.protocol import Quiesced
@@ -172,11 +172,18 @@ class RunningDisks:
     def _off(self) -> bool:
         try:
             return self._power() is Power.OFF
+        except VmHeld:
+            raise  # it runs, whatever libvirt says
         except HostRefused:
             return True
 
     def _power(self) -> Power:
-        return self._link.call("look", lambda c: look.power(c.lookupByUUIDString(self._uuid)))
+        def act(conn: libvirt.virConnect) -> Power:
+            domain = conn.lookupByUUIDString(self._uuid)
+            lost_track.check(self._link.uri, domain)
+            return look.power(domain)
+
+        return self._link.call("look", act)
 
 
 def _is_ready(mirror: domain_xml.Element) -> bool:

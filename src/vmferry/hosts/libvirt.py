@@ -15,7 +15,7 @@ import libvirt
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, half_started, images, look, processors, users, volumes
+from vmferry.hosts import domain_xml, files, images, look, lost_track, processors, users, volumes
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.cards import link_of
@@ -79,7 +79,12 @@ class LibvirtHost(Between):
         return sorted(self._link.call("list its VMs", look.read_vms), key=lambda vm: vm.name)
 
     def vm(self, name: str) -> Vm:
-        return self._link.call("read the VM", lambda c: look.read_vm(self._lookup(c, name)))
+        def act(conn: libvirt.virConnect) -> Vm:
+            domain = self._lookup(conn, name)
+            lost_track.check(self.name, domain)  # before a move is planned of what is not so
+            return look.read_vm(domain)
+
+        return self._link.call("read the VM", act)
 
     def power(self, uuid: str) -> Power:
         until(lambda: not self._call(uuid, "look at its job", self._has_job))
@@ -356,7 +361,7 @@ class LibvirtHost(Between):
         return self._link.call(action, lambda conn: self._acted(act, self._lookup(conn, uuid)))
 
     def _has_job(self, domain: libvirt.virDomain) -> bool:
-        half_started.check(self.name, domain)  # before what asks for the lock that such a one holds
+        lost_track.check(self.name, domain)  # before what asks for a lock that is never given back
         return look.has_job(domain)
 
     def _acted(self, act: Callable[[libvirt.virDomain], R], domain: libvirt.virDomain) -> R:

@@ -16,9 +16,10 @@ class QemuProcess:
 
     def __init__(self, name: str, uuid: str, pids: Path = OF_LIBVIRT) -> None:
         self._fd: int | None = None
+        self.pid = 0
         with suppress(OSError, ValueError):
-            pid = int((pids / f"{name}.pid").read_text())
-            self._fd = _opened(pid, uuid)
+            self.pid = int((pids / f"{name}.pid").read_text())
+            self._fd = _opened(self.pid, uuid)
 
     def close(self) -> None:
         """Look no longer."""

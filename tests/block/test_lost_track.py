@@ -1,4 +1,4 @@
-"""A VM that counts as starting, and what there is of it: libvirtd's note and perhaps a process. The VM is a mock."""
+"""What libvirt tells of a VM, and what there is of it: libvirtd's note and perhaps a process. The VM is a mock."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import libvirt
 import pytest
 
-from vmferry.errors import VmHalfStarted, VmHeld
-from vmferry.hosts import half_started
+from vmferry.errors import VmForgotten, VmHalfStarted, VmHeld
+from vmferry.hosts import lost_track
 
 UUID = "7f9a5b0e-2f7e-4a36-9a63-3f1d8f0d0a11"
 NOTE = "<domstatus state='paused' reason='starting up' pid='{}'>\n  <domain type='kvm' id='7'/>\n</domstatus>\n"
@@ -21,8 +23,10 @@ NOTE = "<domstatus state='paused' reason='starting up' pid='{}'>\n  <domain type
 class MockOfDomain:
     """Says of its state what a test wants: libvirt says so for milliseconds."""
 
-    def __init__(self, reason: int = libvirt.VIR_DOMAIN_PAUSED_STARTING_UP) -> None:
-        self._state = [libvirt.VIR_DOMAIN_PAUSED, reason]
+    def __init__(
+        self, state: int = libvirt.VIR_DOMAIN_PAUSED, reason: int = libvirt.VIR_DOMAIN_PAUSED_STARTING_UP
+    ) -> None:
+        self._state = [state, reason]
 
     def state(self, flags: int = 0) -> list[int]:
         return self._state
@@ -41,11 +45,25 @@ def noted(notes: Path, pid: int, age_s: float = 60) -> Path:
     return note
 
 
+@contextmanager
+def running(notes: Path) -> Iterator[int]:
+    """What stands for its QEMU, as libvirt notes it. Gives its process id."""
+    waits = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", UUID]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+        assert qemu.stdout is not None
+        qemu.stdout.readline()
+        (notes / "my vm.pid").write_text(str(qemu.pid))
+        try:
+            yield qemu.pid
+        finally:
+            qemu.communicate(b"")
+
+
 def test_one_without_a_process_is_told_and_the_note_of_it_goes(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
     for _ in range(2):
         with pytest.raises(VmHalfStarted, match="restart libvirtd there"):
-            half_started.check("h", MockOfDomain(), tmp_path)
+            lost_track.check("h", MockOfDomain(), tmp_path)
         assert not note.exists()
 
 
@@ -54,37 +72,40 @@ def test_a_process_that_never_became_its_qemu_is_none(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
     (tmp_path / "my vm.pid").write_text(str(os.getpid()))
     with pytest.raises(VmHalfStarted):
-        half_started.check("h", MockOfDomain(), tmp_path)
+        lost_track.check("h", MockOfDomain(), tmp_path)
     assert not note.exists()
 
 
 def test_one_that_may_yet_start_is_waited_for(tmp_path: Path) -> None:
     note = noted(tmp_path, 0, age_s=0)
     with pytest.raises(VmHeld, match="is starting it") as raised:
-        half_started.check("h", MockOfDomain(), tmp_path)
+        lost_track.check("h", MockOfDomain(), tmp_path)
     assert type(raised.value) is VmHeld
     assert note.exists()
 
 
 def test_one_that_has_a_process_by_libvirts_note_is_libvirts_to_judge(tmp_path: Path) -> None:
     note = noted(tmp_path, 4711)
-    half_started.check("h", MockOfDomain(), tmp_path)
+    lost_track.check("h", MockOfDomain(), tmp_path)
     assert note.exists()
 
 
 def test_one_whose_qemu_runs_is_never_forgotten(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
-    waits = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", UUID]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
-        assert qemu.stdout is not None
-        qemu.stdout.readline()
-        (tmp_path / "my vm.pid").write_text(str(qemu.pid))
-        half_started.check("h", MockOfDomain(), tmp_path)
-        qemu.communicate(b"")
+    with running(tmp_path):
+        lost_track.check("h", MockOfDomain(), tmp_path)
     assert note.exists()
+
+
+def test_one_that_counts_as_off_is_not_as_long_as_its_qemu_runs(tmp_path: Path) -> None:
+    off = MockOfDomain(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
+    lost_track.check("h", off, tmp_path)
+    with running(tmp_path) as pid, pytest.raises(VmForgotten, match=f"process {pid}"):
+        lost_track.check("h", off, tmp_path)
+    lost_track.check("h", off, tmp_path)
 
 
 def test_one_that_is_paused_for_another_reason_is_let_be(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
-    half_started.check("h", MockOfDomain(libvirt.VIR_DOMAIN_PAUSED_USER), tmp_path)
+    lost_track.check("h", MockOfDomain(reason=libvirt.VIR_DOMAIN_PAUSED_USER), tmp_path)
     assert note.exists()
