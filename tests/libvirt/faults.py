@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 
 from tests.libvirt.fleets import ManagedLab
-from tests.libvirt.starts import restart_if_asked
+from tests.libvirt.starts import follow
 
 from vmferry.api.answered import Answered
 from vmferry.api.client import Client
@@ -38,6 +38,8 @@ class Case:
     job: str
     step: str
     hogs: list[Path] = field(default_factory=list)
+    powerless: bool = False
+    """Has the job asked for the end of the guest?"""
 
     @property
     def hosts(self) -> tuple[LabHost, LabHost]:
@@ -110,8 +112,8 @@ def start_libvirtd(number: int) -> Callable[[Case], None]:
     def mend(case: Case) -> None:
         host = case.hosts[number]
         host.start_libvirtd()
-        if number and case.step in STARTS:
-            restart_if_asked(case.fleet.manager, case.job, host)
+        if number and case.step in (*STARTS, "Merge"):
+            case.powerless = follow(case.fleet.manager, case.job, host, case.guest.name)
 
     return mend
 

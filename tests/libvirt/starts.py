@@ -11,6 +11,7 @@ from pathlib import Path
 from vmferry.lab import LabHost, wait_for
 from vmferry.lab.ferry import ENDS, Ferry
 
+FORGOTTEN = "but its QEMU runs"
 HOOK = """#!/bin/sh
 [ "$2" = started ] || exit 0
 cd /etc/libvirt/hooks
@@ -66,8 +67,16 @@ def told(ferry: Ferry, job: str, words: str) -> bool:
     return words in str(ferry.job(job)["progress"])
 
 
-def restart_if_asked(ferry: Ferry, job: str, host: LabHost) -> None:
-    """What an operator does, who follows what a job says that waits for a restart of a libvirtd."""
-    wait_for(lambda: half_started(ferry, job) or ferry.state(job) in ENDS, f"job {job} to end, or to ask for it", 180)
-    if ferry.state(job) not in ENDS:
-        restart(host)
+def follow(ferry: Ferry, job: str, host: LabHost, vm: str) -> bool:
+    """What an operator does, who follows what a job says that waits. Returns whether he had to end the guest."""
+    asks = {"but it has no QEMU there": lambda: restart(host), FORGOTTEN: lambda: host.kill_qemu(vm)}
+
+    def asked() -> str:
+        if ferry.state(job) in ENDS:
+            return "nothing"
+        now = str(ferry.job(job)["progress"])
+        return next((words for words in asks if words in now), "")
+
+    words = wait_for(asked, f"job {job} to end, or to ask for something", 180)
+    asks.get(words, lambda: None)()
+    return words == FORGOTTEN

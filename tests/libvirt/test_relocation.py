@@ -195,7 +195,7 @@ def test_a_live_relocation_goes_on_after_its_destination_was_away(
     wait_for(lambda: "host2" in str(fleet.manager.job(job)["progress"]), "the job to wait for the host", 60)
     start()
     if lost == "libvirtd":
-        starts.restart_if_asked(fleet.manager, job, two)
+        starts.follow(fleet.manager, job, two, guest.name)
     goes_on(fleet, guest, folder, job)
     assert fleet.manager.steps(job).count("Migrate") == 1
 
@@ -219,8 +219,8 @@ def test_a_vm_whose_qemu_runs_is_not_started_again_because_libvirt_takes_it_for_
 ) -> None:
     two = fleet.lab.host("host2")
     guest, folder, job = killed_in_a_start(fleet, make_guest_on, via, starts.forget)
-    wait_for(lambda: starts.told(fleet.manager, job, "but its QEMU runs"), "the job to tell what to do", 60)
-    assert "but its QEMU runs" in fleet.manager.run("--connect", "host2", "vm", "show", guest.name).err
+    wait_for(lambda: starts.told(fleet.manager, job, starts.FORGOTTEN), "the job to tell what to do", 60)
+    assert starts.FORGOTTEN in fleet.manager.run("--connect", "host2", "vm", "show", guest.name).err
     two.kill_qemu(guest.name)
     goes_on(fleet, guest, folder, job)
 

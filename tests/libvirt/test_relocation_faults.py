@@ -190,7 +190,7 @@ def judge(case: Case, fault: Fault) -> None:
     if state == "done":
         guest.moved_to(two)
     if power(host, guest.place.uuid) == libvirt.VIR_DOMAIN_SHUTOFF:
-        assert fault.ends_guest, told
+        assert fault.ends_guest or case.powerless, told
         assert guest.verdict().clean, guest.verdict()
         host.run("virsh", "start", guest.name)
         guest.wait_writing()
