@@ -11,10 +11,11 @@ HEAD = """# Faults in relocations, as run
 
 Two hosts of a lab with real libvirtd, QEMU and agents; one guest that stamps its writes and holds a lease. In each
 cell a relocation is struck by the fault of its column as soon as its journal shows the step of its row begun; then
-what was broken is mended, and done what the job asks for (a libvirtd restarted, see [decision
-30](decisions/0030-what-libvirtd-loses-track-of.md)), `vmferry recover` is run, and the guest is the judge: the
-VM can run on exactly one host, no second copy ever wrote, every acknowledged write is there, nothing of the job is
-left behind; and the host where the VM is not does not know it after its libvirtd has been killed and started either.
+what was broken is mended, and done what the job asks for (a libvirtd restarted, or a guest ended that it has lost
+track of, see [decision 30](decisions/0030-what-libvirtd-loses-track-of.md)), `vmferry recover` is run, and the guest
+is the judge: the VM can run on exactly one host, no second copy ever wrote, every acknowledged write is there, nothing
+of the job is left behind; and the host where the VM is not does not know it after its libvirtd has been killed and
+started either.
 
 The guest has IDE disks, whose merges QEMU 7.2.22 does not always survive as libvirt makes them ([decision
 0027](decisions/0027-ide-disks-stand-for-a-commits-pivot.md)).

@@ -11,7 +11,9 @@ from pathlib import Path
 from vmferry.lab import LabHost, wait_for
 from vmferry.lab.ferry import ENDS, Ferry
 
+HALF_STARTED = "but it has no QEMU there"
 FORGOTTEN = "but its QEMU runs"
+"""What a job says of a VM that libvirtd has lost track of: see hosts/lost_track.py."""
 HOOK = """#!/bin/sh
 [ "$2" = started ] || exit 0
 cd /etc/libvirt/hooks
@@ -57,11 +59,6 @@ def restart(host: LabHost) -> None:
     host.start_libvirtd()
 
 
-def half_started(ferry: Ferry, job: str) -> bool:
-    """Does a job tell that libvirtd was killed as it started the VM, and what to do?"""
-    return told(ferry, job, "but it has no QEMU there")
-
-
 def told(ferry: Ferry, job: str, words: str) -> bool:
     """Does a job that goes on say so of what it does?"""
     return words in str(ferry.job(job)["progress"])
@@ -69,7 +66,7 @@ def told(ferry: Ferry, job: str, words: str) -> bool:
 
 def follow(ferry: Ferry, job: str, host: LabHost, vm: str) -> bool:
     """What an operator does, who follows what a job says that waits. Returns whether he had to end the guest."""
-    asks = {"but it has no QEMU there": lambda: restart(host), FORGOTTEN: lambda: host.kill_qemu(vm)}
+    asks = {HALF_STARTED: lambda: restart(host), FORGOTTEN: lambda: host.kill_qemu(vm)}
 
     def asked() -> str:
         if ferry.state(job) in ENDS:

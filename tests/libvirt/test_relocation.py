@@ -207,7 +207,7 @@ def test_a_vm_that_the_destination_half_started_is_told_and_moves_once_libvirtd_
     """Its libvirtd holds such a one for starting for good, and would after any number of restarts."""
     two = fleet.lab.host("host2")
     guest, folder, job = killed_in_a_start(fleet, make_guest_on, via, starts.half)
-    wait_for(lambda: starts.half_started(fleet.manager, job), "the job to tell what to do", 60)
+    wait_for(lambda: starts.told(fleet.manager, job, starts.HALF_STARTED), "the job to tell what to do", 60)
     assert guest.runs_on() == (["host1"] if via == "live" else [])
     starts.restart(two)
     goes_on(fleet, guest, folder, job)

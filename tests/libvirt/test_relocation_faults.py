@@ -21,6 +21,7 @@ from tests.libvirt.faults import FAULTS, Case, Fault
 from tests.libvirt.fleets import ManagedLab, managed
 from tests.libvirt.matrix import not_run, record
 from tests.libvirt.seen import nothing_of_ours
+from tests.libvirt.starts import restart
 from tests.libvirt.test_lab_hosts import MOVING
 
 from vmferry.errors import HostUnreachable, LabProgramFailed
@@ -115,8 +116,7 @@ def test_a_vm_that_is_given_up_while_it_runs_cannot_start_here_until_it_is_taken
     host.relinquish(guest.place.uuid)
     guest.wait_acks(5)
     one.kill_qemu(guest.name)
-    one.kill_libvirtd()
-    one.start_libvirtd()
+    restart(one)
     with pytest.raises(LabProgramFailed, match="nonexistent"):
         one.run("virsh", "start", guest.name)
     host.reclaim(definition)
@@ -205,8 +205,7 @@ def judge(case: Case, fault: Fault) -> None:
     assert (sorted(source.iterdir()) == []) == (state == "done"), list(source.iterdir())
     assert (sorted(case.folder.iterdir()) == []) == (state == "undone"), list(case.folder.iterdir())
     other = two if host.name == one.name else one
-    other.kill_libvirtd()
-    other.start_libvirtd()
+    restart(other)
     assert guest.name not in other.run("virsh", "list", "--all", "--name").splitlines()
     for each in case.hosts:
         assert each.run("find", "/run", "-path", f"/run/vmferry/*{case.job}*") == ""

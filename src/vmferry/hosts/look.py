@@ -63,7 +63,8 @@ def read_vm(domain: libvirt.virDomain, *, ask_qemu: bool = True) -> Vm:
 def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
     root = domain_xml.parse(domain.XMLDesc(0))
     now = power(domain)
-    asked = domain if ask_qemu and now is not Power.OFF else None
+    running = now is not Power.OFF
+    asked = domain if ask_qemu and running else None
     disks = list(domain_xml.disks(root))
     memory_bytes = domain.maxMemory() * 1024
     touched_bytes = memory_bytes if asked is None else _touched(asked)
@@ -81,7 +82,7 @@ def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
         checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints(_OLDEST_FIRST)),
         agent=_agent(root),
-        touched_bytes=touched_bytes if now is not Power.OFF else 0,
+        touched_bytes=touched_bytes if running else 0,
         precopy=may_precopy(root),
         managed_save=bool(domain.hasManagedSaveImage()),
         no_save=_no_save(root, domain),
