@@ -11,7 +11,7 @@ RUN_PACKAGES := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
 	python3-libvirt python3-libnbd python3-venv
 LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
 TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
-	btrfs-progs swtpm swtpm-tools ovmf git \
+	btrfs-progs exfatprogs exfat-fuse swtpm swtpm-tools ovmf git \
 	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
 
 .PHONY: demo test long check format lint types unit block libvirt bench clean
@@ -26,18 +26,19 @@ test: packages $(READY)  ## everything, guests side by side; each family has a b
 	timeout 1500 $(BIN)/pytest -q -n 4 --dist worksteal tests/unit tests/block
 	timeout 3300 $(BIN)/pytest -q -n 3 --dist loadgroup -m "not long" tests/libvirt
 	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, the other"
-	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in chaos"
+	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in chaos, 200 tortured by others"
 
 long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
-	$(BIN)/pytest -q -n 2 --dist worksteal -m long tests/libvirt
+	$(BIN)/pytest -q -n 2 --dist worksteal -m long tests/libvirt --ignore tests/libvirt/test_torture.py
+	VMFERRY_TORTURE_RUNS=200 $(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt/test_torture.py
 	VMFERRY_KILLS=30 $(BIN)/pytest -q -n 2 --dist worksteal tests/libvirt/test_kills.py tests/block/test_transfer_command.py
 	VMFERRY_CHAOS_JOBS=200 VMFERRY_INTERRUPTIONS=100 $(BIN)/pytest -q -n 2 tests/unit/test_chaos.py \
 		tests/block/test_transfer_interrupted.py
 
-check: $(READY)  ## under a minute: before each commit
+check: $(READY)  ## a minute or so, each fourth of the long lists: before each commit
 	$(MAKE) --no-print-directory format-check lint types
-	$(BIN)/pytest -q -n 2 -m "not slow" tests/unit tests/block
+	VMFERRY_SAMPLE=4 $(BIN)/pytest -q -n 2 -m "not slow" tests/unit tests/block
 
 format: $(READY)
 	$(BIN)/ruff format src tests

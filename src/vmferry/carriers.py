@@ -12,6 +12,7 @@ import structlog
 
 from vmferry.carrying import Carrying, Course, Halt, Halted
 from vmferry.errors import HostUnreachable, VmferryError
+from vmferry.errors.system import in_words
 from vmferry.limits import Limits
 from vmferry.model.transfers import ACTIVE_TRANSFERS, AT_WORK, TransferRequest, TransferState
 from vmferry.store.store import now
@@ -207,7 +208,7 @@ class Carriers:
         """Try again later, or wait for a person: no error of this kind passes, or it has not for too long."""
         far = _far(row, carrying)
         stalled = now() if carrying.far_bytes > row.done_bytes else row.stalled_since or now()
-        told = {"sentence": str(error) or repr(error), "kind": type(error).__name__, "failures": row.failures + 1}
+        told = {"sentence": in_words(error), "kind": type(error).__name__, "failures": row.failures + 1}
         columns = {**far, **told, "stalled_since": stalled}
         passing = isinstance(error, HostUnreachable) or (isinstance(error, VmferryError) and error.passing)
         if not passing or _given_up(row.request, stalled):

@@ -22,6 +22,9 @@ STOPS_S = 0.3
 SAVE_LEAST_BYTES_S = 64e6
 SAVE_LONGEST_S = 60.0
 """A running guest's memory is written no slower, and in no more time: the last overlay grows meanwhile."""
+LAST_PASSES = 3
+"""The last overlay is read and written, read back, and folded into the copy: 32 MiB took 0.15 s and 0.11 s, where a
+copy of 0.5 GiB ran at 400e6."""
 KEEPS_UP = 0.9
 """Part of what the way to another host carries at which memory is written, so that little is left to be carried."""
 DEFAULT_RATE_BYTES_S = 250e6
@@ -67,8 +70,8 @@ def pause_s(
     if apart:  # carried while it is written, as far as the way allows; the rest is carried and read back
         behind = left if precopy else max(0.0, left - saving_s * carry)
         saving_s += CROSSING_FIXED_S + behind / carry + behind / RESTORE_BYTES_S
-    # The last overlay is read, written and read back.
-    return QUICK_FIXED_S + saving_s + memory_bytes / RESTORE_BYTES_S + 2 * remaining_bytes / max(rate_bytes_s, 1.0)
+    last_s = LAST_PASSES * remaining_bytes / max(rate_bytes_s, 1.0)
+    return QUICK_FIXED_S + saving_s + memory_bytes / RESTORE_BYTES_S + last_s
 
 
 def save_bytes_s(
@@ -77,11 +80,11 @@ def save_bytes_s(
     """The rate at which a running guest's memory is best written.
 
     The slower, the less of it is left when the guest stops, but the more the guest writes to its last overlay
-    meanwhile, which is copied then: r * STOPS_S / SAVE_BYTES_S + 2 * growth * memory / (r * rate) seconds in all, least
-    at the rate given here. `carry_bytes_s`: what the way to another host carries, None for none.
+    meanwhile, which is copied then: r * STOPS_S / SAVE_BYTES_S + LAST_PASSES * growth * memory / (r * rate) seconds in
+    all, least at the rate given here. `carry_bytes_s`: what the way to another host carries, None for none.
     """
     least = max(SAVE_LEAST_BYTES_S, memory_bytes / SAVE_LONGEST_S)
-    best = sqrt(2 * growth_bytes_s * memory_bytes * SAVE_BYTES_S / (STOPS_S * max(rate_bytes_s, 1.0)))
+    best = sqrt(LAST_PASSES * growth_bytes_s * memory_bytes * SAVE_BYTES_S / (STOPS_S * max(rate_bytes_s, 1.0)))
     pace = max(least, best)
     return max(1.0, pace if carry_bytes_s is None else min(pace, KEEPS_UP * carry_bytes_s))
 

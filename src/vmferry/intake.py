@@ -10,9 +10,11 @@ from vmferry.claims import room_of, slots_of
 from vmferry.errors import Refused, UsageError
 from vmferry.experience import LOOK_BACK, pause_factor
 from vmferry.hosts.protocol import Host, Hosts
+from vmferry.leftovers import Leftovers
 from vmferry.limits import check_rate
 from vmferry.model import ACTIVE, MoveRequest, Plan
-from vmferry.model.transfers import new_id
+from vmferry.model.names import new_id
+from vmferry.others import Others, Storages
 from vmferry.seat import Seat, is_local
 from vmferry.store import NewJob, Store
 from vmferry.store.store import now
@@ -21,14 +23,18 @@ from vmferry.store.store import now
 class Intake:
     """Looks at the world and at what active jobs have claimed; writes nothing."""
 
-    def __init__(self, seat: Seat, hosts: Hosts, store: Store) -> None:
+    def __init__(self, seat: Seat, hosts: Hosts, store: Store, storages: Storages) -> None:
         self._seat = seat
         self._hosts = hosts
         self._store = store
+        self.others = Others(hosts, store, storages)
+        self.leftovers = Leftovers(store, hosts, self.others.asking())
 
     def plan(self, request: MoveRequest) -> Plan:
-        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
-        return self._plan(request, *self._ends(request))
+        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
+        host, there = self._ends(request)
+        self._store.refuse_busy(host.vm(request.vm).uuid)  # its disks are the job's overlays meanwhile
+        return self._plan(request, host, there)
 
     def job(self, request: MoveRequest) -> NewJob:
         """Raises VmBusy, Refused, and what `plan` raises."""
@@ -53,7 +59,12 @@ class Intake:
     def _plan(self, request: MoveRequest, host: Host, there: Host) -> Plan:
         past = self._store.past(request.connect, LOOK_BACK)
         return preflight.plan(
-            request, host, there, self._reserved(), lambda technology: pause_factor(past, technology, request.to)
+            request,
+            host,
+            there,
+            self._reserved(),
+            lambda technology: pause_factor(past, technology, request.to),
+            self.others.asking(),
         )
 
     def _ends(self, request: MoveRequest) -> tuple[Host, Host]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
@@ -25,8 +24,7 @@ from vmferry.errors import HostUnreachable, PlanChanged, StoreAway, WrongState
 from vmferry.hosts.lost import lost_host
 from vmferry.hosts.protocol import Host, Hosts
 from vmferry.intake import Intake, check_limits
-from vmferry.ledger import JobLedger, past_return, past_stand
-from vmferry.leftovers import Leftovers
+from vmferry.ledger import JobLedger, past_return, past_stand, plan_changed, with_ejected
 from vmferry.limits import Limits
 from vmferry.lock import WorkerLock
 from vmferry.managers import Managers
@@ -46,7 +44,8 @@ from vmferry.model import (
     Token,
 )
 from vmferry.notify import courier
-from vmferry.resolving import host_of, resolution, with_lost
+from vmferry.others import Storages
+from vmferry.resolving import host_of, resolution, with_facts
 from vmferry.saga import RETRY_S, Once, Strategy, walk
 from vmferry.seat import Seat
 from vmferry.steps.base import Job
@@ -74,12 +73,17 @@ class Jobs:
     """
 
     def __init__(
-        self, at: Path | Seat, hosts: Hosts, strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__
+        self,
+        at: Path | Seat,
+        hosts: Hosts,
+        strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__,
+        storages: Storages = tuple,
     ) -> None:
         self._seat = Seat.at(at) if isinstance(at, Path) else at
         self.state = self._seat.folder
         self._hosts = hosts
         self._strategy = strategies
+        self._storages = storages
         self._lock = WorkerLock(self.state)
         self._engine = Engine(self._seat, self._run)
         self._desks = Desks()
@@ -97,7 +101,7 @@ class Jobs:
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         self._store = Store(self._seat.records, self._seat.manager, self._seat.machine)
-        self._intake = Intake(self._seat, self._hosts, self._store)
+        self._intake = Intake(self._seat, self._hosts, self._store, self._storages)
         self.limits = Limits(self._store, self._hosts)
         self.limits.tell(self._opened_or_closed)
         self.limits.start()
@@ -131,7 +135,7 @@ class Jobs:
     # -- submitting
 
     def plan(self, request: MoveRequest) -> Plan:
-        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk."""
+        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
         return self._intake.plan(request)
 
     def submit(self, request: MoveRequest) -> JobView:
@@ -250,7 +254,7 @@ class Jobs:
             allowed = "stuck, undone or failed"
             raise WrongState(job=row.id, state=row.state.value, action="retry", allowed=allowed)
         if self._strategy(row.plan.technology).names != row.plan.steps:
-            raise _plan_changed(row)
+            raise plan_changed(row)
         return self._tell(row.id, retry_asked=True)
 
     def resolve(self, id: str, vm_is_at: str, vm: str) -> JobView:
@@ -261,7 +265,7 @@ class Jobs:
         row = self._store.row(self._store.find(id))
         said = resolution(self._hosts, row.id, row.plan, vm_is_at, vm)
         if self._strategy(row.plan.technology).names != row.plan.steps:
-            raise _plan_changed(row)
+            raise plan_changed(row)
         self._engine.begin_anew(row.id, self._wake.set)  # before: once superseded, it may end by itself at any instant
         self._store.declare_lost(row.id, said.lost, said.judge)
         self._engine.begin_anew(row.id, self._wake.set)  # one that has begun since, with the epoch of before
@@ -283,11 +287,11 @@ class Jobs:
 
     def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
         """What carries the id of a job that is not active, in these folders and in those of all plans."""
-        return Leftovers(self._store, self._hosts).list(connect, folders)
+        return self._intake.leftovers.list(connect, folders)
 
     def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
         """Remove the leftovers of jobs that are known here and have ended. Returns what was removed."""
-        return Leftovers(self._store, self._hosts).reap(connect, folders)
+        return self._intake.leftovers.reap(connect, folders)
 
     # -- running
 
@@ -331,13 +335,14 @@ class Jobs:
         facts = self._facts(token)
         host = self._open(row.plan, Lost.SOURCE, facts, desk)
         there = self._open(row.plan, Lost.DESTINATION, facts, desk) if row.plan.to else host
-        job = Job(id, row.plan, host, there, facts, desk, self._bookmarks(id))
+        ask = self._intake.others.asking(id)
+        job = Job(id, row.plan, host, there, facts, desk, self._bookmarks(id), ask)
         walk(strategy, job, JobLedger(self._store, desk, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: Token, strategy: Strategy) -> None:
         """The steps must be the ones that were planned; and a job that only waited for them goes on."""
         if strategy.names != row.plan.steps:
-            error = _plan_changed(row)
+            error = plan_changed(row)
             self._store.advance(token, JobState.STUCK, str(error), type(error).__name__)
             self._desks.bump(row.id)
             raise Stopped from error
@@ -359,7 +364,7 @@ class Jobs:
             try:
                 return self._hosts.open(name, facts.token)
             except HostUnreachable as away:
-                desk.waits(str(away))
+                desk.waits(f"{away}, the job waits for it")
                 desk.deaf().wait(RETRY_S)
 
     def _facts(self, token: Token) -> JobFacts:
@@ -380,7 +385,8 @@ class Jobs:
 
     def _view(self, row: Row) -> JobView:
         view = row.view(self._progress(row), self._store.journal(row.id))
-        return with_lost(replace(view, notices=self._store.notices(row.id)), self._store.facts(row.id))
+        facts = self._store.facts(row.id)
+        return with_facts(with_ejected(replace(view, notices=self._store.notices(row.id)), facts), facts)
 
     def _opened_or_closed(self) -> None:
         """A calendar lets jobs begin, or no longer."""
@@ -392,7 +398,3 @@ class Jobs:
         if row.state is JobState.QUEUED:
             return Progress(steps=len(row.plan.steps), held=self.limits.closed(row.slots))
         return self._desks.progress(row, self._seat.manager)
-
-
-def _plan_changed(row: Row) -> PlanChanged:
-    return PlanChanged(job=row.id, theirs=row.version, ours=version("vmferry"))

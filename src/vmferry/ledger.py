@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from vmferry.desk import JobDesk, left_of
-from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, Lost, Receipt, Seal, StepRecord, checksum
+from vmferry.errors import PlanChanged
+from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, JobView, Lost, Receipt, Seal, StepRecord, checksum
+from vmferry.model.outcomes import outcomes
 from vmferry.saga import Outcome, Strategy
 from vmferry.steps.base import Job, Step
-from vmferry.store import Store
+from vmferry.store import Row, Store
 from vmferry.store.codec import dump, load
 from vmferry.store.store import Fact, now
 
@@ -70,6 +73,11 @@ def past_stand(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
     return any(record.act == "do" and record.number > strategy.last_stand for record in journal)
 
 
+def plan_changed(row: Row) -> PlanChanged:
+    """A job whose plan another version of vmferry made."""
+    return PlanChanged(job=row.id, theirs=row.version, ours=version("vmferry"))
+
+
 def receipt_of(job: Job, store: Store) -> Receipt:
     """What the job leaves, from what its steps found out."""
     facts = job.facts.all()
@@ -83,32 +91,51 @@ def receipt_of(job: Job, store: Store) -> Receipt:
         phases=store.phases(job.id),
         pause_forecast_s=float(_number(facts.get("pause_forecast_s"), job.plan.pause_forecast_s)),
         pause_s=float(_number(facts.get("pause_s"), 0.0)),
+        pause_allowed_s=job.desk.max_pause_s,
         verified=facts.get("verified") is True,
         rounds=int(_number(facts.get("rounds"), 0)),
         finished=now(),
         kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
+        clock=str(facts.get("clock") or ""),
         from_host=job.plan.connect if job.plan.to else "",
         to_host=job.plan.to or "",
         lost=job.plan.connect if lost else "",
         left=tuple(map(Path, left_of(facts))) if lost else (),
+        checkpoints_dropped=job.plan.checkpoints,
+        next_start=tuple(chosen) if isinstance(chosen := facts.get("next start"), list) else (),
+        stayed=tuple(stayed) if isinstance(stayed := facts.get("stayed"), list) else (),
+        sources=() if lost else outcomes(job.plan.sources, facts),
+        ejected=ejected_of(facts),
         quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
     )
     return replace(receipt, checksum=checksum(json.loads(dump(receipt))))
 
 
+def ejected_of(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """Discs that were taken out of their drives, since their files were gone."""
+    discs = facts.get("ejected")
+    return tuple(discs) if isinstance(discs, list) else ()
+
+
+def with_ejected(view: JobView, facts: Mapping[str, Fact]) -> JobView:
+    """A job that went back tells it where it tells why; one that is done, in its receipt."""
+    discs = ejected_of(facts)
+    if not discs or not view.sentence:
+        return view
+    return replace(view, sentence=f"{view.sentence}; left out, its file being gone: {', '.join(discs)}")
+
+
 def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
     facts = job.facts.all()
-    sources = {f"copied:{image.source}" for image in disk.images}
-    overlays = f"copied:{job.overlay(disk, 0)}".removesuffix("0")
+    rounds = range(int(_number(facts.get("rounds"), 0)) + 1)
+    sources = [*(image.source for image in disk.images), *(job.overlay(disk, round_) for round_ in rounds)]
     return DiskReceipt(
         target=disk.target,
         from_=str(disk.active.source),
         to=str(disk.active.destination),
         format=disk.to.format,
         virtual_bytes=disk.active.virtual_bytes,
-        copied_bytes=sum(
-            int(_number(value, 0)) for name, value in facts.items() if name in sources or name.startswith(overlays)
-        ),
+        copied_bytes=sum(int(_number(facts.get(f"copied:{source}"), 0)) for source in sources),
         root_hash=str(facts.get(f"hash:{disk.active.source}") or ""),
         seal=_seal(disk, facts.get(f"seal:{disk.active.source}")),
     )

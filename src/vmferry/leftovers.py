@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from vmferry.errors import PathRefused
+from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.protocol import Hosts
-from vmferry.model import ACTIVE, FINAL, JobState, Lost, Plan, Token
+from vmferry.model import ACTIVE, FINAL, FileUser, JobState, Leaving, Lost, Plan, Token, Where, listed
+from vmferry.model.names import ID
 from vmferry.store import Row, Store
 
-TAG = re.compile(r"vmferry-([a-z0-9]{8})")
+TAG = re.compile(rf"vmferry-({ID})")
 
 
 class Leftovers:
     """What lies in the folders that plans name, and no active job needs."""
 
-    def __init__(self, store: Store, hosts: Hosts) -> None:
+    def __init__(self, store: Store, hosts: Hosts, ask: AskUsers = ask_host) -> None:
         self._store = store
         self._hosts = hosts
+        self._ask = ask
 
     def list(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
-        """In words: a path, or what else it is."""
+        """In words: a path, and who still needs it, or what else it is."""
         active = {row.id for row in self._store.rows(ACTIVE)}
-        files = [str(path) for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        paths = [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        needed = self._needed(connect, paths)
+        files = [f"{path}, needed by {listed(needed[path])}" if path in needed else str(path) for path in paths]
         return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
 
     def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
         """Those of jobs that this state folder knows: another one's job may be active.
 
-        A VM that a lost host had is only listed: by now it may be somebody's again.
+        A VM that a lost host had is only listed: by now it may be somebody's again. So is a file that somebody needs.
         """
         ended = {row.id: row for row in self._store.rows(FINAL)}
-        gone = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
+        ours = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
+        needed = self._needed(connect, ours)
+        gone = [path for path in ours if path not in needed]
         for path in gone:
             row = ended[_job_in(path)]
             self._hosts.open(connect, Token(row.id, row.epoch)).remove(path)
@@ -52,6 +59,13 @@ class Leftovers:
             return host.leftovers(sorted(places))
         except PathRefused:  # one of them is in no storage of that host any more
             return [path for folder in sorted(places) for path in self._in(connect, folder)]
+
+    def _needed(self, connect: str, paths: Sequence[Path]) -> Mapping[Where, Sequence[FileUser]]:
+        """Those that somebody needs who is none of them."""
+        if not paths:
+            return {}
+        users = self._ask(self._hosts.open(connect), paths, ())
+        return Leaving("", frozenset(), frozenset(paths), moved=True).others_in_turn(users)
 
     def _in(self, connect: str, folder: Path) -> Sequence[Path]:
         with suppress(PathRefused):

@@ -84,8 +84,9 @@ def host_of(plan: Plan, end: Lost) -> str:
     return plan.connect if end is Lost.SOURCE else plan.to or plan.connect
 
 
-def with_lost(view: JobView, facts: Mapping[str, Fact]) -> JobView:
-    """The job with what was said of its hosts."""
+def with_facts(view: JobView, facts: Mapping[str, Fact]) -> JobView:
+    """The job with what it found out that its person should know, and what was said of its hosts."""
+    view = replace(view, clock=str(facts.get("clock") or ""))
     said = facts.get("lost")
     if not isinstance(said, str):
         return view

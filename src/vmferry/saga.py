@@ -26,6 +26,7 @@ from vmferry.errors import (
     VmferryError,
     VmHeld,
 )
+from vmferry.errors.system import in_words
 from vmferry.model import JobState, Lost
 from vmferry.steps.base import Job, Step
 from vmferry.steps.progress import spare_source
@@ -136,10 +137,11 @@ class _Walk:
         return self._until_done(name, lambda: self._do(number, step, self.job.deaf()), _ONWARD)
 
     def _crossed(self, number: int) -> bool:
-        """After a failure: has the point of no return taken effect, in part at least?"""
+        """After a failure: has the point of no return taken effect, in part at least, or has somebody seen to that?"""
+        step, job = self.strategy.steps[number], self.job.deaf()
         if number < self.strategy.no_return:
-            return False
-        return self.once("crossed", lambda: _answer(self.strategy.steps[number], self.job.deaf()))["ok"]
+            return self.once(f"overtaken {number}", lambda: _answer(step.overtaken, job, doubt=False))["ok"]
+        return self.once("crossed", lambda: _answer(step.crossed, job, doubt=True))["ok"]
 
     def _back(self, number: int, failure: Outcome) -> JobState:
         """Undo the step that had begun and all before it, newest first."""
@@ -229,13 +231,15 @@ def _destination_lost(job: Job) -> DestinationLost:
     return DestinationLost(host=job.there.name, vm=job.plan.vm, source=job.host.name, as_of=as_of)
 
 
-def _answer(step: Step, job: Job) -> Outcome:
-    """Ask the world; a host that is away is waited for, since a guess could lose a VM."""
+def _answer(question: Callable[[Job], bool], job: Job, *, doubt: bool) -> Outcome:
+    """Ask the world; a host that is away is waited for, since a guess could lose a VM.
+
+    `doubt`: the answer where it cannot be had. Of the point of no return that is yes: forward only, `found` of each
+    step decides.
+    """
     answers: list[bool] = []
-    outcome = _reach(lambda: answers.append(step.crossed(job)), job)
-    if not outcome["ok"]:
-        return DONE  # in doubt it has been crossed: forward only, `found` of each step decides
-    return {"ok": answers[-1], "kind": "", "sentence": ""}
+    outcome = _reach(lambda: answers.append(question(job)), job)
+    return {"ok": answers[-1] if outcome["ok"] else doubt, "kind": "", "sentence": ""}
 
 
 def _reach(act: Callable[[], object], job: Job) -> Outcome:
@@ -266,7 +270,9 @@ def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
     host, told = str(away.fields["host"]), job.facts.get("away")
     since = told[1] if isinstance(told, list) and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
     job.facts.put("away", [host, since])
-    text = f"{away}, since {since}"
+    text = (
+        f"{away}; it waits since {since}" if isinstance(away, VmHeld) else f"{away}, the job waits for it since {since}"
+    )
     ends = (job.plan.connect, job.plan.to)
     if host not in ends or None in ends or isinstance(away, VmHeld):
         return text
@@ -275,4 +281,4 @@ def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
 
 
 def _failed(error: Exception) -> Outcome:
-    return {"ok": False, "kind": type(error).__name__, "sentence": str(error) or repr(error)}
+    return {"ok": False, "kind": type(error).__name__, "sentence": in_words(error)}

@@ -1,8 +1,8 @@
 """Read this first: each technology as a literal list of steps.
 
 The seed of 2009 numbers its steps; the same story stands here in the same order: snapshot the running VM,
-copy the base while it runs, save its state, move the small rest, point the VM at the new place, resume,
-merge. What differs between technologies is the cut-over.
+copy the base while it runs, save its state, move the small rest and merge it, point the VM at the new place,
+resume. What differs between technologies is the cut-over.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Mapping
 
 from vmferry.model import Technology
 from vmferry.saga import Strategy
+from vmferry.steps.clock import SetClock
 from vmferry.steps.copying import CompareBase, CopyBase, CopyFiles, Promote
 from vmferry.steps.definition import Point, PointOffline, Settle
 from vmferry.steps.freeze import Freeze, Rounds
-from vmferry.steps.merge import Merge
 from vmferry.steps.mirror import Mirror, Pivot
-from vmferry.steps.relocation import Announce, Arrive, LayOverlays, Migrate, Relinquish, StillOff
+from vmferry.steps.relocation import Announce, Arrive, Migrate, Relinquish, StillOff
 from vmferry.steps.reserve import KeepDefined, Reserve
 from vmferry.steps.retire import Retire
-from vmferry.steps.saved import CopyLast, Restore, Resume, Save
+from vmferry.steps.saved import CopyLast, FoldLast, Restore, Resume, Save
 
 STRATEGIES: Mapping[Technology, Strategy] = {
     Technology.LIVE: Strategy(
@@ -33,7 +33,6 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Rounds(Technology.LIVE),
             Mirror(),
             Pivot(),
-            Merge(),
             Settle(),
             Retire(),
         ),
@@ -50,12 +49,13 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Rounds(Technology.QUICK),
             Save(),
             CopyLast(),
+            FoldLast(),
             CopyFiles(),
             Point(),
             Restore(),
             Resume(),
-            Merge(),
             Settle(),
+            SetClock(),
             Retire(),
         ),
         point_of_no_return="Resume",
@@ -84,11 +84,9 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Promote(),
             Rounds(Technology.LIVE_RELOCATION),
             CopyFiles(),
-            LayOverlays(),
             Relinquish(),
             Migrate(),
-            Arrive(overlaid=True),
-            Merge(),
+            Arrive(),
             Settle(),
             Retire(),
         ),
@@ -106,13 +104,14 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             Rounds(Technology.QUICK_RELOCATION),
             Save(),
             CopyLast(),
+            FoldLast(),
             CopyFiles(),
             Relinquish(),
             Restore(),
             Resume(),
-            Arrive(overlaid=True),
-            Merge(),
+            Arrive(),
             Settle(),
+            SetClock(),
             Retire(),
         ),
         point_of_no_return="Resume",
@@ -127,7 +126,7 @@ STRATEGIES: Mapping[Technology, Strategy] = {
             CopyFiles(),
             Relinquish(),
             StillOff(),
-            Arrive(overlaid=False),
+            Arrive(cold=True),
             Settle(),
             Retire(),
         ),

@@ -102,7 +102,7 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     fleet = Fleet(seat.folder, seat.records)
     fleet.check()
     hosts = fleet.over(hosts)
-    jobs = Jobs(seat, hosts)
+    jobs = Jobs(seat, hosts, storages=fleet.storages)
     jobs.start()
     fleet.start()
     transfers = Transfers(seat, hosts, jobs.limits)

@@ -15,7 +15,7 @@ from vmferry.lab.ferry import Ferry
 
 from .table import Sample
 
-PAUSED_STEPS = ("CopyLast", "CopyFiles", "Point", "Restore", "Resume")
+PAUSED_STEPS = ("CopyLast", "FoldLast", "CopyFiles", "Point", "Restore", "Resume")
 """The steps of a quick migration for which the guest stands; Save stands at its very end only."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 MIB = 1024 * 1024
-READY_S = 20.0
+READY_S = 60.0
 
 
 def needs(*programs: str) -> None:

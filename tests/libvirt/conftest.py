@@ -14,6 +14,7 @@ from vmferry.errors import LabNeeds
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost
 from vmferry.lab.boot import prepare_boot
 from vmferry.lab.ferry import Ferry
+from vmferry.lab.volumes import LabVolumes
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 MakeGuestOn = Callable[[LabHost, GuestSpec], LabGuest]
@@ -80,6 +81,20 @@ def lab_place(tmp_path: Path) -> Iterator[Path]:
 def ferry(lab: LabHost, tmp_path: Path) -> Iterator[Ferry]:
     """vmferry's own command against the lab, with a state folder of its own within the lab, which ends its worker."""
     with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, priority="foreground") as command:
+        yield command
+
+
+@pytest.fixture
+def volumes(lab: LabHost) -> Iterator[LabVolumes]:
+    """Devices, LUNs, exports and files on NFS beside the lab's storages."""
+    with LabVolumes(lab) as made:
+        yield made
+
+
+@pytest.fixture
+def inner_ferry(lab: LabHost, volumes: LabVolumes, tmp_path: Path) -> Iterator[Ferry]:
+    """vmferry's command and worker where the LUNs can be reached."""
+    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside, priority="foreground") as command:
         yield command
 
 

@@ -112,7 +112,7 @@ def start_libvirtd(number: int) -> Callable[[Case], None]:
     def mend(case: Case) -> None:
         host = case.hosts[number]
         host.start_libvirtd()
-        if number and case.step in (*STARTS, "Merge"):
+        if number and case.step in STARTS:
             case.powerless = follow(case.fleet.manager, case.job, host, case.guest.name)
 
     return mend

@@ -17,7 +17,7 @@ is the judge: the VM can run on exactly one host, no second copy ever wrote, eve
 of the job is left behind; and the host where the VM is not does not know it after its libvirtd has been killed and
 started either.
 
-The guest has IDE disks, whose merges QEMU 7.2.22 does not always survive as libvirt makes them ([decision
+The guest has IDE disks, whose merges, in an undo, QEMU 7.2.22 does not always survive as libvirt makes them ([decision
 0027](decisions/0027-ide-disks-stand-for-a-commits-pivot.md)).
 
 `done` and `undone` are how the job ended. `stuck, then done` is a job that asked an operator, told why, and ended so
@@ -44,10 +44,18 @@ def record(page: Path, rows: Mapping[str, Sequence[str]], columns: Sequence[str]
         page.with_suffix(".lock").unlink()
 
 
-def not_run(page: Path, cases: Sequence[Case], heading: Mapping[str, str]) -> list[Case]:
-    """Those of the cases (technology, step, fault) that the page does not tell of."""
+def not_run(page: Path, cases: Sequence[Case], heading: Mapping[str, str], since: str = "") -> list[Case]:
+    """Those of the cases (technology, step, fault) that the page does not tell of, nor of a run on that day or later.
+
+    `since`: YYYY-MM-DD, empty for any day. Where there was nothing to strike, it is looked for again.
+    """
     known = _read(page)
-    return [case for case in cases if f"{case[1]} / {case[2]}" not in known.get(heading[case[0]], {})]
+
+    def told(case: Case) -> bool:
+        text = known.get(heading[case[0]], {}).get(f"{case[1]} / {case[2]}")
+        return text is not None and text.rpartition("(")[2].rstrip(")") >= since
+
+    return [case for case in cases if not told(case)]
 
 
 def _read(page: Path) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -18,6 +19,10 @@ TWO_DISKS = (
 )
 HARD = GuestSpec("writer", disks=TWO_DISKS, rate=0)
 """A guest that writes as hard as it can to a qcow2 with an internal snapshot and a raw disk."""
+
+
+ERASER = replace(HARD, name="eraser", disks=tuple(replace(disk, discard=True) for disk in TWO_DISKS), erase_one_in=4)
+"""The same that zeroes and discards blocks as hard."""
 
 
 def long(*values: object) -> object:

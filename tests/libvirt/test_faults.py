@@ -21,7 +21,7 @@ MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 RUNNING = pytest.mark.parametrize("via", ("live", "quick"))
 SLOW = ("--limit", "8MiB")
-CANCELLED_OFTEN = ("CopyBase", "Mirror", "Save", "CopyLast", "Restore")
+CANCELLED_OFTEN = ("CopyBase", "Mirror", "Save", "FoldLast", "Restore")
 """In make test; the crash matrix cancels at every step of memory hosts, make long at every step of real ones."""
 
 
@@ -202,8 +202,8 @@ def test_libvirtd_killed_in_mid_job_costs_nothing(
     [
         ("CopyBase", "live"),
         ("Rounds", "quick"),
-        ("Merge", "live"),
-        ("Merge", "quick"),
+        ("Mirror", "live"),
+        ("Settle", "quick"),
         long("CopyBase", "quick"),
         long("Rounds", "live"),
     ],

@@ -81,7 +81,7 @@ def test_relocations_end_once_however_their_managers_die_freeze_and_lose_their_d
             for number, (there, id_) in moved.items():
                 told = ended(managers, id_)
                 assert told["state"] == "done", told
-                assert sum(step["step"] == "Retire" and step["ok"] for step in told["journal"]) == 1
+                assert sum(step["step"] == "Retire" and step["ok"] is True for step in told["journal"]) == 1
                 assert_it_runs(guests[number], there, keep_writing=True)
                 at[number] = there
         for guest in guests:

@@ -124,6 +124,7 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
     assert (seen.uuid, seen.power, seen.disk("vda").active.path) == (uuid, Power.RUNNING, base)
     assert uuid in [vm.uuid for vm in looking.vms()]
     assert looking.users(base) == (uuid,)
+    assert {user.id for user in looking.file_users([base], [folder])} == {uuid}
     with pytest.raises(NoSuchVm):
         looking.vm("nobody")
 
@@ -136,7 +137,7 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
     assert host.copy(transfer, Unwatched()).root_hash == host.compare(transfer, Unwatched()).root_hash
     host.promote(part, folder / base.name)
     assert looking.exists(folder / base.name)
-    part.touch()
+    part.write_bytes(b"of another one")
     with pytest.raises(DestinationExists):
         host.promote(part, folder / base.name)
     host.remove(part)
@@ -150,7 +151,13 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
         host.drop(each)
         assert not looking.exists(each.destination)
 
-    host.commit(uuid, "vda", Placed(base, "qcow2"), Unwatched())
+    chains = {chain.target: chain for chain in looking.chains(uuid) or ()}
+    assert chains["vda"].named == (str(overlay), str(base))
+    assert [(layer.name, layer.format) for layer in chains["vda"].layers] == [
+        (str(overlay), "qcow2"),
+        (str(base), "qcow2"),
+    ]
+    assert host.unfreeze(uuid, "vda", [overlay], Placed(base, "qcow2"), Unwatched()) == Placed(base, "qcow2")
     assert looking.active_image(uuid, "vda") == base
     host.remove(overlay)
     with pytest.raises(HostRefused):
@@ -159,8 +166,13 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
     memory = folder / f"vmferry-{JOB}.memory"
     host.save(uuid, memory, Unwatched())
     assert (looking.power(uuid), looking.saved(uuid, memory)) == (Power.OFF, True)
+    lab.connect().lookupByUUIDString(uuid).undefine()
+    assert (looking.defined(uuid), looking.saved(uuid, memory)) == (False, True)
+    host.define_saved(uuid, memory)
+    assert (looking.defined(uuid), looking.saved(uuid, memory)) == (True, True)
+    domain_of(guest).rename(f"{guest.name} meanwhile")
     host.restore(uuid, memory, Changes())
-    assert looking.power(uuid) is Power.PAUSED
+    assert (looking.power(uuid), domain_of(guest).name()) == (Power.PAUSED, guest.name)
     assert host.release(uuid, memory, run=True) >= 0
     assert looking.spent(memory)
     guest.wait_acks(10)

@@ -244,7 +244,7 @@ def killed_in_a_start(
 
 def goes_on(fleet: ManagedLab, guest: LabGuest, folder: Path, job: str) -> None:
     """The job ends as if nothing had been, and nothing that was copied is copied again."""
-    assert until_ended(fleet.manager, job) == "done"
+    assert until_ended(fleet.manager, job) == "done", fleet.manager.job(job)["sentence"]
     assert fleet.manager.steps(job).count("CopyBase") == 1
     arrived(fleet, guest, folder)
 
@@ -255,7 +255,7 @@ def test_what_stands_against_a_relocation_is_told_before_the_vm_is_touched(
     one, two = fleet.lab.hosts
     guest = make_guest_on(one, WRITER)
     for words, why in (
-        (("--path", two.storage("san1") / "no-such"), "is not a folder"),
+        (("--path", two.storage("san1") / "no-such"), "does not exist"),
         (("--path", one.storage("san2")), "it lies in no storage of that host"),
         (("--path", two.storage("san2"), "--via", "live"), "without KVM"),
         (("--path", two.storage("san2"), "--via", "lan"), "the VM is running"),

@@ -131,7 +131,7 @@ def test_a_base_on_a_storage_mounted_read_only_is_refused_before_it_cannot_be_re
     guest = make_guest(GuestSpec("on a sealed base", disks=(DiskSpec("vda", size_mib=64, backing=golden),), rate=20))
     run("mount", "-o", "remount,ro", str(storage))
 
-    ended = ferry.run("migrate-storage", guest.name, "--path", destination(lab, guest))
+    ended = ferry.run("migrate-storage", guest.name, "--path", destination(lab, guest), "--remove-bases")
 
     assert ended.code == 3, said(ended)
     assert f"the source {storage} cannot be written" in said(ended)

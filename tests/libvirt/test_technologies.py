@@ -8,6 +8,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from tests.libvirt.seen import (
+    ERASER,
     HARD,
     TWO_DISKS,
     check_image,
@@ -28,11 +29,12 @@ WRITTEN_SINCE = 6
 TECHNOLOGIES = ("live", "quick", "offline")
 
 
+@pytest.mark.parametrize("spec", [HARD, ERASER], ids=lambda spec: spec.name)
 @pytest.mark.parametrize("via", TECHNOLOGIES)
 def test_a_guest_moves_and_loses_nothing(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, spec: GuestSpec, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
 ) -> None:
-    guest = make_guest(HARD)
+    guest = make_guest(spec)
     domain = domain_of(guest)
     source = guest.place.images["vda"].parent
     snapshot = of_snapshot(guest.place.images["vda"], "before", TWO_DISKS[0])

@@ -6,7 +6,7 @@ parts, so that guests run side by side; make test walks each part with one techn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,19 +62,6 @@ def part_of(walk: Sequence[str], part: int) -> Sequence[str]:
 def test_the_parts_of_the_walk_meet_every_pair_of_kinds() -> None:
     pairs = {pair for half in two_halves() for part in range(PARTS) for pair in pairwise(part_of(half, part))}
     assert pairs == {(a, b) for a in KINDS for b in KINDS}
-
-
-@pytest.fixture
-def volumes(lab: LabHost) -> Iterator[LabVolumes]:
-    with LabVolumes(lab) as made:
-        yield made
-
-
-@pytest.fixture
-def inner_ferry(lab: LabHost, volumes: LabVolumes, tmp_path: Path) -> Iterator[Ferry]:
-    """vmferry's command and worker where the LUNs can be reached."""
-    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside, priority="foreground") as command:
-        yield command
 
 
 class Places:
@@ -166,7 +153,7 @@ def _move(guest: LabGuest, ferry: Ferry, via: str, stops: dict[str, tuple[str, s
         disks = [word for place in places for word in ("--disk", place)]
         words = ("--via", via, "--max-pause", "60s", "--overlay-dir", overlays, "--format", format_, "--overwrite")
         ended = ferry.run("migrate-storage", guest.name, *disks, *words)
-        assert ended.code == 0, (stops, ended.out + ended.err)
+        assert ended.code == 0, f"{stops}: {ended.out + ended.err}"
 
 
 def _format(stop: tuple[str, str]) -> str:

@@ -11,11 +11,14 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from borders import bordered
+
 from vmferry import preflight
 from vmferry.errors import Cancelled
 from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
 from vmferry.hosts.memory_world import File, Machine, add_machine
-from vmferry.hosts.protocol import Quiesced
+from vmferry.hosts.protocol import Host
+from vmferry.hosts.records import Quiesced
 from vmferry.model import (
     ALLOWED,
     OTHER_HOST,
@@ -53,6 +56,8 @@ class Scenario:
     """What the guest agent does, where there is one."""
     volumes: frozenset[str] = frozenset()
     """Where the first disk is a device: at the source, at the destination."""
+    checkpoints: bool = False
+    """libvirt has a checkpoint of it, whose bitmap does not go along with a disk that is copied by content."""
     nvram: bool = False
     """The VM has a file of firmware variables, a snapshot, and is started with its host."""
 
@@ -67,6 +72,7 @@ class Scenario:
         words += ["keep"] if self.keep_source else []
         words += [f"quiesced-{self.quiesces.value}"] if self.quiesces else []
         words += [f"{end}-a-volume" for end in sorted(self.volumes)]
+        words += ["checkpoints"] if self.checkpoints else []
         return "-".join(words)
 
 
@@ -140,6 +146,8 @@ class Bench:
     stuck: list[str] = field(default_factory=list)
     acts: list[tuple[str, str, int, int]] = field(default_factory=list)
     """(do or undo, step, its number, the world's calls when it began)"""
+    heard: Callable[[str], None] = lambda _: None
+    """Told what it waits for."""
     cancelled: bool = False
     looks: int = 0
     epoch: int = 0
@@ -149,6 +157,8 @@ class Bench:
         if self.scenario.nvram:
             dress(self.world)
         machine = self.world.machine(UUID)
+        if self.scenario.checkpoints:
+            machine.checkpoints, machine.bitmaps = ["cp1"], {"cp1"}
         machine.agent, machine.slow_thaws = self.scenario.quiesces is not None, 2
         machine.quiesces = self.scenario.quiesces or Quiesced.NO
         self.plan = make_plan(self.world, self.scenario)
@@ -166,8 +176,11 @@ class Bench:
     def _walk(self) -> JobState:
         self.epoch += 1
         ground, token = InMemory(self.world), Token(self.job_id, self.epoch)
-        host = MemoryHost(ground, token, self.hook)
-        there = MemoryHost(ground, token, self.hook, name=FAR) if self.scenario.relocates else host
+        host: Host = MemoryHost(ground, token, self.hook)
+        there = host
+        if self.scenario.relocates:
+            host = bordered(MemoryHost(ground, token, self.hook), DESTINATION, self.world.violations)
+            there = bordered(MemoryHost(ground, token, self.hook, name=FAR), SOURCE, self.world.violations)
         job = Job(self.job_id, self.plan, host, there, Facts(self.known), BenchDesk(self), Path("/state"))
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 
@@ -243,7 +256,7 @@ class BenchDesk:
         pass
 
     def waits(self, why: str) -> None:
-        pass
+        self.bench.heard(why)
 
     def forecast(self, pause_s: float) -> None:
         pass
@@ -296,6 +309,8 @@ def _broken_vm(bench: Bench, machine: Machine, *, moved: bool, qemu_died: bool) 
     plan, found = bench.plan, []
     if machine.halted:
         found.append("its file systems are frozen")
+    if machine.agent and plan.power is Power.RUNNING and machine.live is not None and machine.behind_s:
+        found.append("its clock is behind")
     wanted = {disk.target: disk.to if moved else disk.from_ for disk in plan.disks}
     if machine.disks != wanted:
         found.append(f"it is on {machine.disks}")
@@ -303,6 +318,9 @@ def _broken_vm(bench: Bench, machine: Machine, *, moved: bool, qemu_died: bool) 
         found.append(f"its definition says {machine.definition}")
     if machine.live is not None and (machine.live.mirrors or machine.live.loaded):
         found.append("a mirror or a restore is left over")
+    kept = ["cp1"] if bench.scenario.checkpoints and not moved else []
+    if machine.checkpoints != kept or machine.bitmaps != set(kept):
+        found.append(f"its checkpoints are {machine.checkpoints}, of their bitmaps there are {machine.bitmaps}")
     if bench.scenario.nvram:
         found += _dressed(bench, machine, moved=moved)
     if not qemu_died and machine.power is not plan.power:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 
+from vmferry.agent.operation import Operation
 from vmferry.errors import (
     AgentFailed,
     AgentUnreachable,
@@ -389,3 +390,13 @@ def test_epochs_outlive_the_agent(site: Site) -> None:
     site.served = site.realm.serve("host1", site.hosts, port=port)
     with pytest.raises(Superseded):
         site.host(epoch=4).forget(transfer())
+
+
+def test_nobody_hears_the_end_before_the_answer_is_kept() -> None:
+    """Else whoever heard it, and says so at once, would be given it again for the next call of the same words."""
+    at_the_end: list[tuple[bool, bool]] = []
+    operation = Operation("host", "key", "call", Token("other234", 1), lambda _: 7)
+    operation.run((), lambda it: at_the_end.append((it.over, it.succeeded)))
+    assert operation.wait(DEADLINE_S)
+    assert at_the_end == [(False, True)]
+    assert operation.said() == {"answer": 7}

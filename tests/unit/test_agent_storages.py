@@ -14,6 +14,7 @@ from vmferry.errors import NoSuchStorage, PathRefused, StorageKnown, StorageUnfi
 from vmferry.hosts.memory import InMemory, MemoryHosts, World
 from vmferry.hosts.memory_world import add_machine
 from vmferry.hosts.protocol import Host
+from vmferry.hosts.records import Fold
 from vmferry.hosts.remote import remote_host
 from vmferry.lab.realm import Realm
 from vmferry.model import Changes, Placed, Power, Token, Url
@@ -110,15 +111,21 @@ def test_no_path_leads_out_of_a_storage(site: Site, way: str) -> None:
         lambda: host.rename(path, site.san / "mine"),
         lambda: host.small_copy(path, site.san / "stolen"),
         lambda: host.small_copy(inside, path),
-        lambda: host.make_overlay(site.san / "overlay", Placed(path, "raw")),
-        lambda: host.make_overlay(path, Placed(inside, "raw")),
+        lambda: host.rebase(site.san / "overlay", Placed(path, "raw")),
+        lambda: host.rebase(path, Placed(inside, "raw")),
+        lambda: host.fold([Fold(inside, Placed(site.san / "base", "raw")), Fold(path, Placed(inside, "raw"))]),
+        lambda: host.fold([Fold(site.san / "overlay", Placed(path, "raw"))]),
+        lambda: host.mirror(OWN, "vda", Placed(path, "raw"), None),
+        lambda: host.renew(path),
         lambda: host.copy(transfer(path, site.san / "stolen"), Unwatched()),
         lambda: host.copy(transfer(Place(str(path)), Place(str(site.san / "stolen"))), Unwatched()),
         lambda: host.copy(transfer(inside, path), Unwatched()),
         lambda: host.freeze(OWN, {"vda": path}, None),
         lambda: host.restore(OWN, path, Changes()),
-        lambda: host.point(OWN, {"vda": Placed(path, "raw")}, {}),
-        lambda: host.point(OWN, {}, {inside: path}),
+        lambda: host.point(OWN, {"vda": Placed(path, "raw")}, {}, {}),
+        lambda: host.point(OWN, {}, {inside: path}, {}),
+        lambda: host.point(OWN, {}, {}, {"vda": [path]}),
+        lambda: host.unfreeze(OWN, "vda", [path], Placed(inside, "raw"), Unwatched()),
         lambda: host.rewrite_snapshots(OWN, {inside: path}),
     ]
     for call in calls:
@@ -185,14 +192,15 @@ def test_another_vms_disk_is_neither_written_nor_removed_nor_read(site: Site) ->
     calls: list[Callable[[], object]] = [
         lambda: host.remove(other),
         lambda: host.rename(other, site.san / "mine"),
-        lambda: host.fold(site.san / "overlay", Placed(other, "raw")),
-        lambda: host.commit(OWN, "vda", Placed(other, "raw"), Unwatched()),
+        lambda: host.fold([Fold(site.san / "overlay", Placed(other, "raw"))]),
+        lambda: host.mirror(OWN, "vda", Placed(other, "raw"), None),
+        lambda: host.unfreeze(OWN, "vda", [], Placed(other, "raw"), Unwatched()),
         lambda: host.copy(transfer(other, site.san / f"x.vmferry-{JOB}.part"), Unwatched()),
         lambda: host.copy(transfer(own, other), Unwatched()),
         lambda: host.bring([transfer(other, site.san / f"x.vmferry-{JOB}.part")], Unwatched()),
         lambda: host.serve([own, other]),
         lambda: host.adopt(host.definition(OWN), Changes({"vda": Placed(other, "raw")})),
-        lambda: host.make_overlay(site.san / f"x.vmferry-{JOB}.r0", Placed(other, "raw")),
+        lambda: host.rebase(site.san / f"x.vmferry-{JOB}.r0.qcow2", Placed(other, "raw")),
     ]
     for call in calls:
         with pytest.raises(PathRefused, match=f"it is a disk of VM {OTHER}"):

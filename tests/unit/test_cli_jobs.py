@@ -117,7 +117,7 @@ def test_a_cancelled_job_is_undone_and_its_watcher_ends_with_5(site: Site) -> No
 
 
 def test_a_stuck_job_ends_with_4_and_goes_on_when_it_is_retried(site: Site) -> None:
-    mended = site.steer("fail-commit")
+    mended = site.steer("fail-rewrite_snapshots")
     ended = site.run("migrate-storage", NAME, "--path", "/san2", code=4)
     assert "is stuck" in ended.stderr
     assert "the test says so" in ended.stderr

@@ -10,19 +10,22 @@ import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 
 from vmferry.errors import Cancelled, DestinationExists, HostRefused, NoSuchVm, Superseded
+from vmferry.hosts import memory_others as others
 from vmferry.hosts.memory import InMemory, MemoryHosts, World
 from vmferry.hosts.memory_world import add_machine
-from vmferry.hosts.protocol import LOOKING, Host, Quiesced
+from vmferry.hosts.protocol import Host
+from vmferry.hosts.queries import LOOKING
+from vmferry.hosts.records import Fold, GuestClock, Quiesced
 from vmferry.hosts.remote import remote_host
 from vmferry.hosts.wire import CALLS
 from vmferry.lab.realm import Realm
-from vmferry.model import Changes, Placed, Power, Token, Url
+from vmferry.model import Changes, Finding, FolderUse, Lack, Placed, Power, Severity, Token, Url, UserKind
 from vmferry.transfer import Place, Throttle, Transfer
 
 JOB = "abcd2345"
 BASE = SOURCE / "guest-a.img"
 PART = DESTINATION / f"guest-a.img.vmferry-{JOB}.part"
-OVERLAYS = {"vda": SOURCE / f"a.vmferry-{JOB}.r0", "vdb": SOURCE / f"b.vmferry-{JOB}.r0"}
+OVERLAYS = {"vda": SOURCE / f"a.vmferry-{JOB}.r0.qcow2", "vdb": SOURCE / f"b.vmferry-{JOB}.r0.qcow2"}
 MEMORY = DESTINATION / f"vmferry-{JOB}.memory"
 
 Open = Callable[[Token | None], Host]
@@ -125,6 +128,12 @@ def test_folders_volumes_and_files_are_told_of(open_host: Open, world: World) ->
     assert looking.exists(BASE)
     assert not looking.exists(PART)
     assert looking.users(BASE) == (UUID,)
+    entry = looking.entry(BASE)
+    assert entry is not None
+    assert (entry.path, entry.links) == (BASE, ())
+    assert looking.entry(PART) is None
+    users = looking.file_users([BASE, PART], [SOURCE])
+    assert {(user.file, user.kind, user.id, user.disk) for user in users} == {(BASE, UserKind.VM, UUID, "vda")}
     assert looking.allocated(PART) == 0
 
 
@@ -169,26 +178,67 @@ def test_a_cancelled_copy_stops_and_is_dropped(host: Host, world: World) -> None
     assert not world.bookmarks
 
 
-def test_a_freeze_sends_the_writes_to_overlays_and_a_commit_takes_them_back(host: Host, world: World) -> None:
+def test_a_freeze_sends_the_writes_to_overlays_and_an_unfreeze_takes_them_back(host: Host, world: World) -> None:
     assert host.freeze(UUID, OVERLAYS, None) is Quiesced.NO
     assert {target: host.active_image(UUID, target) for target in OVERLAYS} == OVERLAYS
     assert host.thaw(UUID, 1.0)
     for target, image in (("vda", BASE), ("vdb", SOURCE / "guest-b.qcow2")):
-        host.commit(UUID, target, Placed(image, "raw" if target == "vda" else "qcow2"), Watcher())
-        host.commit(UUID, target, Placed(image, "raw" if target == "vda" else "qcow2"), Watcher())
+        home = Placed(image, "raw" if target == "vda" else "qcow2")
+        assert host.unfreeze(UUID, target, [OVERLAYS[target]], home, Watcher()) == home
+        assert host.unfreeze(UUID, target, [OVERLAYS[target]], home, Watcher()) == home
         assert host.active_image(UUID, target) == image
         host.remove(OVERLAYS[target])
     world.check()
     assert world.violations == []
 
 
-def test_a_mirror_is_followed_and_pivoted(host: Host, world: World) -> None:
-    there = DESTINATION / f"a.vmferry-{JOB}.r0"
+def test_what_the_disks_lie_on_is_told_and_what_somebody_put_on_an_overlay_stays(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    told = {chain.target: chain for chain in host.chains(UUID) or ()}
+    assert told["vda"].named == (str(OVERLAYS["vda"]), str(BASE))
+    assert [(layer.name, layer.format) for layer in told["vda"].layers] == [
+        (str(OVERLAYS["vda"]), "qcow2"),
+        (str(BASE), "raw"),
+    ]
+    assert others.snapshot(world, UUID)
+    theirs = Placed(host.active_image(UUID, "vda"), "qcow2")
+    assert host.unfreeze(UUID, "vda", [OVERLAYS["vda"]], Placed(BASE, "raw"), Watcher()) == theirs
+    told = {chain.target: chain for chain in host.chains(UUID) or ()}
+    assert told["vda"].named == (str(theirs.path), str(BASE))
+    assert world.violations == []
+    host.save(UUID, MEMORY, Watcher())
+    assert host.chains(UUID) is None
+    saved = {chain.target: chain.named for chain in host.chains(UUID, MEMORY) or ()}
+    assert saved["vda"] == (str(theirs.path), str(BASE))
+
+
+def test_a_definition_that_names_another_image_keeps_it(host: Host, world: World) -> None:
+    there = {"vda": Placed(Path("/slow/x"), "raw"), "vdb": Placed(Path("/slow/y"), "qcow2")}
+    assert host.point(UUID, there, {}, {"vda": [BASE], "vdb": []}) == ["vdb"]
+    definition = world.machines[UUID].definition or {}
+    assert definition["vda"] == there["vda"]
+    assert definition["vdb"].path == SOURCE / "guest-b.qcow2"
+
+
+def test_a_mirror_is_ended_by_who_names_where_it_goes(host: Host, world: World) -> None:
     host.freeze(UUID, {"vda": OVERLAYS["vda"]}, None)
     host.copy(base(), Watcher())
-    host.promote(PART, DESTINATION / "guest-a.img")
-    host.make_overlay(there, Placed(DESTINATION / "guest-a.img", "raw"))
-    host.mirror(UUID, "vda", there, 1 << 20)
+    host.promote(PART, there := DESTINATION / "guest-a.img")
+    host.mirror(UUID, "vda", Placed(there, "raw"), None)
+    host.end_mirror(UUID, "vda", Placed(Path("/slow/another"), "raw"))
+    assert host.mirroring(UUID, "vda")
+    host.end_mirror(UUID, "vda", Placed(there, "raw"))
+    assert not host.mirroring(UUID, "vda")
+    assert host.suspend(UUID) is True
+    assert host.suspend(UUID) is False
+
+
+def test_a_mirror_is_followed_and_pivoted(host: Host, world: World) -> None:
+    there = DESTINATION / "guest-a.img"
+    host.freeze(UUID, {"vda": OVERLAYS["vda"]}, None)
+    host.copy(base(), Watcher())
+    host.promote(PART, there)
+    host.mirror(UUID, "vda", Placed(there, "raw"), 1 << 20)
     assert host.mirroring(UUID, "vda")
     assert host.mirrored(UUID, "vda")[0] is False
     ready, done, total = host.mirrored(UUID, "vda")
@@ -198,6 +248,48 @@ def test_a_mirror_is_followed_and_pivoted(host: Host, world: World) -> None:
     with pytest.raises(HostRefused, match="has none"):
         host.mirrored(UUID, "vda")
     assert world.violations == []
+
+
+def test_overlays_are_folded_into_a_copy_that_nobody_uses_and_stay_as_they_are(host: Host, world: World) -> None:
+    """So that a fold that was cut off can be done again."""
+    host.freeze(UUID, OVERLAYS, None)
+    host.copy(base(), Watcher())
+    host.promote(PART, there := DESTINATION / "guest-a.img")
+    host.freeze(UUID, {target: path.with_name(f"{path.name}.next") for target, path in OVERLAYS.items()}, None)
+    host.bring(
+        [closed := Transfer(OVERLAYS["vda"], DESTINATION / "a.r0.qcow2", Path(f"/state/bookmarks/{JOB}/r0"))], Watcher()
+    )
+    host.rebase(closed.destination, Placed(there, "raw"))
+    before = dict(world.files[closed.destination].blocks)
+    for _ in range(2):
+        host.fold([Fold(closed.destination, Placed(there, "raw")), Fold(DESTINATION / "gone", Placed(there, "raw"))])
+        assert before.items() <= world.files[there].blocks.items()
+    assert world.files[closed.destination].blocks == before
+    assert world.violations == []
+
+
+def test_a_saved_state_that_is_older_than_its_disks_is_none_until_it_is_dated_anew(host: Host, world: World) -> None:
+    host.freeze(UUID, OVERLAYS, None)
+    host.save(UUID, MEMORY, Watcher())
+    host.fold([Fold(OVERLAYS["vda"], Placed(BASE, "raw"))])
+    assert host.saved(UUID, MEMORY)
+    host.renew(MEMORY)
+    assert host.saved(UUID, MEMORY)
+    host.point(UUID, {"vda": Placed(BASE, "raw")}, {}, {"vda": [OVERLAYS["vda"]]})
+    assert host.saved(UUID, MEMORY)
+    host.fold([Fold(OVERLAYS["vda"], Placed(BASE, "raw"))])
+    assert not host.saved(UUID, MEMORY)
+
+
+def test_a_vm_that_was_undefined_while_it_was_saved_is_known_again_by_its_saved_state(host: Host, world: World) -> None:
+    host.save(UUID, MEMORY, Watcher())
+    assert others.undefine(world, UUID)
+    with pytest.raises(NoSuchVm):
+        host.power(UUID)
+    assert host.saved(UUID, MEMORY)
+    host.define_saved(UUID, MEMORY)
+    assert host.defined(UUID)
+    assert host.saved(UUID, MEMORY)
 
 
 def test_a_saved_state_is_loaded_standing_and_spent_once(host: Host, world: World) -> None:
@@ -213,9 +305,19 @@ def test_a_saved_state_is_loaded_standing_and_spent_once(host: Host, world: Worl
     assert world.violations == []
 
 
+def test_a_guests_clock_is_set_by_its_agent_if_it_has_one(host: Host, world: World) -> None:
+    machine = world.machines[UUID]
+    machine.behind_s = 2.0
+    assert host.set_clock(UUID, 2.0, 1.0) is None
+    machine.agent = True
+    assert host.set_clock(UUID, 2.0, 1.0) == GuestClock(before_s=2.0, now_s=0.0)
+    assert host.set_clock(UUID, 2.0, 1.0) == GuestClock(before_s=0.0, now_s=0.0)
+
+
 def test_definitions_point_to_new_places(host: Host, world: World) -> None:
     world.machines[UUID].snapshots = {"before": {"vda": BASE}}
-    host.point(UUID, {"vda": Placed(Path("/slow/x"), "raw", 4096)}, {Path("/a"): Path("/b")})
+    there = {"vda": Placed(Path("/slow/x"), "raw", 4096)}
+    assert host.point(UUID, there, {Path("/a"): Path("/b")}, {"vda": [BASE]}) == []
     host.rewrite_snapshots(UUID, {BASE: Path("/slow/x")})
     definition = world.machines[UUID].definition
     assert definition is not None
@@ -225,6 +327,38 @@ def test_definitions_point_to_new_places(host: Host, world: World) -> None:
     assert world.machines[UUID].definition is None
     host.make_persistent(UUID)
     assert host.vm(UUID).persistent
+
+
+def test_what_a_start_would_miss_is_told_of_the_vm_and_of_its_saved_state(host: Host, world: World) -> None:
+    kernel, disc = Lack("the kernel /boot/k", "put it back"), Lack("the disc /a.iso in sda", "eject it", "sda")
+    world.gone = [kernel, disc]
+    assert list(host.lacks_to_start(UUID)) == [kernel, disc]
+    assert list(host.lacks_to_load(UUID, MEMORY, Changes())) == [kernel]
+    assert host.definition_now(UUID).uuid == UUID
+    world.refusal = "unknown watchdog model"
+    assert host.refusal(host.definition(UUID), Changes()) == "unknown watchdog model"
+
+
+def test_a_disc_that_is_gone_is_ejected_as_memory_is_loaded_and_what_is_needed_is_not(host: Host, world: World) -> None:
+    host.save(UUID, MEMORY, Watcher())
+    world.gone = [Lack("the kernel /boot/k", "put it back")]
+    with pytest.raises(HostRefused):
+        host.restore(UUID, MEMORY, Changes(dict(world.machines[UUID].disks)))
+    world.gone = [Lack("the disc /a.iso in sda", "eject it", "sda")]
+    assert list(host.restore(UUID, MEMORY, Changes(dict(world.machines[UUID].disks)))) == ["the disc /a.iso in sda"]
+    assert host.power(UUID) is Power.PAUSED
+
+
+def test_pools_look_again_what_their_folders_hold(host: Host, world: World) -> None:
+    host.refresh_pools([SOURCE, DESTINATION])
+    assert BASE in world.pools[SOURCE]
+    assert world.pools[DESTINATION] == set()
+
+
+def test_a_folder_is_tried_and_told_of_with_its_cure(host: Host, world: World) -> None:
+    assert list(host.probe(DESTINATION, FolderUse(2, 1 << 30, 60, direct=True, raw_bytes=(512,)))) == []
+    world.unfit = [Finding(Severity.BLOCKER, "no locks", "mount it with locks")]
+    assert list(host.probe(DESTINATION, FolderUse())) == world.unfit
 
 
 def test_leftovers_are_listed(host: Host) -> None:

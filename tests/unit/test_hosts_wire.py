@@ -78,6 +78,7 @@ def test_a_path_stays_a_path_and_a_url_a_url(where: Path | Url) -> None:
     assert call.load(_sent(call.dump({"path": where}))) == {"path": where}
     point = CALLS["point"]
     told = {"uuid": "u", "disks": {"vda": Placed(where, "raw", 1)}, "files": {Path("/a"): Path("/b")}}
+    told["sources"] = {"vda": [where]}
     assert point.load(_sent(point.dump(told))) == told
 
 

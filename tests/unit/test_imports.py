@@ -22,7 +22,7 @@ LAYERS = (
     {"strategies"},
     {"preflight", "store"},
     {"desk", "claims", "turns", "sampling"},
-    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors", "notify", "resolving"},
+    {"engine", "ledger", "leftovers", "limits", "carrying", "fleet", "processors", "notify", "resolving", "others"},
     {"carriers", "desks", "intake"},
     {"managers"},
     {"jobs", "transfers"},

@@ -119,7 +119,7 @@ def test_an_order_that_comes_before_the_copy_counts_when_it_begins(tmp_path: Pat
         assert ended(jobs, view.id).state is JobState.DONE
 
 
-@pytest.mark.parametrize(("call", "via"), [("mirror", "live"), ("save", "quick"), ("commit", "live")])
+@pytest.mark.parametrize(("call", "via"), [("mirror", "live"), ("save", "quick"), ("rewrite_snapshots", "live")])
 def test_in_the_cut_over_and_after_it_nothing_stands_still(tmp_path: Path, call: str, via: str) -> None:
     gate = Gate(call)
     with worker(tmp_path, world_of(1), gate) as jobs:

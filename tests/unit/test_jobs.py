@@ -40,7 +40,7 @@ from vmferry.model import (
     Token,
     Where,
 )
-from vmferry.model.transfers import LETTERS
+from vmferry.model.names import LETTERS
 from vmferry.saga import Strategy
 from vmferry.strategies import STRATEGIES
 
@@ -168,8 +168,9 @@ def test_the_steps_of_a_job_stand_in_its_journal(tmp_path: Path) -> None:
 def test_a_vm_that_is_being_moved_is_not_moved_twice(tmp_path: Path) -> None:
     with worker(tmp_path, world_of(1), Gate()) as jobs:
         first = jobs.submit(request())
-        with pytest.raises(VmBusy, match=first.id):
-            jobs.submit(request())
+        for asked in (jobs.submit, jobs.plan):
+            with pytest.raises(VmBusy, match=first.id):
+                asked(request())
         assert len(jobs.list()) == 1
 
 
@@ -199,7 +200,7 @@ def test_a_cancelled_job_is_undone(tmp_path: Path) -> None:
 
 
 def test_a_job_past_its_point_of_no_return_is_not_cancelled(tmp_path: Path) -> None:
-    gate = Gate("commit")
+    gate = Gate("rewrite_snapshots")
     with worker(tmp_path, world_of(1), gate) as jobs:
         view = jobs.submit(request(via="live"))
         assert gate.reached.wait(DEADLINE_S)
@@ -262,7 +263,7 @@ def test_a_volume_that_another_vm_got_while_the_job_waited_is_left_alone(tmp_pat
         view = ended(jobs, waits.id)
         jobs.recover()
     assert (view.state, view.kind) == (JobState.UNDONE, "VolumeChanged")
-    assert "a disk of db" in view.sentence
+    assert "needed by VM db" in view.sentence
 
 
 def test_a_new_worker_goes_on_with_what_the_last_one_left(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_stuck_job_goes_on_when_an_operator_says_so(tmp_path: Path, monkeypatc
     broken = True
 
     def hook(moment: Moment, world: World) -> None:
-        if moment.call == "commit" and broken:
+        if moment.call == "rewrite_snapshots" and broken:
             raise OSError("the disk is on fire")
 
     with worker(tmp_path, world_of(1), hook) as jobs:
@@ -309,15 +310,16 @@ def test_a_stuck_job_survives_a_restart_and_is_retried(tmp_path: Path, monkeypat
     world = world_of(1)
 
     def on_fire(moment: Moment, world: World) -> None:
-        if moment.call == "commit":
+        if moment.call == "rewrite_snapshots":
             raise OSError("the disk is on fire")
 
     with worker(tmp_path, world, on_fire) as jobs:
         view = jobs.submit(request(via="live"))
         until(lambda: jobs.get(view.id).state is JobState.STUCK)
     with worker(tmp_path, world) as jobs:
-        with pytest.raises(VmBusy):
-            jobs.submit(request())
+        for asked in (jobs.submit, jobs.plan):
+            with pytest.raises(VmBusy, match=view.id):
+                asked(request())
         jobs.retry(view.id)
         assert ended(jobs, view.id).state is JobState.DONE
     assert world.violations == []
@@ -403,6 +405,23 @@ def test_only_leftovers_of_ended_jobs_are_reaped(tmp_path: Path) -> None:
         assert sorted(jobs.leftovers("memory")) == sorted([str(ours), str(strange)])
         assert jobs.reap("memory") == [str(ours)]
         assert jobs.leftovers("memory") == [str(strange)]
+
+
+def test_a_leftover_that_somebody_needs_is_listed_with_that_and_stays(tmp_path: Path) -> None:
+    """An overlay of an ended job that a VM runs on, and the one below it."""
+    world = world_of(1)
+    with worker(tmp_path, world) as jobs:
+        view = ended(jobs, jobs.submit(request()).id)
+        below, above, alone = (DESTINATION / f"x.vmferry-{view.id}.r{n}.qcow2" for n in range(3))
+        world.files[below] = File()
+        world.files[above] = File(backing=below)
+        world.files[alone] = File(backing=DESTINATION / "vm0.img")
+        add_machine(world, "other", UUID.replace("1", "9"), {"vda": ((above, "qcow2"),)}, Power.OFF)
+        assert jobs.reap("memory") == [str(alone)]
+        assert {below, above} <= world.files.keys()
+        left = jobs.leftovers("memory")
+        assert [str(path) for path in (below, above)] == [told.partition(",")[0] for told in left]
+        assert all("VM other" in told for told in left), left
 
 
 def test_nothing_of_the_engine_is_pickled(tmp_path: Path) -> None:

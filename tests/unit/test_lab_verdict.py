@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.lab.console import Ack
+from vmferry.lab.console import Ack, Erasure
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.verdict import BLOCK, HEAD, MAGIC, Region, judge, read_region
 
@@ -70,6 +70,30 @@ def test_each_block_of_a_larger_write_is_looked_for() -> None:
     assert judge(acks, region(blocks)).clean
     blocks.pop(FIRST + 3)
     assert judge(acks, region(blocks)).lost == 1
+
+
+def erased(number: int, *, durable: bool) -> Erasure:
+    return Erasure("vda", number, FIRST, 1, durable)
+
+
+@pytest.mark.parametrize(
+    ("acts", "block", "lost"),
+    [
+        ([erased(9, durable=True)], None, 0),
+        ([erased(9, durable=True)], stamp(7, FIRST), 1),  # what was zeroed came back
+        ([erased(9, durable=True)], stamp(10, FIRST), 0),  # written since, and not acknowledged
+        ([erased(9, durable=False)], None, 0),  # discarded, or about to be zeroed
+        ([erased(9, durable=False)], stamp(7, FIRST), 0),
+        ([erased(9, durable=False)], stamp(6, FIRST), 1),  # an older one than was acknowledged
+        ([erased(6, durable=True)], None, 1),  # written after it was zeroed
+        ([erased(6, durable=False)], None, 1),
+    ],
+)
+def test_a_block_that_was_erased_has_zeros_or_what_came_after(
+    acts: list[Erasure], block: bytes | None, lost: int
+) -> None:
+    found = judge([Ack("vda", 7, FIRST, 1, 1)], region({FIRST: block} if block else {}), acts)
+    assert (found.lost, found.torn) == (lost, 0), found
 
 
 def test_a_disk_or_place_that_was_not_read_counts_as_lost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,40 @@ def test_a_snapshot_names_its_own_memory_and_the_images_of_other_branches(tmp_pa
     memory.touch()
     branch.touch()
     assert lacks(definition, Changes(files={chain: Path("/new/chain")})) == []
+
+
+def test_a_screens_port_that_the_definition_names_has_to_be_free() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (told,) = named("devices", f"<graphics type='vnc' port='{port}' autoport='no'/>")
+        assert told == f"the vnc screen's address 127.0.0.1 port {port} (in use)"
+        assert named("devices", f"<graphics type='vnc' port='{port}' autoport='yes'/>") == []
+    assert named("devices", f"<graphics type='vnc' port='{port}'/>") == []
+    assert named("devices", "<graphics type='spice' port='-1' autoport='yes'/><graphics type='egl-headless'/>") == []
+    (told,) = named(
+        "devices", "<graphics type='vnc' port='5999'><listen type='address' address='192.0.2.1'/></graphics>"
+    )
+    assert told == "the vnc screen's address 192.0.2.1 port 5999 (not an address of that host)"
+
+
+@pytest.mark.parametrize(
+    ("pages", "free", "needed"),
+    [
+        ("<hugepages><page size='2048' unit='KiB'/></hugepages>", 32, 0),
+        ("<hugepages><page size='2' unit='M'/></hugepages>", 31, 32),
+        ("<hugepages><page size='1' unit='GiB'/></hugepages>", 31, 1),
+        ("<nosharepages/>", 0, 0),
+    ],
+)
+def test_huge_pages_have_to_be_free_for_all_of_the_memory(
+    pages: str, free: int, needed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "hugepages-2048kB").mkdir()
+    (folder / "free_hugepages").write_text(f"{free}\n")
+    monkeypatch.setattr("vmferry.hosts.lacking._HUGE_PAGES", tmp_path)
+    xml = f"<domain><memory unit='MiB'>64</memory><memoryBacking>{pages}</memoryBacking></domain>"
+    told = lacks(Definition(UUID, xml), Changes())
+    assert [lack.what.split(" free ")[0] for lack in told] == ([str(needed)] if needed else [])
+    assert all("nr_hugepages" in lack.cure for lack in told)

@@ -314,7 +314,7 @@ def test_while_the_database_is_away_requests_say_so_and_jobs_wait(tmp_path: Path
     tmp_path.chmod(0o755)
     folder = tmp_path / "manager"
     folder.mkdir()
-    gate, world = Gate("commit"), world_of(1)
+    gate, world = Gate("rewrite_snapshots"), world_of(1)
     with cluster(tmp_path) as server, manager(folder, server.database("vmferry"), world, gate) as jobs:
         view = jobs.submit(request(via="live"))
         assert gate.reached.wait(DEADLINE_S)

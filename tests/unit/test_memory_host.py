@@ -9,13 +9,13 @@ from chaos_worlds import SOURCE, UUID, make_world
 
 from vmferry.errors import DestinationExists, HostRefused, Superseded
 from vmferry.hosts.memory import InFile, InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.memory_world import File, add_machine
 from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Throttle, Transfer
 
 MEMORY = SOURCE / "vmferry-abcd2345.memory"
 BASE = SOURCE / "guest-a.img"
-OVERLAYS = {"vda": SOURCE / "a.r0", "vdb": SOURCE / "b.r0"}
+OVERLAYS = {"vda": SOURCE / "a.r0.qcow2", "vdb": SOURCE / "b.r0.qcow2"}
 
 
 class Unwatched:
@@ -95,7 +95,7 @@ def test_a_saved_state_is_not_loaded_on_other_disks() -> None:
     world = make_world()
     host = acting(world)
     host.save(UUID, MEMORY, Unwatched())
-    host.make_overlay(SOURCE / "other", Placed(SOURCE / "guest-b-base.qcow2", "qcow2"))
+    world.files[SOURCE / "other"] = File(format="qcow2", backing=SOURCE / "guest-b-base.qcow2")
     host.restore(UUID, MEMORY, Changes({"vda": Placed(SOURCE / "other", "qcow2")}))
     assert any("not as it was saved" in violation for violation in world.violations)
 

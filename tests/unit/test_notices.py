@@ -252,7 +252,7 @@ def test_a_transfer_tells_when_it_is_transferred_acknowledged_and_in_error(site:
         (("--notify-url", "ftp://host/"), "neither http"),
         (("--notify-url", "https://"), "no host"),
         (("--notify-secret", "/etc/passwd"), "name the URL"),
-        (("--notify-url", "https://host/", "--notify-secret", "/none"), "No such file"),
+        (("--notify-url", "https://host/", "--notify-secret", "/none"), "no such file"),
     ],
 )
 def test_a_receiver_that_could_never_be_told_is_refused_with_nothing_done(

@@ -6,11 +6,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chaos_worlds import make_world
 
-from vmferry.model import SAME_HOST, Disk, DiskMove, FileMove, Finding, Image, Power, Severity, Technology, Vm
-from vmferry.preflight.findings import of_disks, of_memory, of_pause, stays
+from vmferry.hosts.memory import InMemory, MemoryHost
+from vmferry.hosts.memory_world import File
+from vmferry.model import (
+    SAME_HOST,
+    Disk,
+    DiskMove,
+    FileMove,
+    Finding,
+    Folder,
+    Image,
+    MoveRequest,
+    Power,
+    Severity,
+    Technology,
+    Vm,
+)
+from vmferry.preflight import plan as planned
+from vmferry.preflight.destination import of_allocation
+from vmferry.preflight.findings import no_precopy, of_disks, of_memory, of_pause, stays
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
-from vmferry.preflight.technologies import choose, ruled_out, ruled_out_apart
+from vmferry.preflight.technologies import choose, ruled_out, ruled_out_apart, runnable, way_out
 
 IMAGE = Image(Path("/san1/a.qcow2"), "qcow2", 1 << 30, 1 << 20)
 DISK = Disk("vda", (IMAGE,))
@@ -43,6 +61,12 @@ def test_an_ordinary_disk_has_no_finding() -> None:
     assert of_disks(VM, [DISK]) == []
     assert ruled_out(VM, [DISK], ()) == ruled_out(VM, [DISK], [])
     assert choose("auto", ruled_out(VM, [DISK], ())) == (Technology.LIVE, [])
+
+
+def test_a_vm_that_is_off_has_no_memory_to_be_saved_slowly() -> None:
+    vm = replace(VM, precopy=False)
+    assert no_precopy(vm, Technology.QUICK, "")
+    assert no_precopy(replace(vm, power=Power.OFF), Technology.QUICK, "") == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,7 @@ def test_what_path_alone_does_not_move_says_why(disk: Disk, why: str | None) -> 
 
 
 def move_of(disk: Disk, **given: object) -> DiskMove:
-    return disk_move(VM, Wanted(disk, **({"to": Path("/san2")} | given)), ())  # type: ignore[arg-type]
+    return disk_move(VM, Wanted(disk, **({"to": Path("/san2")} | given)))  # type: ignore[arg-type]
 
 
 def test_a_chain_names_its_new_places_and_a_relative_name_that_stays_true_is_left() -> None:
@@ -145,14 +169,14 @@ def test_nvram_moves_only_from_a_folder_that_is_left() -> None:
 def test_a_pause_that_can_never_be_short_enough_is_a_blocker(
     technology: Technology, least_s: float, blockers: int
 ) -> None:
-    found = of_pause(VM, technology, least_s, 2.0, learned=False)
+    found = of_pause(VM, technology, least_s, 2.0, "use --via live", learned=False)
     assert [f.severity for f in found] == [Severity.BLOCKER] * blockers
     assert all("--max-pause 3s" in f.cure for f in found)
     assert not any("earlier moves" in f.what for f in found)
 
 
 def test_a_pause_that_earlier_moves_have_shown_to_be_too_long_says_so() -> None:
-    [found] = of_pause(VM, Technology.QUICK, 5.0, 2.0, learned=True)
+    [found] = of_pause(VM, Technology.QUICK, 5.0, 2.0, "", learned=True)
     assert "5.0 s at least, as earlier moves from its host have shown" in found.what
 
 
@@ -165,7 +189,78 @@ def test_checkpoints_keep_a_running_vm_from_another_host_and_one_that_is_off_tak
 
 
 def test_memory_that_libvirt_keeps_for_the_next_start_stands_against_every_move() -> None:
-    (found,) = of_memory(replace(VM, power=Power.OFF, managed_save=True))
+    (found,) = of_memory(replace(VM, power=Power.OFF, managed_save=True), runnable=True)
     assert found.severity is Severity.BLOCKER
     assert "virsh managedsave-remove 'vm'" in found.cure
-    assert of_memory(VM) == []
+    assert of_memory(VM, runnable=True) == []
+
+
+@pytest.mark.parametrize("apart", (False, True))
+@pytest.mark.parametrize(
+    "vm",
+    [
+        VM,
+        replace(VM, precopy=False),
+        replace(VM, no_save="QEMU says: it cannot"),
+        replace(VM, checkpoints=("monday",)),
+    ],
+)
+@pytest.mark.parametrize("disk", [DISK, replace(DISK, readonly=True), replace(DISK, encrypted=True)])
+@pytest.mark.parametrize("beside", (False, True))
+def test_no_cure_names_a_way_that_the_same_plan_calls_impossible(
+    *, vm: Vm, disk: Disk, beside: bool, apart: bool
+) -> None:
+    files = [FileMove(Path("/san1/vars.fd"), Path("/san2/vars.fd"))] if beside else []
+    ruled = ruled_out_apart(vm, [disk]) if apart else ruled_out(vm, [disk], files)
+    live = Technology.LIVE_RELOCATION if apart else Technology.LIVE
+    quick = Technology.QUICK_RELOCATION if apart else Technology.QUICK
+    out = way_out(ruled, apart=apart)
+    found = [
+        *of_pause(vm, quick, 9.0, 2.0, out, learned=False),
+        *no_precopy(replace(vm, precopy=False), quick, out),
+    ]
+    named = any("--via live" in finding.cure for finding in found)
+    assert named is (live not in {r.technology for r in ruled})
+    assert all(finding.cure and not finding.cure.startswith(",") for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("disk", "cure"), [(DISK, "move it while it runs"), (replace(DISK, encrypted=True), "shut it")]
+)
+def test_memory_that_libvirt_keeps_is_not_said_to_move_while_it_runs_where_it_cannot(disk: Disk, cure: str) -> None:
+    (found,) = of_memory(replace(VM, power=Power.OFF, managed_save=True), runnable=runnable([disk]))
+    assert cure in found.cure
+
+
+@pytest.mark.parametrize(
+    ("image", "noted"),
+    [
+        (replace(IMAGE, format="raw", virtual_bytes=1 << 20, data_bytes=1 << 20), True),
+        (replace(IMAGE, format="raw", virtual_bytes=1 << 20, data_bytes=(1 << 20) - 4096), False),
+        (replace(IMAGE, virtual_bytes=1 << 20, data_bytes=2 << 20), False),
+        (replace(IMAGE, format="raw", virtual_bytes=1 << 20, data_bytes=1 << 20, volume=True), False),
+    ],
+)
+def test_storage_that_was_allocated_beforehand_is_told_of_with_a_cure(image: Image, *, noted: bool) -> None:
+    move = disk_move(VM, Wanted(replace(DISK, chain=(image,)), Path("/san2")))
+    found = of_allocation([move])
+    assert bool(found) is noted
+    assert all("fallocate -l 1048576 '/san2/" in finding.cure for finding in found)
+
+
+@pytest.mark.parametrize(("path", "says"), [("/fast/file.img", "is a file"), ("/no such", "mkdir -p '/no such'")])
+def test_a_destination_that_is_no_folder_is_said_once_with_a_cure_that_cures(
+    path: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(Power.RUNNING)
+    world.files[Path("/fast/file.img")] = File()
+    host = MemoryHost(InMemory(world))
+    known = host.folder
+
+    def folder(at: Path) -> Folder:
+        return replace(known(at), exists=str(at) != path)
+
+    monkeypatch.setattr(host, "folder", folder)
+    found = planned(MoveRequest("guest", "memory", path=Path(path)), host, host, {}).blockers
+    [said] = [f"{finding.what}; {finding.cure}" for finding in found if path in finding.what]
+    assert says in said

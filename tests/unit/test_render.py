@@ -27,6 +27,7 @@ from vmferry.model import (
     DiskMove,
     DiskProgress,
     DiskReceipt,
+    Fate,
     Finding,
     Image,
     ImageMove,
@@ -39,12 +40,14 @@ from vmferry.model import (
     Receipt,
     Ruled,
     Severity,
+    SourceFile,
     StepRecord,
     Technology,
     Vm,
     checksum,
 )
 
+BASE = Path("/templates/debian [12].qcow2")
 NAME = "büro [bold]x[/bold] 2"
 SOURCE = Path("/srv/alt/ein sehr langer Ordner [red]/der Name der Maschine und noch etwas mehr/vda.qcow2")
 TO = Path("/srv/neu/vda.qcow2")
@@ -57,7 +60,7 @@ PLAN = Plan(
     steps=("Freeze", "Resume"),
     disks=(
         DiskMove("vda", (MOVE,), SOURCE, TO),
-        DiskMove("vdb", (replace(MOVE, shared=True), MOVE), SOURCE, TO),
+        DiskMove("vdb", (replace(MOVE, stays=True), MOVE), SOURCE, TO),
     ),
     files=(),
     power=Power.RUNNING,
@@ -65,6 +68,10 @@ PLAN = Plan(
     memory_bytes=1 << 30,
     keep_source=False,
     max_pause_s=2.0,
+    sources=(
+        SourceFile(SOURCE, "disk vda", Fate.REMOVED, "nobody else needs it", 3 << 30),
+        SourceFile(BASE, "base of vda", Fate.STAYS, "needed by VM [b] (disk vda)", 1 << 30, links=(BASE,), data=TO),
+    ),
     findings=(Finding(Severity.NOTE, "the guest agent does not answer", "install qemu-guest-agent"),),
     ruled_out=(Ruled(Technology.LIVE, ("vda is [encrypted]",)),),
     pause_forecast_s=1.2,
@@ -166,6 +173,28 @@ def test_a_plan_says_why_higher_technologies_are_not_possible_and_where_the_way_
     assert "1.2 s expected, 2.0 s allowed" in page
 
 
+def test_a_plan_lists_file_by_file_what_goes_and_what_stays_each_with_its_reason() -> None:
+    page = " ".join(rendered(plan_page(PREVIEW), 100).split())
+    assert "disk vda, 3.0 GiB: nobody else needs it" in page
+    assert f"stays {BASE} a link to {TO} base of vda, 1.0 GiB: needed by VM [b] (disk vda)" in page
+    assert "1 removed at the end, 3.0 GiB free; 1 stays" in page
+
+
+def test_a_receipt_says_what_became_of_each_file_and_what_is_free_again() -> None:
+    ended = replace(PLAN.sources[0], freed_bytes=2 << 30), PLAN.sources[1]
+    page = " ".join(rendered(receipt_page(replace(RECEIPT, sources=ended)), 100).split())
+    assert "disk vda, 2.0 GiB free again: nobody else needs it" in page
+    assert "base of vda, 1.0 GiB: needed by VM [b] (disk vda)" in page
+
+
+def test_a_receipt_names_each_link_on_the_way_and_the_disks_that_were_no_part_of_the_move() -> None:
+    linked = replace(PLAN.sources[0], path=BASE, links=(BASE, TO), data=SOURCE)
+    told = replace(RECEIPT, sources=(linked,), stayed=("/srv/alt/[x].img (vdx)",))
+    page = " ".join(rendered(receipt_page(told), 100).split())
+    assert f"{BASE} a link to {SOURCE} by way of the link {TO}" in page
+    assert "stays /srv/alt/[x].img (vdx): it was no part of this move" in page
+
+
 def test_a_plan_with_blockers_shows_them_before_all_else() -> None:
     blocked = replace(PLAN, findings=(*PLAN.findings, Finding(Severity.BLOCKER, "no room", "free some")))
     page = rendered(plan_page(replace(PREVIEW, plan=blocked)), 80)
@@ -179,6 +208,20 @@ def test_a_receipt_tells_both_pauses_and_where_the_source_is() -> None:
     assert "/srv/alt/vda.qcow2.kept" in page
     assert "abababababababab" in page
     assert "frozen by the guest agent" in page
+
+
+def test_a_receipt_says_where_an_image_is_that_somebody_chose_for_the_next_start() -> None:
+    chosen = replace(RECEIPT, next_start=("vdb",))
+    assert "which its definition named, stays for vdb" in rendered(receipt_page(chosen), 100)
+    away = replace(chosen, from_host="one", to_host="two")
+    assert "which its definition named, was left at the source for vdb" in rendered(receipt_page(away), 100)
+
+
+def test_a_receipt_says_when_the_guest_stood_longer_than_was_allowed() -> None:
+    longer = rendered(receipt_page(replace(RECEIPT, pause_allowed_s=0.5)), 100)
+    assert "900 ms measured, 1.2 s forecast, longer than the 500 ms allowed" in longer
+    for allowed_s in (0.0, 0.9, 2.0):
+        assert "allowed" not in rendered(receipt_page(replace(RECEIPT, pause_allowed_s=allowed_s)), 100)
 
 
 def test_a_receipt_of_a_guest_that_may_be_frozen_still_says_how_to_thaw_it() -> None:
@@ -215,10 +258,18 @@ def test_a_receipt_of_a_move_between_hosts_names_both() -> None:
     assert "removed" not in lost
 
 
+FIRST_FIELDS = {
+    *("job", "vm", "technology", "disks", "phases", "pause_forecast_s", "pause_s", "verified", "rounds"),
+    *("finished", "kept", "quiesced", "checksum"),
+}
+"""Of the receipts that the first version wrote, and that `vmferry verify` has to take for whole for ever."""
+
+
 def test_a_receipt_without_hosts_keeps_the_checksum_that_it_always_had() -> None:
     told = to_json(RECEIPT)
     assert isinstance(told, dict)
-    earlier = {n: value for n, value in told.items() if n not in ("from_host", "to_host", "lost", "left")}
+    earlier = {name: value for name, value in told.items() if name in FIRST_FIELDS}
+    assert earlier.keys() == FIRST_FIELDS
     assert checksum(told) == checksum(earlier)
     assert checksum(to_json(replace(RECEIPT, lost="host1"))) != checksum(earlier)
 

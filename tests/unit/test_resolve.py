@@ -269,7 +269,7 @@ def test_what_may_lie_on_the_lost_host_is_noted() -> None:
     bench = resolved_after_relinquishing(SCENARIOS[0])
     assert bench._walk() is JobState.DONE
     assert {image.source for image in bench.plan.images} <= bench.left
-    assert any(path.name.endswith(".vmferry-abcd2345.r0") for path in bench.left)
+    assert any(path.name.endswith(".vmferry-abcd2345.r0.qcow2") for path in bench.left)
 
 
 def test_without_its_source_a_job_that_fails_waits_for_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,8 +315,8 @@ def resolved_after_relinquishing(scenario: Scenario) -> LossBench:
 def test_a_lost_host_answers_only_what_undo_and_retire_ask() -> None:
     left: list[Path] = []
     host = lost_host("burnt", left.append)
-    host.remove(Path("/fast/a.vmferry-abcd2345.r0"))
-    assert left == [Path("/fast/a.vmferry-abcd2345.r0")]
+    host.remove(Path("/fast/a.vmferry-abcd2345.r0.qcow2"))
+    assert left == [Path("/fast/a.vmferry-abcd2345.r0.qcow2")]
     assert host.exists(Path("/fast/b")) is False
     for name in CALLS.keys() - NOT_THERE.keys() - LEFT - {"vm", "definition"}:
         with pytest.raises(HostLost, match="burnt was declared lost"):

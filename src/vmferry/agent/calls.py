@@ -30,6 +30,7 @@ from vmferry.agent.metrics import FENCED, MOVED, OPERATIONS
 from vmferry.agent.operation import Operation
 from vmferry.agent.operations import Operations
 from vmferry.errors import AgentFailed, BadRequest, Cancelled, Superseded, VmferryError
+from vmferry.errors.system import in_words
 from vmferry.hosts.protocol import Hosts
 from vmferry.hosts.wire import CALLS, Call, Json, dump_error, ends
 from vmferry.model import Token
@@ -121,7 +122,7 @@ class Desk:
                 return {"problem": dump_error(error)}
             except Exception as error:  # the border of a request
                 log.exception("a look failed in a way nobody foresaw", call=call.name)
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {in_words(error)}"
                 return {"problem": dump_error(AgentFailed(host=self._name, reason=reason))}
 
         looking = asyncio.ensure_future(run_sync(look, limiter=self._looks))

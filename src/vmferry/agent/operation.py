@@ -11,6 +11,7 @@ import structlog
 
 from vmferry.agent.granted import Granted
 from vmferry.errors import AgentFailed, AgentUnreachable, Superseded, VmferryError
+from vmferry.errors.system import in_words
 from vmferry.hosts.wire import Json, dump_error
 from vmferry.model import Token
 from vmferry.transfer import Watch
@@ -41,6 +42,7 @@ class Operation:
         self._moved: tuple[int, int, float] | None = None
         self._ended = Event()
         self._end: Json | None = None
+        self.succeeded = False  # told to `done`, before anybody can hear the end
         self._throttle = Granted(self._wake)
 
     # -- who follows it
@@ -85,10 +87,6 @@ class Operation:
         return self._end is not None
 
     @property
-    def succeeded(self) -> bool:
-        return self._end is not None and "answer" in self._end
-
-    @property
     def stopping(self) -> bool:
         return self._stop is not None
 
@@ -116,11 +114,12 @@ class Operation:
             end = {"problem": dump_error(self._seen_from_now(error))}
         except Exception as error:  # a thread's own border
             log.exception("a call failed in a way nobody foresaw", call=self.call, job=self.job)
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {in_words(error)}"
             end = {"problem": dump_error(AgentFailed(host=self._host, reason=reason))}
         finally:
+            self.succeeded = "answer" in end
+            done(self)  # whoever hears the end may say at once that he has: what is kept must be kept by then
             self._end = end
-            done(self)
             self._ended.set()
             self._wake()
 

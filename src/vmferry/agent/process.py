@@ -25,6 +25,7 @@ from vmferry.agent.metrics import REGISTRY
 from vmferry.agent.service import Agent, HostsFor, Server
 from vmferry.authority import TlsFolder
 from vmferry.errors import AgentRunning, StateUnusable, UsageError, WorkerRunning
+from vmferry.errors.system import said
 from vmferry.fence import Fence
 from vmferry.hosts.protocol import Hosts
 from vmferry.lock import WorkerLock
@@ -135,9 +136,7 @@ def _listening(options: Options) -> socket.socket:
     try:
         listener = listen(*options.listen)
     except OSError as error:
-        raise UsageError(
-            reason=f"cannot listen on {options.listen[0]}:{options.listen[1]}: {error.strerror}"
-        ) from error
+        raise UsageError(reason=f"cannot listen on {options.listen[0]}:{options.listen[1]}: {said(error)}") from error
     (options.state / "address").write_text(f"{_address(listener)}\n")
     return listener
 
@@ -161,7 +160,7 @@ def _make(state: Path) -> None:
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StateUnusable(state=state, reason=error.strerror) from error
+        raise StateUnusable(state=state, reason=said(error)) from error
 
 
 def _metrics_listener(at: tuple[str, int]) -> socket.socket:
@@ -171,7 +170,7 @@ def _metrics_listener(at: tuple[str, int]) -> socket.socket:
     try:
         return listen(*at)
     except OSError as error:
-        raise UsageError(reason=f"cannot listen on {at[0]}:{at[1]}: {error.strerror}") from error
+        raise UsageError(reason=f"cannot listen on {at[0]}:{at[1]}: {said(error)}") from error
 
 
 def _serve_metrics(listener: socket.socket) -> None:

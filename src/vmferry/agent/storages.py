@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from vmferry.authority import check_name
 from vmferry.errors import NoSuchStorage, StorageKnown, StorageUnfit
+from vmferry.errors.system import in_words
 
 MARKER = ".vmferry-storage"
 _LONGEST_MARKER = 64
@@ -100,7 +101,7 @@ class Storages:
         try:
             return marker_of(path) or _mark(path)
         except (OSError, ValueError) as error:
-            raise StorageUnfit(path=path, host=self._host, reason=str(error)) from error
+            raise StorageUnfit(path=path, host=self._host, reason=in_words(error)) from error
 
     def _write(self, declared: tuple[Declared, ...]) -> None:
         fresh = self._file.with_suffix(".new")

@@ -63,6 +63,7 @@ class MoveBody(BaseModel):
     max_pause_s: Pause = 2.0
     limit_bytes_s: Rate | None = None
     keep_source: bool = False
+    remove_bases: bool = False
     overlays: Absolute | None = None
     format: Literal["raw", "qcow2"] | None = None
     overwrite: bool = False
@@ -85,6 +86,7 @@ class MoveBody(BaseModel):
             max_pause_s=self.max_pause_s,
             limit_bytes_s=self.limit_bytes_s,
             keep_source=self.keep_source,
+            remove_bases=self.remove_bases,
             overlays=self.overlays,
             format=self.format,
             overwrite=self.overwrite,

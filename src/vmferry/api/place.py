@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vmferry.errors import StateUnusable
+from vmferry.errors.system import said
 from vmferry.seat import Seat
 
 ALREADY_RUNNING = 75
@@ -69,7 +70,7 @@ class Place:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 folder.mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
-                raise StateUnusable(state=folder, reason=error.strerror) from error
+                raise StateUnusable(state=folder, reason=said(error)) from error
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 raise StateUnusable(state=folder, reason="it belongs to another user")
 

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 from vmferry.api.client import Client
 from vmferry.api.wire import from_json, to_json
-from vmferry.model.transfers import OVER, TransferRequest, TransferSeen, TransferState, TransferView, new_id
+from vmferry.model.names import new_id
+from vmferry.model.transfers import OVER, TransferRequest, TransferSeen, TransferState, TransferView
 
 ENDED = OVER | {TransferState.TRANSFERRED, TransferState.ERROR}
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from vmferry.api.bodies import PriorityBody, RateBody, TransferBody
 from vmferry.api.jobs import watchers
 from vmferry.api.parts import TheTransfers
+from vmferry.model.names import ID
 from vmferry.model.transfers import TransferSeen, TransferView
 
 LONGEST_WAIT_S = 10.0
@@ -18,9 +19,7 @@ router = APIRouter(tags=["transfers"])
 
 
 @router.put("/transfers/{id}", status_code=201)
-def submit(
-    id: Annotated[str, Path(pattern="^[a-z0-9]{8}$")], body: TransferBody, transfers: TheTransfers
-) -> TransferView:
+def submit(id: Annotated[str, Path(pattern=f"^{ID}$")], body: TransferBody, transfers: TheTransfers) -> TransferView:
     """Queue one under an id that the client chose; asked again, it answers with the one that is there."""
     return transfers.submit(id, body.request())
 

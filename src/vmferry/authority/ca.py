@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from vmferry.authority.keys import key_pem, load_key, make_key, named
 from vmferry.authority.peers import Role, tls_name, urn
 from vmferry.errors import StateUnusable, UsageError
+from vmferry.errors.system import in_words
 
 LIFE = timedelta(days=90)
 CA_LIFE = timedelta(days=3650)
@@ -51,7 +52,7 @@ class Authority:
             self._certificate = x509.load_pem_x509_certificate(self.certificate_pem)
             self._key = load_key((folder / _KEY).read_bytes())
         except (OSError, ValueError) as error:
-            raise StateUnusable(state=folder, reason=str(error)) from error
+            raise StateUnusable(state=folder, reason=in_words(error)) from error
 
     @property
     def fingerprint(self) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from vmferry.cli.options import Connect, Json, State, connect_uri
 from vmferry.cli.session import answer, cpu_client
+from vmferry.errors.system import in_words
 from vmferry.model.processors import CpuLimitRequest
 
 To = Annotated[
@@ -54,4 +55,4 @@ def _read(to: str) -> tuple[str, str]:
     try:
         return Path(to).name, Path(to).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{to} cannot be read: {error}") from error
+        raise typer.BadParameter(f"{to} cannot be read: {in_words(error)}") from error

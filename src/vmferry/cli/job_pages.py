@@ -107,6 +107,8 @@ def _facts(job: JobView) -> RenderableType:
     _lost(grid, job)
     if job.cancel_asked and job.state not in FINAL:
         grid.add_row("asked", "to cancel and undo")
+    if job.clock:
+        grid.add_row("clock", Text(shown(job.clock)))
     for line in told_lines(job.notices):
         grid.add_row("told", Text(shown(line)))
     grid.add_row("created", shown(job.created))

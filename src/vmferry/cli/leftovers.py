@@ -30,5 +30,8 @@ def leftovers(
         return
     for left in found:
         print(f"removed {shown(left)}" if reap else shown(left))
-    if not found:
+    stay = worker.leftovers(uri) if reap else ()
+    for left in stay:
+        print(f"left as it is: {shown(left)}")
+    if not (found or stay):
         print("nothing was left")

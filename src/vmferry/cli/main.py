@@ -168,7 +168,7 @@ def everywhere(
 ) -> None:
     """Move running virtual machines and their storage on QEMU/KVM and libvirt.
 
-    Exit codes: 0 done, 1 failed and undone, 2 usage, 3 refused with the VM untouched,
+    Exit codes: 0 done, 1 failed and undone, 2 usage, 3 refused (or no host to ask) with the VM untouched,
     4 stuck: an operator is needed, 5 cancelled and undone, 6 written since (verify).
     """
     given = globals_of(ctx)

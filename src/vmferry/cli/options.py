@@ -174,6 +174,13 @@ Format = Annotated[
     str | None,
     typer.Option("--format", metavar="raw|qcow2", parser=saying(_format), help="Of the disks at the new place."),
 ]
+RemoveBases = Annotated[
+    bool,
+    typer.Option(
+        "--remove-bases",
+        help="Remove base images with the source too, where nobody else needs them; else only those beside the disks.",
+    ),
+]
 _PAUSE = typer.Option(
     "--max-pause",
     metavar="TIME",

@@ -12,6 +12,7 @@ from rich.text import Text
 from vmferry.api.wire import Preview
 from vmferry.cli.screen import shown
 from vmferry.cli.sizes import bytes_text, seconds_text
+from vmferry.cli.source_page import freed_text, source_lines
 from vmferry.model import MIRRORS, SAVES, DiskMove, Finding, Plan, Severity
 
 
@@ -23,6 +24,7 @@ def plan_page(preview: Preview) -> RenderableType:
     if not plan.blockers:
         parts += _hosts(plan)
         parts += [Text(), *(_disk(disk) for disk in plan.disks), *_files(plan), Text(), _figures(plan)]
+        parts += [Text(), *source_lines(plan.sources, "At the source, in the end")]
         parts += [Text(), Text("Steps", style="bold"), _steps(preview)]
     parts += _ruled_out(plan)
     parts += [Text(), Text("Nothing was changed.", style="dim")]
@@ -67,8 +69,6 @@ def _disk(disk: DiskMove) -> RenderableType:
     for image in disk.images:
         grid.add_row(Text("from", style="dim"), Text(shown(image.source)))
         grid.add_row(Text("to", style="dim"), Text(shown(image.destination)))
-        if image.shared:
-            grid.add_row("", Text("copied, and kept at the source: other VMs use it", style="dim"))
     return grid
 
 
@@ -92,7 +92,7 @@ def _figures(plan: Plan) -> RenderableType:
         ("to copy", bytes_text(plan.data_bytes)),
         ("time", f"about {seconds_text(plan.seconds_forecast)}"),
         ("pause", f"{pause} expected, {seconds_text(plan.max_pause_s)} allowed"),
-        ("source", "kept, renamed" if plan.keep_source else "removed at the end"),
+        ("source", freed_text(plan.sources, ended=False) or "as it was"),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from vmferry.errors import BadReceipt, OldReceipt
+from vmferry.errors.system import in_words
 from vmferry.model import Seal, checksum
 
 LARGEST = 256 << 20
@@ -22,7 +23,7 @@ def read_receipt(path: Path) -> Mapping[str, object]:
             raise BadReceipt(receipt=path, reason="it is too large for one")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadReceipt(receipt=path, reason=str(error)) from None
+        raise BadReceipt(receipt=path, reason=in_words(error)) from None
     found = _record(text) or _record((text.strip().splitlines() or [""])[-1])
     if found is None:
         raise BadReceipt(receipt=path, reason="it is not JSON")

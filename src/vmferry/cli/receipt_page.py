@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vmferry.cli.screen import shown, table
 from vmferry.cli.sizes import bytes_text, rate_text, seconds_text
+from vmferry.cli.source_page import freed_text, source_lines
 from vmferry.model import DiskReceipt, Phase, Receipt, Technology
 
 SHORT_HASH = 16
@@ -20,6 +21,8 @@ def receipt_page(receipt: Receipt) -> RenderableType:
     parts: list[RenderableType] = [Text(_headline(receipt), style="bold green"), Text()]
     parts += [_disk(disk, receipt) for disk in receipt.disks]
     parts += [Text(), _phases(receipt.phases), Text(), _facts(receipt)]
+    if receipt.sources:
+        parts += [Text(), *source_lines(receipt.sources, "At the source", ended=True)]
     return Group(*parts)
 
 
@@ -69,24 +72,51 @@ def _quiesced(receipt: Receipt) -> Text:
     return Text("not frozen at the freeze: the guest agent did not answer in time")
 
 
+def _pause(receipt: Receipt) -> Text:
+    told = Text(f"{seconds_text(receipt.pause_s)} measured, {seconds_text(receipt.pause_forecast_s)} forecast")
+    if 0 < receipt.pause_allowed_s < receipt.pause_s:
+        told.append(f", longer than the {seconds_text(receipt.pause_allowed_s)} allowed", style="yellow")
+    return told
+
+
+def _unusual(grid: Table, receipt: Receipt) -> None:
+    """What a person should know of, and most moves do not have."""
+    if receipt.checkpoints_dropped:
+        dropped = ", ".join(map(shown, receipt.checkpoints_dropped))
+        grid.add_row("checkpoints", f"dropped: {dropped}; take a full backup")
+    if receipt.next_start:
+        chosen = ", ".join(map(shown, receipt.next_start))
+        what = "was left at the source" if receipt.to_host else "stays"
+        told = f"another image, which its definition named, {what} for {chosen}"
+        grid.add_row("next start", Text(told, style="yellow"))
+    for label, disks, why, style in (
+        ("stays", receipt.stayed, "it was no part of this move", "yellow"),
+        ("ejected", receipt.ejected, "its file was gone", "red"),
+    ):
+        for number, disk in enumerate(disks):
+            grid.add_row(label if number == 0 else "", Text(f"{shown(disk)}: {why}", style=style))
+
+
 def _facts(receipt: Receipt) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
-    grid.add_row(
-        "pause",
-        f"{seconds_text(receipt.pause_s)} measured, {seconds_text(receipt.pause_forecast_s)} forecast",
-    )
+    grid.add_row("pause", _pause(receipt))
     grid.add_row("verified", "every byte of the base compared by hash" if receipt.verified else Text("no", style="red"))
     grid.add_row("rounds", str(receipt.rounds))
     if receipt.quiesced:
         grid.add_row("file systems", _quiesced(receipt))
+    _unusual(grid, receipt)
+    if receipt.clock:
+        grid.add_row("clock", shown(receipt.clock))
     for number, path in enumerate(receipt.kept):
         grid.add_row("source kept" if number == 0 else "", Text(shown(path)))
     if receipt.lost:
         grid.add_row("source", Text(f"left on {shown(receipt.lost)}, which was declared lost", style="red"))
         for path in receipt.left:
             grid.add_row("", Text(shown(path)))
+    elif receipt.sources:
+        grid.add_row("source", freed_text(receipt.sources, ended=True))
     elif not receipt.kept:
         grid.add_row("source", "removed")
     if receipt.finished:

@@ -120,3 +120,5 @@ def print_end(job: JobView, receipt: Receipt | None) -> None:
         return
     style = "bold red" if exit_code(job) == STUCK else "yellow"
     show(Text(shown(ended_in_words(job)), style=style), errors=True)
+    if job.clock:
+        show(Text(f"the guest's clock: {shown(job.clock)}"), errors=True)

@@ -13,6 +13,8 @@ from vmferry.cli.words import LEFT, STUCK, exit_code
 from vmferry.errors import WorkerUnreachable
 from vmferry.model import JobState, JobView, Receipt
 
+HEARS_S = 0.5
+"""How long a Ctrl-C may go unheard while a question stands."""
 QUESTION = "\nCancel and undo (c), leave it running in the background (l), or go on watching (w)? [w] "
 
 
@@ -72,10 +74,11 @@ def _goes_on_watching(client: Client, job: JobView) -> bool:
 def _answer(question: str) -> str:
     """A line in small letters; empty only at the end of input.
 
-    Not input(): a Ctrl-C just after its prompt is heard only with the next line.
+    Not input(), and no wait without an end: a Ctrl-C that comes just before the wait is heard only after it.
     """
     print(question, end="", flush=True)
-    select.select([sys.stdin], [], [])
+    while not select.select([sys.stdin], [], [], HEARS_S)[0]:
+        pass
     return sys.stdin.readline().lower()
 
 

@@ -8,9 +8,41 @@ from vmferry.errors.base import UsageError, VmferryError
 
 
 class HostUnreachable(VmferryError):
-    """libvirtd or an agent is away; the same call may succeed when it is back."""
+    """libvirtd or an agent is away; the same call may succeed when it is back.
 
-    says = "{host} does not answer ({reason}): start libvirtd there, the job waits for it"
+    A job that meets it waits, and adds that to the sentence; a command ends with it, and nothing was touched.
+    """
+
+    says = "{host} does not answer ({reason}): start libvirtd there (`systemctl start libvirtd`)"
+    exit_code = 3
+
+
+class HostDenied(HostUnreachable):
+    """This user may not talk to that libvirtd."""
+
+    says = "{host} does not let you in ({reason}): {cure}"
+
+
+class HostNotFound(HostUnreachable):
+    """The name in its URI has no address."""
+
+    says = "{host} cannot be found ({reason}): look at how its name is spelled, and whether it resolves here"
+
+
+class NoQemuDriver(HostUnreachable):
+    """libvirtd answers, and has nothing to run VMs with."""
+
+    says = (
+        "{host} has no driver for QEMU ({reason}): install libvirt's there (Debian: libvirt-daemon-driver-qemu), "
+        "then restart libvirtd"
+    )
+
+
+class BadConnectUri(HostUnreachable):
+    """No libvirtd of any host has QEMU behind such a URI."""
+
+    says = "{host} is no URI of a host with QEMU ({reason}): write qemu:///system, or qemu+ssh://root@HOST/system"
+    exit_code = 2
 
 
 class HostLost(VmferryError):
@@ -21,7 +53,7 @@ class HostLost(VmferryError):
 
 
 class AgentUnreachable(HostUnreachable):
-    says = "{host} does not answer ({reason}): start vmferry's agent there, the job waits for it"
+    says = "{host} does not answer ({reason}): start vmferry's agent there"
 
 
 class PeerRefused(HostUnreachable):
@@ -103,11 +135,86 @@ class VmForgotten(VmHeld):
     )
 
 
+class StartedOnOverlay(VmHeld):
+    """It was started again while a job had its disks frozen: QEMU may write the overlay that it found, not the base."""
+
+    says = (
+        "{host} may not merge {path} while {vm} runs ({reason}), since {vm} was started on it in the midst of the job: "
+        "it goes on running; shut it down when it suits, then the job ends by itself"
+    )
+
+
+class CannotStart(VmferryError):
+    """Seen before the VM's memory leaves QEMU: nothing was saved."""
+
+    says = "{host} could not start {vm} again, since this is not there: {what}; {cure}, then start the job again"
+    exit_code = 3
+
+
+class StartNeeds(VmHeld):
+    """It went missing while the guest stood. Its memory is kept, and loaded as soon as that can be."""
+
+    says = (
+        "{host} cannot start {vm} again, since this is not there: {what}; its memory is kept in {path}: {cure}, "
+        "then the guest goes on by itself"
+    )
+
+
 class GuestGone(VmferryError):
     says = (
         "{vm} stopped running while it was being moved: all that it wrote is kept, "
         "start it again once this job has ended"
     )
+
+
+class ChainChanged(VmferryError):
+    """Somebody else changed what a VM's disks lie on while a job had them."""
+
+    says = (
+        "{vm} was changed by somebody else while it was being moved: {change}; nothing is lost, what they made stays "
+        "theirs: start the move again once they are done"
+    )
+
+
+class VmUndefined(VmferryError):
+    says = (
+        "{vm} was stopped and undefined by somebody else while it was being moved: all that it wrote is in its images, "
+        "which stay where they were"
+    )
+
+
+class DiskHeld(VmHeld):
+    """A block job that is not the job's own runs on a disk that is to be put back."""
+
+    says = (
+        "{host} cannot put disk {target} of {vm} back while somebody's block job ({kind}) runs on it: "
+        "once that has ended, or `virsh blockjob {vm} {target} --abort`, the job goes on by itself"
+    )
+
+
+class SnapshotHeld(VmHeld):
+    """An internal snapshot that a person took lies in an overlay of a job: merging that would lose it."""
+
+    says = (
+        "{path} on {host} holds the snapshot {snapshot} of {vm}, which was taken while it was being moved and cannot "
+        "be kept in what lies below: {vm} runs on as it is; `virsh snapshot-delete {vm} {snapshot}` when it is no "
+        "longer needed, then the job ends by itself"
+    )
+
+
+class MemoryElsewhere(VmHeld):
+    """A person saved a VM's memory to a file of their own while a job had its disks frozen: that file names them."""
+
+    says = (
+        "{vm} was saved to a file on {host} while it was being moved, and that file needs {path}: restore it "
+        "(`virsh restore FILE`), or start {vm} without that memory, then the job ends by itself"
+    )
+
+
+class StillNamed(VmHeld):
+    """An overlay of a job is named by somebody's disk."""
+
+    says = "{path} on {host} is needed by {users}, so it stays: take it out of their disks, then the job ends by itself"
 
 
 class ImageToolFailed(VmferryError):

@@ -11,6 +11,10 @@ class NoSuchVm(UsageError):
     says = "there is no VM named {vm} on {host}: see `vmferry vms`"
 
 
+class MistypedVm(NoSuchVm):
+    says = "there is no VM named {vm} on {host}: did you mean {meant}? `vmferry vms` lists them all"
+
+
 class NoSuchDisk(UsageError):
     says = "{vm} has no disk {target}: it has {present}"
 

@@ -13,14 +13,15 @@ from urllib.parse import quote, urlsplit
 import libvirt
 
 from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
-from vmferry.hosts import files, lacking, tpm, written
+from vmferry.hosts import files, lacking, start, tpm, written
 from vmferry.hosts.acting import acting
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.link import Link
 from vmferry.hosts.look import has_job
 from vmferry.hosts.migrating import Crossing, Incoming, migrate
-from vmferry.hosts.protocol import DiskTransfer, Grown
-from vmferry.hosts.saved_state import settled_bytes, spent_name
+from vmferry.hosts.protocol import DiskTransfer
+from vmferry.hosts.records import Grown
+from vmferry.hosts.saved_state import SavedState, settled_bytes, spent_name
 from vmferry.model import Changes, Definition, Lack, Token
 from vmferry.transfer import Place, Watch
 
@@ -82,6 +83,22 @@ class Between:
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
         return lacking.lacks(definition, changes)
 
+    def definition_now(self, uuid: str) -> Definition:
+        return self._of("read it as it runs", uuid, start.definition_now)
+
+    def lacks_to_start(self, uuid: str) -> Sequence[Lack]:
+        def act(conn: libvirt.virConnect) -> Sequence[Lack]:
+            domain = written.find(conn, uuid)
+            return () if domain is None else start.lacks(conn, domain)
+
+        return self._link.call("look at what it needs to start", act)
+
+    def lacks_to_load(self, uuid: str, memory: Path, changes: Changes) -> Sequence[Lack]:
+        return SavedState(self._link, uuid, memory).lacks(changes)
+
+    def refusal(self, definition: Definition, changes: Changes) -> str:
+        return self._link.call("check its definition", lambda c: start.refusal(c, definition, changes))
+
     def content_of(self, path: Path) -> str:
         return files.content_of(path)
 
@@ -113,15 +130,17 @@ class Between:
         self._link.call("remove the placeholder", act)
 
     @acting
-    def relinquish(self, uuid: str) -> None:
+    def relinquish(self, uuid: str, *, runs: bool) -> None:
         def act(conn: libvirt.virConnect) -> None:
             domain = written.find(conn, uuid)
             if domain is None:
                 return
             if written.off(domain):
                 written.forget(domain)
-            else:
+            elif runs:
                 written.disarm(conn, domain, self._job)
+            else:
+                raise HostRefused(host=self.name, action="give the VM up", reason="somebody has started it meanwhile")
 
         self._link.call("give the VM up", act)
 

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import libvirt
 
-from vmferry.errors import GuestGone, HostRefused, VmHeld
+from vmferry.errors import GuestGone, HostRefused, NoSuchVm, StartedOnOverlay, VmHeld
 from vmferry.hosts import domain_xml, files, look, lost_track
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
-from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Power, Where
+from vmferry.hosts.qemu_process import started_on
+from vmferry.hosts.records import Quiesced
+from vmferry.model import Placed, Power, Where
 from vmferry.transfer import Watch
 
 T = TypeVar("T")
@@ -27,9 +28,10 @@ _MIRROR = (
     libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW
     | libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
     | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
-    # Never SYNCHRONOUS_WRITES here: the destination overlay has no backing file until the pivot, so a guest
-    # write smaller than a cluster would fill the rest of it with zeros (seen: 2 to 9 writes of 1,400 lost).
+    # Never SYNCHRONOUS_WRITES here: the destination has no backing file until the pivot, so of an image that has one
+    # a guest write smaller than a cluster would fill the rest of it with zeros (seen: 2 to 9 writes of 1,400 lost).
 )
+_WHOLE = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
 _CRASHES = frozenset({"ide", "sata"})
 
 
@@ -48,7 +50,10 @@ class RunningDisks:
         for overlay in overlays.values():
             if overlay not in active:
                 files.remove(overlay)
-        xml = domain_xml.snapshot_xml(self._targets(), overlays, None)
+        targets = self._targets()
+        if gone := [target for target in overlays if target not in targets]:
+            raise HostRefused(host=self._link.uri, action="freeze the disks", reason=f"it has no disk {gone[0]} now")
+        xml = domain_xml.snapshot_xml(targets, overlays, None)
         quiesced = Quiesced.NO if quiesce_s is None else self._quiesced(xml, quiesce_s)
         if quiesced is not Quiesced.YES:
             self._call("freeze the disks", lambda d: d.snapshotCreateXML(xml, _FREEZE))
@@ -78,18 +83,80 @@ class RunningDisks:
         disk = self._element(target)
         return None if disk is None else domain_xml.source_where(disk)
 
-    def commit(self, target: str, base: Where, watch: Watch) -> None:
-        """Merge the active image down to `base` and pivot to it, whatever part of that is done already."""
-        if self.active(target) == base:
+    def merge(self, target: str, first: int, last: int, watch: Watch) -> None:
+        """Merge some images of a chain, the active one being 0, into the one at `last`; what lies on them stays.
+
+        Of the active one, whatever part of that is done already.
+        """
+        if first:
+            self._merge_within(target, first, last, watch)
             return
         if self.job(target) is None:
-            disk = self._element(target)
-            name = (None if disk is None else domain_xml.index_of(disk, base)) or str(base)
-            flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
-            self._call(f"merge {target}", lambda d: d.blockCommit(target, name, None, 0, flags))
+            self._begin_commit(target, self._layer(target, last))
         until(lambda: self._ready(target), look_s=0.01, each=watch.check)
         with self._standing(target):
             self.pivot(target)
+
+    def _merge_within(self, target: str, first: int, last: int, watch: Watch) -> None:
+        top, base, before = self._layer(target, first), self._layer(target, last), self._depth(target)
+        self._call(f"merge {top}", lambda d: d.blockCommit(target, base, top, 0, 0))
+        until(lambda: not self._busy(target), look_s=0.01, each=watch.check)
+        if self._depth(target) >= before:
+            reason = "QEMU gave it up: is there room, and no error, in the image below?"
+            raise HostRefused(host=self._link.uri, action=f"merge {top}", reason=reason)
+
+    def _depth(self, target: str) -> int:
+        disk = self._element(target)
+        return 0 if disk is None else len(list(disk.iter("backingStore")))
+
+    def _busy(self, target: str) -> bool:
+        return bool(self._call(f"look at {target}", lambda d: d.blockJobInfo(target, 0)))
+
+    def _layer(self, target: str, number: int) -> str:
+        """libvirt's name for an image of the chain, as vda[3]."""
+        at = self._element(target)
+        for _ in range(number):
+            at = None if at is None else at.find("backingStore")
+        if at is None or not at.get("index"):
+            raise HostRefused(host=self._link.uri, action=f"merge {target}", reason="its chain has just changed")
+        return f"{target}[{at.get('index')}]"
+
+    def copy_whole(self, target: str, base: Placed, watch: Watch) -> None:
+        """Copy all that the guest sees of a disk into an image that exists, and make that the active one."""
+        if self.job(target) is None:
+            self._call(f"copy {target}", lambda d: d.blockCopy(target, domain_xml.mirror_xml(base), {}, _WHOLE))
+        until(lambda: self._ready(target), look_s=0.01, each=watch.check)
+        with self._standing(target):
+            self.pivot(target)
+
+    def _begin_commit(self, target: str, base: str) -> None:
+        """Raises StartedOnOverlay where that is why QEMU may not write the base.
+
+        AppArmor's profile of a QEMU denies it to write what lay below its disks when it was started; libvirt before
+        12.1 cannot take that back.
+        """
+        flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+        try:
+            self._call(f"merge {target}", lambda d: d.blockCommit(target, base, None, 0, flags))
+        except VmHeld:
+            raise
+        except HostRefused as refused:
+            active = self.active(target)
+            if isinstance(active, Path) and started_on(active):
+                raise StartedOnOverlay(
+                    host=self._link.uri, vm=self._name(), path=active, reason=refused.fields["reason"]
+                ) from refused
+            raise
+
+    def _vm(self) -> str:
+        """Its name, or its UUID where libvirt does not know it any more."""
+        try:
+            return self._name()
+        except (HostRefused, NoSuchVm):
+            return self._uuid
+
+    def _name(self) -> str:
+        return self._link.call("look at it", lambda conn: str(conn.lookupByUUIDString(self._uuid).name()))
 
     @contextmanager
     def _standing(self, target: str) -> Iterator[None]:
@@ -106,8 +173,10 @@ class RunningDisks:
         finally:
             self._call("let it go on", lambda d: d.resume())
 
-    def mirror(self, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+    def mirror(self, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
         if self.job(target) is not None:
+            if not self._mirrors_to(target, destination):
+                raise HostRefused(host=self._link.uri, action=f"mirror {target}", reason="somebody else's mirror runs")
             flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
             self._call(f"limit the mirror of {target}", lambda d: d.blockJobSetSpeed(target, limit_bytes_s or 0, flags))
             return
@@ -127,8 +196,12 @@ class RunningDisks:
         self._call(f"switch {target}", lambda d: d.blockJobAbort(target, flags))
         until(lambda: self.job(target) is None, look_s=0.01)
 
-    def end_mirror(self, target: str) -> None:
-        if self.job(target) == "copy":
+    def _mirrors_to(self, target: str, destination: Placed) -> bool:
+        mirror = self._mirror(target)
+        return mirror is not None and domain_xml.source_where(mirror) == destination.path
+
+    def end_mirror(self, target: str, destination: Placed) -> None:
+        if self.job(target) == "copy" and self._mirrors_to(target, destination):
             self._call(f"end the mirror of {target}", lambda d: d.blockJobAbort(target, 0))
             until(lambda: self.job(target) is None)
 
@@ -166,7 +239,7 @@ class RunningDisks:
             return self._link.call(action, lambda conn: act(conn.lookupByUUIDString(self._uuid)))
         except HostRefused:
             if self._off():
-                raise GuestGone(vm=self._uuid) from None
+                raise GuestGone(vm=self._vm()) from None
             raise
 
     def _off(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lxml import etree
@@ -96,6 +96,11 @@ def place(disk: Element, placed: Placed) -> None:
     if driver is None:
         driver = etree.SubElement(disk, "driver", name="qemu")
     driver.set("type", placed.format)
+    forget_below(disk)
+
+
+def forget_below(disk: Element) -> None:
+    """Let libvirt read from the headers what a disk lies on."""
     for stale in ("backingStore", "mirror"):
         for element in disk.findall(stale):
             disk.remove(element)
@@ -137,6 +142,16 @@ def replace_places(root: Element, images: Mapping[str, Placed], files: Mapping[P
     if nvram is not None:
         _move_nvram(nvram, files)
     return etree.tostring(root) != before
+
+
+def of_others(root: Element, images: Mapping[str, Placed], sources: Mapping[str, Sequence[Where]]) -> list[str]:
+    """Which of these disks name an image that is none of their sources: a person has put it there since."""
+    return [
+        target
+        for disk in disks(root)
+        if (target := target_of(disk)) in images
+        and source_where(disk) not in (images[target].path, *sources.get(target, ()))
+    ]
 
 
 def change_media(root: Element, media: Mapping[str, Placed | None]) -> None:
@@ -191,8 +206,7 @@ def snapshot_xml(disk_targets: list[str], overlays: Mapping[str, Path], memory: 
     return text(root)
 
 
-def mirror_xml(destination: Path) -> str:
-    root = etree.Element("disk", type="file")
-    etree.SubElement(root, "source", file=str(destination))
-    etree.SubElement(root, "driver", type="qcow2")
+def mirror_xml(destination: Placed) -> str:
+    root = etree.Element("disk")
+    place(root, destination)
     return text(root)

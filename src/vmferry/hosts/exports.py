@@ -20,6 +20,7 @@ from typing import TypeVar
 from blake3 import blake3
 
 from vmferry.errors import ExportFailed
+from vmferry.errors.system import said
 from vmferry.hosts.cards import is_slow
 from vmferry.model.fleet import host_port
 from vmferry.transfer import Place
@@ -139,7 +140,7 @@ def _listening(family: socket.AddressFamily, at: str | tuple[str, int]) -> socke
         listening.listen(CONNECTIONS)
     except OSError as error:
         listening.close()
-        raise ExportFailed(path=str(at), reason=error.strerror or str(error)) from error
+        raise ExportFailed(path=str(at), reason=said(error)) from error
     return listening
 
 

@@ -6,11 +6,13 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from vmferry.errors import DestinationFull, ImageToolFailed
+from vmferry.hosts import files
 from vmferry.hosts.qemu_names import qemu_name, where_named
 from vmferry.model import Image, Placed, Url
+from vmferry.model.chains import Layer
 
 Info = TypedDict(
     "Info",
@@ -23,13 +25,15 @@ Info = TypedDict(
         "backing-filename-format": str,
         "full-backing-filename": str,
         "encrypted": bool,
-        "format-specific": dict[str, dict[str, str]],
+        "format-specific": dict[str, dict[str, Any]],
         "snapshots": list[dict[str, str]],
     },
     total=False,
 )
 
 
+SMALL_BYTES = 128 << 20
+"""An overlay that the page cache takes without pushing out what guests of the host have in it."""
 LOOK_S = 30
 """A server that does not answer must not keep a list of VMs."""
 
@@ -53,9 +57,28 @@ def qemu_img(*arguments: str, patience_s: float | None = None) -> str:
 
 def chain(placed: Placed) -> list[Image]:
     """The image and all below it, as the headers tell; the top one's format is given, never probed."""
-    words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
-    top, *below = [_image(info) for info in json.loads(qemu_img(*words, patience_s=LOOK_S))]
+    return _chain(placed, _told(placed))
+
+
+def layers(placed: Placed) -> list[Layer]:
+    """The same, with the names of the snapshots in each image."""
+    told = _told(placed)
+    names = [tuple(snapshot["name"] for snapshot in info.get("snapshots", [])) for info in told]
+    return [
+        Layer(str(image.path), image.format, image.virtual_bytes, held)
+        for image, held in zip(_chain(placed, told), names, strict=True)
+    ]
+
+
+def _chain(placed: Placed, told: list[Info]) -> list[Image]:
+    top, *below = [_image(info) for info in told]
     return [replace(top, path=placed.path, slice_bytes=placed.slice_bytes), *below]  # QEMU leaves out an NFS uid of 0
+
+
+def _told(placed: Placed) -> list[Info]:
+    words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
+    told: list[Info] = json.loads(qemu_img(*words, patience_s=LOOK_S))
+    return told
 
 
 def size(name: str, patience_s: float) -> int:
@@ -84,8 +107,17 @@ def _image(info: Info) -> Image:
     )
 
 
-def make_overlay(path: Path, backing: Placed) -> None:
-    qemu_img("create", "-q", "-f", "qcow2", "-F", backing.format, "-b", qemu_name(backing), str(path))
+def bitmaps(placed: Placed) -> list[str]:
+    """The names of the bitmaps that lie in a qcow2."""
+    words = ("info", "-U", "--output=json", "-f", placed.format, qemu_name(placed))
+    info: Info = json.loads(qemu_img(*words, patience_s=LOOK_S))
+    found = info.get("format-specific", {}).get("data", {}).get("bitmaps", [])
+    return [each["name"] for each in found if isinstance(each, dict)]
+
+
+def remove_bitmap(placed: Placed, name: str) -> None:
+    """Remove one from an image that nobody has open."""
+    qemu_img("bitmap", "--remove", "-f", placed.format, qemu_name(placed), name)
 
 
 def rebase(path: Path, backing: Placed) -> None:
@@ -93,8 +125,12 @@ def rebase(path: Path, backing: Placed) -> None:
 
 
 def commit(top: Path, base: Placed) -> None:
-    """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d)."""
-    words = ("commit", "-q", "-t", "none", "-b")
+    """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d).
+
+    A small one goes through the page cache, which sorts it: 32 MiB in 0.11 s, past it in 0.17 s. QEMU flushes either
+    way before it ends.
+    """
+    words = ("commit", "-q", "-t", "writeback" if files.allocated(top) <= SMALL_BYTES else "none", "-b")
     if isinstance(base.path, Path) and not base.path.is_block_device():
         qemu_img(*words, str(base.path), "-f", "qcow2", str(top))
     else:

@@ -15,6 +15,7 @@ import httpx
 
 from vmferry.authority.tokens import JoinToken
 from vmferry.errors import AgentUnreachable, JoinRefused, UsageError
+from vmferry.errors.system import said
 from vmferry.hosts.agent_link import CONNECT_S, SILENCE_S
 from vmferry.hosts.wire import PROTOCOL, load_error
 
@@ -70,7 +71,7 @@ def _pinned(address: str, token: JoinToken) -> ssl.SSLContext:
         ):
             shown = tls.getpeercert(binary_form=True) or b""
     except OSError as error:
-        raise AgentUnreachable(host=address, reason=str(error)) from error
+        raise AgentUnreachable(host=address, reason=said(error)) from error
     if hashlib.sha256(shown).digest() != token.fingerprint:
         reason = (
             "another certificate is shown there than the one that the token names: it has joined already, or is not it"

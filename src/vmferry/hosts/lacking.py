@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vmferry.hosts import domain_xml, written
+from vmferry.hosts import domain_xml, files, written
 from vmferry.hosts.domain_xml import Element
 from vmferry.model import Changes, Definition, Lack, WrittenSnapshot
 
@@ -22,23 +25,101 @@ _FILES = (
     ("./devices/emulator", "the emulator"),
 )
 _CHARACTER = ("serial", "parallel", "console", "channel", "redirdev", "smartcard", "rng/backend", "vsock")
+_PORT = "let libvirt choose: autoport='yes' in the VM's <graphics> (`virsh edit`), or free it there"
+_HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _PCI, _MDEV = Path("/sys/bus/pci/devices"), Path("/sys/bus/mdev/devices")
-_OURS = Path("/var/lib/libvirt/qemu")
+_OURS = (Path("/var/lib/libvirt/qemu"), Path("/run/libvirt/qemu"))
 """libvirt makes what it names there itself."""
 
 
 def lacks(definition: Definition, changes: Changes) -> Sequence[Lack]:
     root = domain_xml.parse(written.text(definition, changes))
     brought = set(changes.files.values())
-    found = [*_files(root), *_nvram(root, brought), *_characters(root), *_shared(root), *_devices(root)]
+    found = [*own(root), *_nvram(root, brought)]
+    if not changes.cold:  # what only a start needs, and is there when it comes
+        found += [*_huge_pages(root), *_ports(root)]
     for snapshot in definition.snapshots:
         found += _snapshot(snapshot, changes.files)
     return list(dict.fromkeys(found))
 
 
-def _lack(what: str, path: Path, cure: str, there: Callable[[Path], bool] = Path.exists) -> Iterator[Lack]:
-    if path != Path("/") and not path.is_relative_to(_OURS) and not there(path):
+def own(root: Element) -> Iterator[Lack]:
+    """Of a domain's XML alone: files, sockets and devices of its host's, disks and the firmware's variables aside."""
+    yield from _files(root)
+    yield from _characters(root)
+    yield from _shared(root)
+    yield from _devices(root)
+
+
+def _lack(what: str, path: Path, cure: str, is_there: Callable[[Path], bool] | None = None) -> Iterator[Lack]:
+    if path != Path("/") and not any(path.is_relative_to(ours) for ours in _OURS) and not (is_there or there)(path):
         yield Lack(f"{what} {path}", cure)
+
+
+def _huge_pages(root: Element) -> Iterator[Lack]:
+    """All of the guest's memory, in pages of the size that it names, or of the host's own."""
+    asked = root.find("./memoryBacking/hugepages")
+    if asked is None:
+        return
+    page = asked.find("page")
+    size_kib = _kib(page, "size") if page is not None else _default_page_kib()
+    needed = -(-_kib(root.find("./memory"), None) // size_kib)
+    try:
+        free = int((_HUGE_PAGES / f"hugepages-{size_kib}kB" / "free_hugepages").read_text())
+    except (OSError, ValueError):
+        free = 0
+    if free < needed:
+        cure = f"reserve {needed - free} more: /sys/kernel/mm/hugepages/hugepages-{size_kib}kB/nr_hugepages"
+        yield Lack(f"{needed} free huge pages of {size_kib} KiB (there are {free})", cure)
+
+
+def _kib(element: Element | None, attribute: str | None) -> int:
+    """A size as libvirt writes it, in KiB where it names no unit."""
+    if element is None:
+        return 0
+    units = {"b": 1 / 1024, "bytes": 1 / 1024, "": 1, "k": 1, "kib": 1, "m": 1024, "mib": 1024, "g": 1 << 20}
+    number = element.text if attribute is None else element.get(attribute)
+    return round(int((number or "0").strip()) * units.get(element.get("unit", "").lower(), 1 << 20))
+
+
+def _default_page_kib() -> int:
+    found = re.search(r"Hugepagesize:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) if found else 2048
+
+
+def _ports(root: Element) -> Iterator[Lack]:
+    """A screen's port that the definition names by its number; libvirt finds a free one for all others."""
+    for graphics in root.iterfind("./devices/graphics[@port]"):
+        port = int(graphics.get("port", "-1"))
+        if port <= 0 or graphics.get("autoport") == "yes":
+            continue
+        listen = graphics.find("listen[@address]")
+        address = graphics.get("listen") or (listen.get("address") if listen is not None else None) or "127.0.0.1"
+        if trouble := _taken(address, port):
+            kind = graphics.get("type", "vnc")
+            yield Lack(f"the {kind} screen's address {address} port {port} ({trouble})", _PORT)
+
+
+def _taken(address: str, port: int) -> str:
+    """Why nothing could listen there; empty when it could."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return ""  # QEMU's user may, or may not: libvirt tells
+            return "in use" if error.errno == errno.EADDRINUSE else "not an address of that host"
+    return ""
+
+
+def there(path: Path) -> bool:
+    """Is it there, as far as this process may look? What cannot be told is no lack."""
+    try:
+        return files.there(path)
+    except PermissionError:
+        return True
 
 
 def _files(root: Element) -> Iterator[Lack]:
@@ -83,7 +164,7 @@ def _character(what: str, kind: str, source: Element) -> Iterator[Lack]:
 
 def _is_pipe(path: Path) -> bool:
     """One for both ways, or one for each."""
-    return path.exists() or all(path.with_name(f"{path.name}{end}").exists() for end in (".in", ".out"))
+    return there(path) or all(there(path.with_name(f"{path.name}{end}")) for end in (".in", ".out"))
 
 
 def _within(what: str, path: Path) -> Iterator[Lack]:

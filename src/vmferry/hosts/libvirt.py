@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import libvirt
 
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.fence import Fence
-from vmferry.hosts import domain_xml, files, images, look, lost_track, processors, users, volumes
+from vmferry.hosts import (
+    chains,
+    domain_xml,
+    file_users,
+    files,
+    folder_probe,
+    images,
+    look,
+    lost_track,
+    processors,
+    volumes,
+)
 from vmferry.hosts.acting import acting
 from vmferry.hosts.between import Between, served_by_another
 from vmferry.hosts.cards import link_of
+from vmferry.hosts.definitions import VmDefinitions
 from vmferry.hosts.disks import RunningDisks
 from vmferry.hosts.exports import Exports
 from vmferry.hosts.guest_agent import GuestAgent
 from vmferry.hosts.link import Link, until
 from vmferry.hosts.load import read_load
 from vmferry.hosts.migrating import Crossing
-from vmferry.hosts.protocol import DiskTransfer, Quiesced
+from vmferry.hosts.overlays import Overlays
+from vmferry.hosts.protocol import DiskTransfer
+from vmferry.hosts.records import Fold, GuestClock, Quiesced
 from vmferry.hosts.saved_state import SavedState, spent_name
-from vmferry.model import Changes, Folder, Load, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model import (
+    Changes,
+    FileEntry,
+    FileUser,
+    Finding,
+    Folder,
+    FolderUse,
+    Load,
+    Placed,
+    Power,
+    Token,
+    Vm,
+    Volume,
+    Where,
+)
+from vmferry.model.chains import DiskChain
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.transfer import Compared, Copied, Watch
 from vmferry.transfer.places import place_of
 from vmferry.transfer.together import together
-
-R = TypeVar("R")
 
 
 class LibvirtHosts:
@@ -50,7 +77,7 @@ class LibvirtHosts:
         return LibvirtHost(link, self._fence, token, self._exports, self._crossing)
 
 
-class LibvirtHost(Between):
+class LibvirtHost(Between, VmDefinitions):
     """Implements hosts.protocol.Host."""
 
     def __init__(
@@ -95,8 +122,18 @@ class LibvirtHost(Between):
         where = None if disk is None else domain_xml.source_where(disk)
         return where if where is not None else Path("/")
 
+    def chains(self, uuid: str, memory: Path | None = None) -> Sequence[DiskChain] | None:
+        if memory is None:
+            return self._call(uuid, "look at its disks", chains.read)
+        flags = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
+        xml = self._link.call("read a saved state", lambda c: c.saveImageGetXMLDesc(str(memory), flags))
+        return chains.of_headers(domain_xml.parse(xml))
+
     def folder(self, path: Path) -> Folder:
         return files.folder(path)
+
+    def probe(self, folder: Path, use: FolderUse) -> Sequence[Finding]:
+        return folder_probe.probe(folder, use, self._link.call("look whom QEMU runs as", processors.other_user))
 
     def volume(self, where: Where) -> Volume | None:
         return volumes.look(where)
@@ -105,10 +142,16 @@ class LibvirtHost(Between):
         return files.allocated(path)
 
     def exists(self, path: Path) -> bool:
-        return path.exists() or path.is_symlink()
+        return files.there(path) or path.is_symlink()
+
+    def entry(self, path: Path) -> FileEntry | None:
+        return files.entry(path)
 
     def users(self, path: Where) -> tuple[str, ...]:
-        return self._link.call("look who uses an image", lambda c: users.users(c, path))
+        return self._link.call("look who uses an image", lambda c: file_users.vms_using(c, path))
+
+    def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
+        return self._link.call("look who needs a file", lambda c: file_users.file_users(c, files, folders))
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         return files.leftovers(folders)
@@ -178,11 +221,6 @@ class LibvirtHost(Between):
         files.small_copy(source, destination)
 
     @acting
-    def make_overlay(self, path: Path, backing: Placed) -> None:
-        files.remove(path)
-        images.make_overlay(path, backing)
-
-    @acting
     def rebase(self, path: Path, backing: Placed) -> None:
         images.rebase(path, backing)
 
@@ -200,9 +238,10 @@ class LibvirtHost(Between):
         files.promote(path, to)
 
     @acting
-    def fold(self, top: Path, base: Placed) -> None:
-        if top.exists():
-            images.commit(top, base)
+    def fold(self, folds: Sequence[Fold]) -> None:
+        with ThreadPoolExecutor(max(1, len(folds))) as pool:
+            for folded in [pool.submit(images.commit, top, base) for top, base in folds if files.there(top)]:
+                folded.result()
 
     def unchanged_since(self, transfer: DiskTransfer) -> bool:
         return transfers.unchanged(transfer)
@@ -219,17 +258,34 @@ class LibvirtHost(Between):
         return self.power(uuid) is Power.OFF or GuestAgent(self._link, uuid).thaw(seconds)
 
     @acting
-    def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
-        if self.power(uuid) is not Power.OFF:
-            RunningDisks(self._link, uuid).commit(target, base.path, watch)
-        else:
-            active = self.active_image(uuid, target)
-            if active != base.path and isinstance(active, Path):
-                images.commit(active, base)
-        self.point(uuid, {target: base}, {})
+    def set_clock(self, uuid: str, stood_s: float, seconds: float) -> GuestClock | None:
+        return GuestAgent(self._link, uuid).set_clock(stood_s, seconds)
 
     @acting
-    def mirror(self, uuid: str, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+    def unfreeze(
+        self,
+        uuid: str,
+        target: str,
+        overlays: Sequence[Path],
+        base: Placed,
+        watch: Watch,
+        memory: Path | None = None,
+    ) -> Placed:
+        ours = Overlays(self._link, uuid, target, overlays, base)
+        try:
+            power = self.power(uuid)
+        except NoSuchVm:
+            return ours.fold_detached()
+        if memory is not None:
+            home = ours.fold_saved(memory)
+            files.renew(memory)
+        else:
+            home = ours.fold_off() if power is Power.OFF else ours.merge_live(watch)
+        self.point(uuid, {target: home}, {}, {target: overlays})
+        return home
+
+    @acting
+    def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
         RunningDisks(self._link, uuid).mirror(target, destination, limit_bytes_s)
 
     def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
@@ -243,14 +299,17 @@ class LibvirtHost(Between):
         RunningDisks(self._link, uuid).pivot(target)
 
     @acting
-    def end_mirror(self, uuid: str, target: str) -> None:
-        if self.power(uuid) is not Power.OFF:
-            RunningDisks(self._link, uuid).end_mirror(target)
+    def end_mirror(self, uuid: str, target: str, destination: Placed) -> None:
+        with contextlib.suppress(NoSuchVm):
+            if self.power(uuid) is not Power.OFF:
+                RunningDisks(self._link, uuid).end_mirror(target, destination)
 
     @acting
-    def suspend(self, uuid: str) -> None:
-        if self.power(uuid) is Power.RUNNING:
-            self._call(uuid, "pause it", lambda d: d.suspend())
+    def suspend(self, uuid: str) -> bool:
+        if self.power(uuid) is not Power.RUNNING:
+            return False
+        self._call(uuid, "pause it", lambda d: d.suspend())
+        return True
 
     @acting
     def resume(self, uuid: str) -> None:
@@ -260,26 +319,32 @@ class LibvirtHost(Between):
     # -- memory
 
     @acting
-    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
-        SavedState(self._link, uuid, memory).save(watch, bytes_s)
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> bool:
+        return SavedState(self._link, uuid, memory).save(watch, bytes_s)
 
     def saved(self, uuid: str, memory: Path) -> bool:
-        if not memory.exists() or self.power(uuid) is not Power.OFF:
+        state = SavedState(self._link, uuid, memory)
+        if not state.complete(0.0):
             return False
-        root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
+        try:
+            if self.power(uuid) is not Power.OFF:
+                return False
+            root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
+        except NoSuchVm:  # it is undefined
+            root = self._link.call("read its saved state", state.root)
         written = [domain_xml.source_where(d) for d in domain_xml.disks(root) if d.find("readonly") is None]
         newest = max((p.stat().st_mtime for p in written if isinstance(p, Path) and p.is_file()), default=0.0)
-        state = SavedState(self._link, uuid, memory)
         if state.complete(newest):
             return True
-        if state.complete(0.0):
-            raise SavedStateUncertain(vm=uuid, path=memory, job=self._token.job if self._token else "ID")
-        return False
+        raise SavedStateUncertain(vm=uuid, path=memory, job=self._token.job if self._token else "ID")
 
     @acting
-    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
-        if self.power(uuid) is Power.OFF:
-            SavedState(self._link, uuid, memory).restore(changes)
+    def define_saved(self, uuid: str, memory: Path) -> None:
+        SavedState(self._link, uuid, memory).define()
+
+    @acting
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> Sequence[str]:
+        return SavedState(self._link, uuid, memory).restore(changes) if self.power(uuid) is Power.OFF else ()
 
     @acting
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
@@ -289,89 +354,24 @@ class LibvirtHost(Between):
         return spent_name(memory).exists()
 
     @acting
+    def renew(self, memory: Path) -> None:
+        files.renew(memory)
+
+    @acting
     def unload(self, uuid: str) -> None:
         with contextlib.suppress(NoSuchVm):
             if self.power(uuid) is Power.PAUSED:
                 self._call(uuid, "unload it", lambda d: d.destroy())
 
-    # -- definitions
-
-    @acting
-    def point(self, uuid: str, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
-        def act(conn: libvirt.virConnect) -> None:
-            domain = conn.lookupByUUIDString(uuid)
-            if not domain.isPersistent():
-                return
-            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-            root = domain_xml.parse(domain.XMLDesc(flags))
-            if domain_xml.replace_places(root, disks, files):
-                conn.defineXML(domain_xml.text(root))
-
-        with self._link.redefining:
-            self._link.call("change its definition", act)
-
-    @acting
-    def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
-        def act(domain: libvirt.virDomain) -> None:
-            for snapshot in domain.listAllSnapshots():
-                root = domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
-                if domain_xml.replace_paths(root, paths):
-                    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-                    if snapshot.isCurrent():
-                        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
-                    domain.snapshotCreateXML(domain_xml.text(root), flags)
-
-        self._call(uuid, "change its snapshots", act)
-
-    @acting
-    def make_persistent(self, uuid: str) -> None:
-        def act(conn: libvirt.virConnect) -> None:
-            domain = conn.lookupByUUIDString(uuid)
-            if not domain.isPersistent():
-                flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-                conn.defineXML(domain.XMLDesc(flags))
-
-        self._link.call("define it", act)
-
-    @acting
-    def make_transient(self, uuid: str) -> None:
-        def act(domain: libvirt.virDomain) -> None:
-            if domain.isPersistent() and look.power(domain) is not Power.OFF:
-                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
-
-        with contextlib.suppress(NoSuchVm):  # it ended while it was transient: nothing is defined
-            self._call(uuid, "make it transient again", act)
-
     # -- within
-
-    def _lookup(self, conn: libvirt.virConnect, name: str) -> libvirt.virDomain:
-        for find in (conn.lookupByName, conn.lookupByUUIDString):
-            try:
-                return find(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
-                    raise
-        raise NoSuchVm(vm=name, host=self.name)
 
     def _disk(self, uuid: str, target: str) -> domain_xml.Element | None:
         root = domain_xml.parse(self._call(uuid, "read its XML", lambda d: d.XMLDesc(0)))
         return next((d for d in domain_xml.disks(root) if domain_xml.target_of(d) == target), None)
 
-    def _call(self, uuid: str, action: str, act: Callable[[libvirt.virDomain], R]) -> R:
-        return self._link.call(action, lambda conn: self._acted(act, self._lookup(conn, uuid)))
-
     def _has_job(self, domain: libvirt.virDomain) -> bool:
         lost_track.check(self.name, domain)  # before what asks for a lock that is never given back
         return look.has_job(domain)
-
-    def _acted(self, act: Callable[[libvirt.virDomain], R], domain: libvirt.virDomain) -> R:
-        """A VM without a definition may go between two calls: to another host, say."""
-        try:
-            return act(domain)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise NoSuchVm(vm=domain.name(), host=self.name) from error
-            raise
 
 
 def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:

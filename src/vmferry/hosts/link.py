@@ -7,11 +7,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import libvirt
 import libvirt_qemu
 
-from vmferry.errors import HostRefused, HostUnreachable, VmHeld, WayBroke
+from vmferry.errors import (
+    BadConnectUri,
+    HostDenied,
+    HostNotFound,
+    HostRefused,
+    HostUnreachable,
+    NoQemuDriver,
+    VmHeld,
+    WayBroke,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +37,12 @@ _BROKEN = ("client socket is closed", "End of file while reading data", "Cannot 
 """Said of a connection of libvirt's: ours to it, or its own to another libvirtd."""
 _HELD = "state change lock"
 """What libvirt could not have within half a minute."""
+_PATHS = frozenset({"/system", "/session", "/embed"})
+_DENIED = frozenset({libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE})
+_DENIALS = ("Permission denied", "access denied", "authentication failed", "Host key verification failed")
+_UNRESOLVED = ("Name or service not known", "Unable to resolve", "Could not resolve", "name resolution")
+_GROUP = "use sudo, or become a member of the group libvirt (`sudo usermod -aG libvirt $USER`, then log in anew)"
+_KEY = "see that `virsh -c` with the same URI lets you in without asking for anything (a key, a known host)"
 KEEPALIVE_S = 5
 KEEPALIVE_TRIES = 6
 
@@ -111,7 +127,7 @@ class Link:
                     conn = self._connected()
                     self._listen(conn)  # fails too where there is no QEMU behind the URI
                 except libvirt.libvirtError as error:
-                    raise HostUnreachable(host=self.uri, reason=error.get_error_message()) from error
+                    raise unreachable(self.uri, error) from error
                 self._conn = conn
             return self._conn
 
@@ -123,7 +139,7 @@ class Link:
 
     def _failed(self, action: str, error: libvirt.libvirtError, *, away: bool) -> HostRefused | HostUnreachable:
         if away:
-            return HostUnreachable(host=self.uri, reason=error.get_error_message())
+            return unreachable(self.uri, error)
         return refusal(error)(host=self.uri, action=action, reason=error.get_error_message())
 
     def _listen(self, conn: libvirt.virConnect) -> None:
@@ -161,6 +177,21 @@ def refusal(error: libvirt.libvirtError) -> type[HostRefused]:
     if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT and _HELD in error.get_error_message():
         return VmHeld
     return WayBroke if _is_broken(error) else HostRefused
+
+
+def unreachable(uri: str, error: libvirt.libvirtError) -> HostUnreachable:
+    """Why there is no connection, as far as the URI and libvirt's words tell."""
+    code, reason = error.get_error_code(), error.get_error_message()
+    named = urlsplit(uri)
+    if named.scheme.partition("+")[0] != "qemu" or named.path not in _PATHS or code == libvirt.VIR_ERR_INVALID_ARG:
+        return BadConnectUri(host=uri, reason=reason)
+    if code in _DENIED or any(said in reason for said in _DENIALS):
+        return HostDenied(host=uri, reason=reason, cure=_KEY if named.hostname else _GROUP)
+    if any(said in reason for said in _UNRESOLVED):
+        return HostNotFound(host=uri, reason=reason)
+    if code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_NO_SUPPORT):
+        return NoQemuDriver(host=uri, reason=reason)
+    return HostUnreachable(host=uri, reason=reason)
 
 
 def _is_broken(error: libvirt.libvirtError) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from pathlib import Path
 
 import libvirt
+import libvirt_qemu
 
-from vmferry.errors import ImageToolFailed
+from vmferry.errors import ImageToolFailed, MistypedVm, NoSuchVm
 from vmferry.hosts import domain_xml, images, tpm
 from vmferry.hosts.domain_xml import Element
 from vmferry.model import Disk, Image, Placed, Power, Url, Vm
@@ -77,7 +80,7 @@ def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
         disks=tuple(
             _disk(element, chain, domain.connect(), asked) for element, chain in zip(disks, _chains(disks), strict=True)
         ),
-        nvram=_nvram(root),
+        nvram=nvram(root),
         tpm=_tpm(root, domain.UUIDString()),
         snapshots=tuple(s.getName() for s in domain.listAllSnapshots()),
         checkpoints=tuple(c.getName() for c in domain.listAllCheckpoints(_OLDEST_FIRST)),
@@ -85,8 +88,15 @@ def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
         touched_bytes=touched_bytes if running else 0,
         precopy=may_precopy(root),
         managed_save=bool(domain.hasManagedSaveImage()),
-        no_save=_no_save(root, domain),
+        no_save=_no_save(root, domain) or (None if asked is None else _blocked(asked)),
     )
+
+
+def no_such_vm(conn: libvirt.virConnect, name: str, host: str) -> NoSuchVm:
+    """With the names that are spelled much alike."""
+    names = {domain.name().casefold(): domain.name() for domain in conn.listAllDomains()}
+    near = [names[found] for found in get_close_matches(name.casefold(), names, n=3)]
+    return MistypedVm(vm=name, host=host, meant=" or ".join(near)) if near else NoSuchVm(vm=name, host=host)
 
 
 def may_precopy(root: Element) -> bool:
@@ -129,6 +139,7 @@ def _disk(
 ) -> Disk:
     kind = element.get("type", "file")
     target = domain_xml.target_of(element)
+    driver = element.find("driver")
     return Disk(
         target=target,
         chain=chain,
@@ -139,6 +150,7 @@ def _disk(
         transient=element.find("transient") is not None,
         encrypted=next(element.iter("encryption"), None) is not None,
         secret_missing=_secret_missing(element, conn),
+        cache="" if driver is None else driver.get("cache", ""),
         block_job=_block_job(element, asked, target),
     )
 
@@ -186,12 +198,13 @@ def _block_job(element: Element, asked: libvirt.virDomain | None, target: str) -
     return "block job" if job else None
 
 
-def _nvram(root: Element) -> Path | None:
-    nvram = root.find("./os/nvram")
-    if nvram is None:
+def nvram(root: Element) -> Path | None:
+    """The file of the firmware's variables."""
+    element = root.find("./os/nvram")
+    if element is None:
         return None
-    source = nvram.find("source")
-    name = nvram.text if source is None else source.get("file")
+    source = element.find("source")
+    name = element.text if source is None else source.get("file")
     return Path(name.strip()) if name and name.strip() else None
 
 
@@ -207,6 +220,16 @@ def _agent(root: Element) -> bool:
         t.get("name") == "org.qemu.guest_agent.0" and t.get("state") == "connected"
         for t in root.iterfind("./devices/channel/target")
     )
+
+
+def _blocked(domain: libvirt.virDomain) -> str | None:
+    """What QEMU itself says against a migration, of which a save is one; libvirt asks it no sooner than it begins."""
+    try:
+        told = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-migrate"}', 0))
+    except (libvirt.libvirtError, ValueError):
+        return None
+    reasons = told.get("return", {}).get("blocked-reasons", [])
+    return f"QEMU says: {'; '.join(reasons)}" if reasons else None
 
 
 def _no_save(root: Element, domain: libvirt.virDomain) -> str | None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmferry.errors import StartedOnOverlay
 from vmferry.hosts.memory_call import Hook, Killed, Moment
+from vmferry.hosts.memory_definitions import DefinitionsHost
 from vmferry.hosts.memory_processors import ProcessorsHost
 from vmferry.hosts.memory_relocation import RelocatingHost
 from vmferry.hosts.memory_world import BLOCK, BLOCKS, File, InFile, InMemory, Live, Machine, Mirror, SavedState, World
-from vmferry.hosts.protocol import Quiesced
+from vmferry.hosts.records import GuestClock, Quiesced
 from vmferry.model import Changes, Placed, Power, Token
+from vmferry.model.chains import runs_of
 from vmferry.transfer import Watch
 
 __all__ = ["Hook", "InFile", "InMemory", "Killed", "MemoryHost", "MemoryHosts", "Moment", "World"]
+
+
+STOOD_S = 0.1
+"""So long a guest stands until its memory is loaded, and its clock with it."""
 
 
 class MemoryHosts:
@@ -29,7 +36,7 @@ class MemoryHosts:
         return MemoryHost(self._ground, token, self._hook, self._pace_s, connect)
 
 
-class MemoryHost(RelocatingHost, ProcessorsHost):
+class MemoryHost(DefinitionsHost, RelocatingHost, ProcessorsHost):
     """Disks, memory and definitions of running VMs; what each call does is told by the protocol."""
 
     # -- a running VM's disks
@@ -38,6 +45,8 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
         with self._act("freeze") as (world, middle):
             machine = world.machine(uuid)
             live = self._alive(machine, "freeze")
+            if gone := [target for target in overlays if target not in live.disks]:
+                raise self._refuse("freeze", f"{machine.name} has no disk {gone[0]}")
             if all(live.disks[target].path == path for target, path in overlays.items()):
                 return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
             quiesced = Quiesced.NO if quiesce_s is None else machine.quiesces
@@ -58,20 +67,94 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             machine.halted = machine.halted and machine.slow_thaws >= 0
             return machine.live is None or not machine.halted
 
-    def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
-        watch.check()
-        with self._act("commit") as (world, middle):
+    def set_clock(self, uuid: str, stood_s: float, seconds: float) -> GuestClock | None:
+        with self._act("set_clock") as (world, _):
             machine = world.machine(uuid)
-            active = machine.disks[target]
-            if active.path == base.path:
-                return
-            if base.path not in world.chain(active.path):
-                raise self._refuse("commit", f"{base.path} does not lie below {active.path}")
-            for path in world.chain(active.path):
-                world.frozen.pop(path, None)
+            if machine.live is None or not machine.agent:
+                return None
+            before_s, machine.behind_s = machine.behind_s, 0.0
+            return GuestClock(before_s, 0.0)
+
+    def unfreeze(
+        self,
+        uuid: str,
+        target: str,
+        overlays: Sequence[Path],
+        base: Placed,
+        watch: Watch,
+        memory: Path | None = None,
+    ) -> Placed:
+        watch.check()
+        with self._act("unfreeze") as (world, middle):
+            machine = world.machines.get(uuid)
+            own = [path for path in overlays if path in world.files]
+            if memory is not None:
+                top = world.files[memory].state.disks[target]  # type: ignore[union-attr] # who asks has looked
+                named = ((machine and machine.definition) or {}).get(target, top)
+                if named.path not in own and any(path in own for path in world.chain(named.path)):
+                    top = named  # a snapshot that somebody took since lies on the overlays
+                home = self._fold_out(world, top, own, base, middle)
+                self._renew(world, memory)
+                self._point(world.machine(uuid), {target: home}, {target: overlays})
+                return home
+            if machine is None or target not in machine.disks:
+                home = self._fold_out(world, Placed(own[0], "qcow2"), own, base, middle) if own else base
+                if machine is not None:
+                    self._point(machine, {target: home}, {target: overlays})
+                return home
+            if machine.live is None:
+                return self._unfreeze_off(world, machine, target, own, base, middle)
+            active = machine.live.disks[target]
+            started = machine.live.started_on.get(target)
+            ours = any(path in own for path in world.chain(active.path))
+            if ours and started is not None and base.path in world.chain(started)[1:]:
+                raise StartedOnOverlay(host=self.name, vm=machine.name, path=started, reason="Permission denied")
             with _standing(machine):
-                self._merge(world, active.path, base.path, middle)
-                self._set_active(machine, target, base)
+                home = self._fold_out(world, active, own, base, middle)
+                if home != active:
+                    self._set_active(machine, target, home)
+            self._point(machine, {target: home}, {target: overlays})
+            return home
+
+    def _unfreeze_off(
+        self,
+        world: World,
+        machine: Machine,
+        target: str,
+        own: Sequence[Path],
+        base: Placed,
+        middle: Callable[[], None],
+    ) -> Placed:
+        """What libvirt's own saved state names, then what the definition does; else what nobody names any more."""
+        named = [disks for disks in (machine.managed and machine.managed.disks, machine.definition) if disks]
+        tops = [disks for disks in named if any(path in own for path in world.chain(disks[target].path))]
+        home = base
+        for disks in tops:
+            disks[target] = home = self._fold_out(world, disks[target], own, base, middle)
+        at_home = [disks for disks in named if target in disks and base.path in world.chain(disks[target].path)]
+        if not tops and at_home:
+            return at_home[0][target]  # taken out before, and written to since
+        if not tops and own:
+            home = self._fold_out(world, Placed(own[0], "qcow2"), own, base, middle)
+        return home
+
+    def _fold_out(
+        self, world: World, top: Placed, own: Sequence[Path], base: Placed, middle: Callable[[], None]
+    ) -> Placed:
+        """Each run of ours goes into what lies below it."""
+        while runs := runs_of([str(path) for path in world.chain(top.path)], [str(path) for path in own]):
+            chain = world.chain(top.path)
+            first, last = runs[0]
+            below = chain[last] if last < len(chain) else base.path
+            world.files[chain[last - 1]].backing = below
+            for path in (chain[first], below):
+                world.frozen.pop(path, None)
+            self._merge(world, chain[first], below, middle)
+            if first:
+                world.files[chain[first - 1]].backing = below
+            else:
+                top = base if below == base.path else Placed(below, world.files[below].format)
+        return top
 
     def _set_active(self, machine: Machine, target: str, image: Placed) -> None:
         """The definition follows if it agreed with what ran, as libvirt's does."""
@@ -81,7 +164,7 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
         if machine.live is not None:
             machine.live.disks[target] = image
 
-    def mirror(self, uuid: str, target: str, destination: Path, limit_bytes_s: int | None) -> None:
+    def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
         with self._act("mirror") as (world, _):
             live = self._alive(world.machine(uuid), "mirror")
             running = live.mirrors.get(target)
@@ -97,7 +180,7 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             mirror.looks += 1
             blocks = list(source.blocks)[: len(source.blocks) if mirror.looks > 1 else len(source.blocks) // 2]
             for block in blocks:
-                world.files[mirror.destination].write(block, source.blocks[block])
+                world.files[mirror.destination.path].write(block, source.blocks[block])
             return mirror.looks > 1, len(blocks) * BLOCK, len(source.blocks) * BLOCK
 
     def mirroring(self, uuid: str, target: str) -> bool:
@@ -119,18 +202,21 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             if mirror.looks < 2:
                 raise self._refuse("pivot", f"the mirror of {target} is not ready")
             self._effect(world, f"pivot {target}")
-            self._set_active(machine, target, Placed(mirror.destination, "qcow2"))
+            self._set_active(machine, target, mirror.destination)
             del live.mirrors[target]
 
-    def end_mirror(self, uuid: str, target: str) -> None:
+    def end_mirror(self, uuid: str, target: str, destination: Placed) -> None:
         with self._act("end_mirror") as (world, _):
-            live = world.machine(uuid).live
-            if live is not None:
-                live.mirrors.pop(target, None)
+            machine = world.machines.get(uuid)
+            live = machine.live if machine is not None else None
+            if live is not None and target in live.mirrors and live.mirrors[target].destination == destination:
+                del live.mirrors[target]
 
-    def suspend(self, uuid: str) -> None:
+    def suspend(self, uuid: str) -> bool:
         with self._act("suspend") as (world, _):
-            self._alive(world.machine(uuid), "suspend").power = Power.PAUSED
+            live = self._alive(world.machine(uuid), "suspend")
+            before, live.power = live.power, Power.PAUSED
+            return before is Power.RUNNING
 
     def resume(self, uuid: str) -> None:
         with self._act("resume") as (world, _):
@@ -148,11 +234,13 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
 
     # -- memory
 
-    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> bool:
         """One half of its blocks, then the other; the first block is written again at the end."""
         watch.check()
         with self._act("save begin") as (world, _):
             live = self._alive(world.machine(uuid), "save")
+            if world.machine(uuid).definition is None:
+                raise self._refuse("save", "cannot halt after transient domain snapshot")
             if live.mirrors:
                 raise self._refuse("save", "a mirror runs")
             live.saving = True
@@ -168,22 +256,39 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             file.state = _state_of(world, machine, live, file)
             self._effect(world, "save")
             machine.live = None
+            if machine.definition is None:
+                del world.machines[uuid]
+        return False
 
     def saved(self, uuid: str, memory: Path) -> bool:
         with self._look("saved") as world:
-            file, live = world.files.get(memory), world.machine(uuid).live
-            if live is not None:
-                live.saving = False  # whoever asks waits until what a killed worker had asked for has ended
-            if live is not None or file is None or file.state is None:
+            file = world.files.get(memory)
+            machine = world.machines.get(uuid)
+            if machine is not None and machine.live is not None:
+                machine.live.saving = False  # whoever asks waits until what a killed worker had asked for has ended
                 return False
-            return all(p in world.files and world.files[p].changed == n for p, n in file.state.writers.items())
+            if file is None or file.state is None or file.state.spent:
+                return False
+            machine, disks = (machine, machine.disks) if machine else (file.state.machine, file.state.disks)
+            assert machine is not None
+            written = [image.path for target, image in disks.items() if target not in machine.readonly]
+            return all(p in world.files and world.files[p].changed == file.state.writers.get(p) for p in written)
 
-    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
+    def define_saved(self, uuid: str, memory: Path) -> None:
+        with self._act("define_saved") as (world, _):
+            state = self._state(world, memory)
+            assert state.machine is not None
+            world.machines[uuid] = state.machine
+            state.machine.definition = dict(state.disks)
+
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> Sequence[str]:
         with self._act("restore") as (world, _):
             machine = world.machine(uuid)
             wanted = dict(machine.definition or {}) | dict(changes.disks)
             if machine.live is not None and (machine.live.loaded, machine.live.disks) == (memory, wanted):
-                return
+                return ()
+            if [lack for lack in world.gone if not lack.drive]:
+                raise self._refuse("restore", "it is gone")
             if machine.live is not None:
                 raise self._refuse("restore", f"{machine.name} runs already")
             state = self._state(world, memory)
@@ -196,7 +301,9 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
                     world.violations.append(f"{memory} is loaded on a {target} that is not as it was saved")
             self._effect(world, f"restore {wanted[min(wanted)].path}")
             machine.live = Live(wanted, Power.PAUSED, loaded=memory)
+            machine.behind_s += STOOD_S
             machine.nvram = changes.files.get(machine.nvram, machine.nvram) if machine.nvram else None
+            return [lack.what for lack in world.gone]
 
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
         with self._act("release") as (world, middle):
@@ -209,12 +316,19 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             if machine.live is not None:
                 machine.live.loaded = None
                 machine.live.power = Power.RUNNING if run else Power.PAUSED
-            return 0.1
+            return STOOD_S
 
     def spent(self, memory: Path) -> bool:
         with self._look("spent") as world:
             file = world.files.get(memory)
             return file is not None and file.state is not None and file.state.spent
+
+    def renew(self, memory: Path) -> None:
+        with self._act("renew") as (world, _):
+            self._renew(world, memory)
+
+    def _renew(self, world: World, memory: Path) -> None:
+        self._state(world, memory).writers = {path: file.changed for path, file in world.files.items()}
 
     def unload(self, uuid: str) -> None:
         with self._act("unload") as (world, _):
@@ -234,35 +348,6 @@ class MemoryHost(RelocatingHost, ProcessorsHost):
             raise self._refuse("load a saved state", f"{memory} is not a complete one")
         return file.state
 
-    # -- definitions
-
-    def point(self, uuid: str, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
-        with self._act("point") as (world, _):
-            machine = world.machine(uuid)
-            if machine.definition is None:
-                return
-            machine.definition |= disks
-            if machine.nvram is not None and machine.nvram in files:
-                machine.nvram = files[machine.nvram]
-
-    def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
-        with self._act("rewrite_snapshots") as (world, _):
-            for snapshot in world.machine(uuid).snapshots.values():
-                for target, path in snapshot.items():
-                    snapshot[target] = paths.get(path, path)
-
-    def make_persistent(self, uuid: str) -> None:
-        with self._act("make_persistent") as (world, _):
-            machine = world.machine(uuid)
-            if machine.definition is None:
-                machine.definition = dict(machine.disks)
-
-    def make_transient(self, uuid: str) -> None:
-        with self._act("make_transient") as (world, _):
-            machine = world.machines.get(uuid)
-            if machine is not None and machine.live is not None:
-                machine.definition = None
-
 
 def _state_of(world: World, machine: Machine, live: Live, file: File) -> SavedState:
     actives = {target: image.path for target, image in live.disks.items()}
@@ -272,6 +357,8 @@ def _state_of(world: World, machine: Machine, live: Live, file: File) -> SavedSt
         content={target: world.content(path) for target, path in actives.items()},
         writers={path: world.files[path].changed for path in actives.values()},
         memory=dict(file.blocks),
+        disks=dict(live.disks),
+        machine=machine,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,25 @@ from vmferry.errors import CopyDiffers, DestinationExists, DestinationFull, Host
 from vmferry.hosts.memory_call import Caller
 from vmferry.hosts.memory_world import BLOCK, BLOCKS, Bookmark, File, Machine, World
 from vmferry.hosts.protocol import DiskTransfer
-from vmferry.model import Disk, Folder, Image, Load, Placed, Power, Vm, Volume, Where
+from vmferry.hosts.records import Fold
+from vmferry.model import (
+    Disk,
+    FileEntry,
+    FileUser,
+    Finding,
+    Folder,
+    FolderUse,
+    Image,
+    Load,
+    NamedIn,
+    Placed,
+    Power,
+    UserKind,
+    Vm,
+    Volume,
+    Where,
+)
+from vmferry.model.chains import DiskChain, Layer
 from vmferry.transfer import Compared, Copied, Place, Watch
 
 FREE = 1 << 40
@@ -37,13 +55,30 @@ class FilesHost(Caller):
 
     def active_image(self, uuid: str, target: str) -> Where:
         with self._look("active_image") as world:
-            return world.machine(uuid).disks[target].path
+            placed = world.machine(uuid).disks.get(target)
+            return Path("/") if placed is None else placed.path
+
+    def chains(self, uuid: str, memory: Path | None = None) -> Sequence[DiskChain] | None:
+        with self._look("chains") as world:
+            machine = world.machine(uuid)
+            if memory is not None:
+                state = world.files[memory].state
+                return [_disk_chain(world, t, image.path, "") for t, image in (state.disks if state else {}).items()]
+            if machine.live is None:
+                return None
+            mirrors = {target: str(mirror.destination.path) for target, mirror in machine.live.mirrors.items()}
+            disks = machine.live.disks.items()
+            return [_disk_chain(world, target, image.path, mirrors.get(target, "")) for target, image in disks]
 
     def folder(self, path: Path) -> Folder:
         with self._look("folder") as world:
             name = path.parts[1] if len(path.parts) > 1 else "root"
             free = 0 if name in world.full else FREE
             return Folder(path, exists=True, writable=True, free_bytes=free, filesystem=name)
+
+    def probe(self, folder: Path, use: FolderUse) -> Sequence[Finding]:
+        with self._look("probe") as world:
+            return list(world.unfit)
 
     def volume(self, where: Where) -> Volume | None:
         with self._look("volume") as world:
@@ -60,13 +95,23 @@ class FilesHost(Caller):
         with self._look("exists") as world:
             return path in world.files
 
+    def entry(self, path: Path) -> FileEntry | None:
+        with self._look("entry") as world:
+            file = world.files.get(path)
+            return None if file is None else FileEntry(path, (), len(file.blocks) * BLOCK)
+
+    def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
+        """No folder is another one here: all images count."""
+        with self._look("file_users") as world:
+            found = [
+                user for file in files for machine in world.machines.values() for user in _of_vm(world, machine, file)
+            ]
+            return found + [user for file in files for user in _lying_on(world, file)]
+
     def users(self, path: Where) -> tuple[str, ...]:
         with self._look("users") as world:
-            return tuple(
-                m.uuid
-                for m in world.machines.values()
-                if any(path in world.chain(image.path) for image in m.disks.values())
-            )
+            lies = {m.uuid: [world.chain(image.path) for image in m.disks.values()] for m in world.machines.values()}
+            return tuple(uuid for uuid, chains in lies.items() if any(path in chain for chain in chains))
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         with self._look("leftovers") as world:
@@ -99,6 +144,7 @@ class FilesHost(Caller):
             disks,
             machine.nvram,
             snapshots=snapshots,
+            checkpoints=tuple(machine.checkpoints),
             agent=machine.agent,
         )
 
@@ -210,12 +256,6 @@ class FilesHost(Caller):
         with self._act("small_copy") as (world, _):
             world.files[destination] = File(dict(world.files[source].blocks))
 
-    def make_overlay(self, path: Path, backing: Placed) -> None:
-        with self._act("make_overlay") as (world, _):
-            if world.in_use(path):
-                world.violations.append(f"{path} is made again while it is in use")
-            world.files[path] = File(format="qcow2", backing=backing.path)
-
     def rebase(self, path: Path, backing: Placed) -> None:
         with self._act("rebase") as (world, _):
             if world.in_use(path):
@@ -261,11 +301,16 @@ class FilesHost(Caller):
             if machine.live is not None and machine.live.loaded == path:
                 machine.live.loaded = None  # a state that is gone is as good as spent
 
-    def fold(self, top: Path, base: Placed) -> None:
+    def fold(self, folds: Sequence[Fold]) -> None:
+        """One after another, so that the instants within can be counted."""
+        for folded in folds:
+            self._fold(folded.top, folded.base)
+
+    def _fold(self, top: Path, base: Placed) -> None:
         with self._act("fold") as (world, middle):
             if top in world.files:
-                if user := world.in_use(base.path):
-                    world.violations.append(f"{base.path} is folded while {user} uses it")
+                if user := world.open_in(base.path):
+                    world.violations.append(f"{base.path} is folded while {user} has it open")
                 world.frozen.pop(base.path, None)
                 self._merge(world, top, base.path, middle)
 
@@ -285,6 +330,38 @@ class FilesHost(Caller):
             mark = world.bookmarks.get(transfer.bookmarks)
             source = _source(world, transfer)
             return mark is not None and source is not None and source.changed == mark.source_changed
+
+
+def _disk_chain(world: World, target: str, active: Where, mirror: str) -> DiskChain:
+    chain = world.chain(active)
+    layers = tuple(Layer(str(path), world.files[path].format, BLOCKS * BLOCK) for path in chain)
+    return DiskChain(target, tuple(map(str, chain)), layers, mirror)
+
+
+def _of_vm(world: World, machine: Machine, file: Where) -> Iterator[FileUser]:
+    who, kind = f"VM {machine.name}", UserKind.VM
+    parts = [(NamedIn.RUNNING, machine.live.disks if machine.live else {})]
+    parts.append((NamedIn.NEXT_START, machine.definition or {}))
+    for named_in, disks in parts:
+        for target, image in disks.items():
+            above: Path | None = None
+            for path in world.below(image.path):
+                if path == file:
+                    yield FileUser(file, kind, who, f"disk {target}", machine.uuid, named_in, target, above)
+                above = path if isinstance(path, Path) else above
+    for name, snapshot in machine.snapshots.items():
+        for target, path in snapshot.items():
+            if path == file:
+                how = f"snapshot {name}, disk {target}"
+                yield FileUser(file, kind, who, how, machine.uuid, NamedIn.SNAPSHOT, target)
+    if machine.nvram == file:
+        yield FileUser(file, kind, who, "UEFI variables", machine.uuid, NamedIn.NEXT_START)
+
+
+def _lying_on(world: World, file: Where) -> Iterator[FileUser]:
+    for path, held in world.files.items():
+        if held.backing == file and isinstance(path, Path):
+            yield FileUser(file, UserKind.IMAGE, f"the image {path}", id=str(path), through=path)
 
 
 def _end(end: Path | Place) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 from vmferry.errors import SavedStateSpent, VmExists
 from vmferry.hosts.memory_files import FilesHost
 from vmferry.hosts.memory_world import BLOCK, File, Live, Machine, World
-from vmferry.hosts.protocol import Grown
-from vmferry.model import Changes, Definition, Lack, Placed, Power, WrittenSnapshot
+from vmferry.hosts.records import Grown
+from vmferry.model import Changes, Definition, Lack, Placed, Power, Where, WrittenSnapshot
 from vmferry.transfer import Place, Watch
 
 
@@ -30,7 +30,8 @@ class RelocatingHost(FilesHost):
                 WrittenSnapshot(name, json.dumps({t: str(p) for t, p in disks.items()}))
                 for name, disks in machine.snapshots.items()
             )
-            return Definition(uuid, json.dumps(told), snapshots, autostart=machine.autostart)
+            checkpoints = tuple(WrittenSnapshot(name, "{}") for name in machine.checkpoints)
+            return Definition(uuid, json.dumps(told), snapshots, checkpoints, autostart=machine.autostart)
 
     def mark_of(self, path: Path) -> str:
         with self._look("mark_of") as world:
@@ -73,6 +74,25 @@ class RelocatingHost(FilesHost):
         with self._look("lacks") as world:
             return list(world.lacks)
 
+    def refresh_pools(self, folders: Sequence[Path]) -> None:
+        with self._act("refresh_pools") as (world, _):
+            world.pools = {folder: {file for file in world.files if _lies_in(file, folder)} for folder in folders}
+
+    def definition_now(self, uuid: str) -> Definition:
+        return self.definition(uuid)
+
+    def lacks_to_start(self, uuid: str) -> Sequence[Lack]:
+        with self._look("lacks_to_start") as world:
+            return list(world.gone)
+
+    def lacks_to_load(self, uuid: str, memory: Path, changes: Changes) -> Sequence[Lack]:
+        with self._look("lacks_to_load") as world:
+            return [lack for lack in world.gone if not lack.drive]
+
+    def refusal(self, definition: Definition, changes: Changes) -> str:
+        with self._look("refusal") as world:
+            return world.refusal
+
     def content_of(self, path: Path) -> str:
         with self._look("content_of") as world:
             return str(sorted(world.files[path].blocks.items())) if path in world.files else ""
@@ -106,12 +126,15 @@ class RelocatingHost(FilesHost):
                     world.violations.append(f"{there.name} is withdrawn while it lives")
                 del world.machines[uuid]
 
-    def relinquish(self, uuid: str) -> None:
+    def relinquish(self, uuid: str, *, runs: bool) -> None:
         with self._act("relinquish") as (world, middle):
             machine = world.machines.get(uuid)
             if machine is None:
                 return
+            if machine.live is not None and not runs:
+                raise self._refuse("give the VM up", "somebody has started it meanwhile")
             machine.snapshots.clear()
+            machine.checkpoints.clear()
             middle()
             machine.definition = None
             if machine.live is None:
@@ -142,6 +165,7 @@ class RelocatingHost(FilesHost):
         machine.nvram = Path(told["nvram"]) if told["nvram"] else None
         machine.autostart = definition.autostart
         machine.networks = told["networks"]
+        machine.checkpoints = [each.name for each in definition.checkpoints]
         machine.snapshots = {
             each.name: {target: Path(at) for target, at in json.loads(each.xml).items()}
             for each in definition.snapshots
@@ -182,7 +206,7 @@ class RelocatingHost(FilesHost):
                 raise self._refuse("migrate", f"{machine.name} is not running")
             for target, image in live.disks.items():
                 copy = root.at(to).files[there.disks[target].path]
-                copy.blocks = dict(world.files[image.path].blocks)
+                copy.blocks.update(world.files[image.path].blocks)
                 copy.changed += 1
             arriving.live = Live(dict(there.disks), Power.PAUSED, unproved=True)
             middle()
@@ -209,3 +233,7 @@ class RelocatingHost(FilesHost):
 
     def _root(self, world: World) -> World:
         return world.root or world
+
+
+def _lies_in(file: Where, folder: Path) -> bool:
+    return isinstance(file, Path) and file.parent == folder

@@ -18,8 +18,8 @@ from threading import RLock
 
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.memory_cpu import Processor, platform
-from vmferry.hosts.protocol import Quiesced
-from vmferry.model import Lack, Load, Placed, Power, Where
+from vmferry.hosts.records import Quiesced
+from vmferry.model import Finding, Lack, Load, Placed, Power, Where
 from vmferry.model.processors import Platform
 
 BLOCK = 4 << 20
@@ -53,12 +53,16 @@ class SavedState:
     """The active images, and how often each had changed."""
     memory: dict[int, int]
     """The blocks of its own file."""
+    disks: dict[str, Placed] = field(default_factory=dict)
+    """What it is to be loaded on."""
     spent: bool = False
+    machine: Machine | None = None
+    """What libvirt no longer knows once it was undefined."""
 
 
 @dataclass(eq=False)
 class Mirror:
-    destination: Path
+    destination: Placed
     looks: int = 0
 
 
@@ -75,6 +79,11 @@ class Live:
     mirrors: dict[str, Mirror] = field(default_factory=dict)
     saving: bool = False
     """Its memory is being written."""
+    started_on: dict[str, Where] = field(default_factory=dict)
+    """The active images of its start: what lies below them it may never write, as under AppArmor."""
+
+    def __post_init__(self) -> None:
+        self.started_on = self.started_on or {target: image.path for target, image in self.disks.items()}
 
 
 @dataclass(eq=False)
@@ -86,6 +95,9 @@ class Machine:
     live: Live | None = None
     nvram: Path | None = None
     snapshots: dict[str, dict[str, Path]] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
+    bitmaps: set[str] = field(default_factory=set)
+    """Those of its checkpoints, in its images."""
     placeholder: str = ""
     """The job that announced it; it cannot start."""
     autostart: bool = False
@@ -95,9 +107,13 @@ class Machine:
     """What its agent does when it is told to freeze the file systems."""
     halted: bool = False
     """Its file systems are frozen."""
+    behind_s: float = 0.0
+    """How far its clock is behind, which nobody but its agent sets."""
     slow_thaws: int = 0
     """How often its agent is told to thaw before it does."""
     processor: Processor = field(default_factory=Processor)
+    managed: SavedState | None = None
+    """Its memory as libvirt keeps it for the next start."""
 
     @property
     def disks(self) -> dict[str, Placed]:
@@ -153,6 +169,14 @@ class World:
     """Other hosts, by name, with files of their own."""
     networks: set[str] = field(default_factory=set)
     lacks: list[Lack] = field(default_factory=list)
+    gone: list[Lack] = field(default_factory=list)
+    """What its VMs need to be started again, and is not there."""
+    pools: dict[Path, set[Where]] = field(default_factory=dict)
+    """What libvirt's pools over the folders list that were last looked at."""
+    unfit: list[Finding] = field(default_factory=list)
+    """What stands against every folder."""
+    refusal: str = ""
+    """What its libvirt says against every definition."""
     kept: dict[Path, str] = field(default_factory=dict)
     """Definitions that were kept, by file."""
     served: dict[str, File] = field(default_factory=dict)
@@ -182,18 +206,20 @@ class World:
 
     def chain(self, path: Where) -> list[Where]:
         """The image and what lies below it. A missing file ends it, and is a violation."""
-        found = []
+        found = self.below(path)
+        if found[-1] not in self.files:
+            self.violations.append(f"{path} needs {found.pop()}, which is not there")
+        elif self.files[found[-1]].backing is not None:
+            self.violations.append(f"{path} lies on itself")
+        return found
+
+    def below(self, path: Where) -> list[Where]:
+        """The same, of a chain that may be broken."""
+        found: list[Where] = []
         at: Where | None = path
-        while at is not None:
-            file = self.files.get(at)
-            if file is None:
-                self.violations.append(f"{path} needs {at}, which is not there")
-                break
-            if at in found:
-                self.violations.append(f"{path} lies on itself")
-                break
+        while at is not None and at not in found:
             found.append(at)
-            at = file.backing
+            at = self.files[at].backing if at in self.files else None
         return found
 
     def content(self, path: Where) -> dict[int, int]:
@@ -206,10 +232,16 @@ class World:
     def in_use(self, path: Where) -> str | None:
         """The VM that would miss the file."""
         for machine in self.machines.values():
-            tops = [*machine.disks.values(), *(machine.definition or {}).values()]
+            kept = machine.managed.disks if machine.managed is not None else {}
+            tops = [*machine.disks.values(), *(machine.definition or {}).values(), *kept.values()]
             if any(path in self.chain(top.path) for top in tops if top.path in self.files):
                 return machine.name
         return None
+
+    def open_in(self, path: Where) -> str | None:
+        """The VM whose QEMU has the file open."""
+        runs = [(m.name, top.path) for m in self.machines.values() if m.live for top in m.live.disks.values()]
+        return next((name for name, top in runs if path in self.chain(top)), None)
 
     # -- guests
 
@@ -232,7 +264,7 @@ class World:
     def _write(self, machine: Machine, live: Live, target: str, stamp: int) -> None:
         block = (stamp * 7) % BLOCKS
         active = live.disks[target].path
-        for path in [active, *(m.destination for t, m in live.mirrors.items() if t == target)]:
+        for path in [active, *(m.destination.path for t, m in live.mirrors.items() if t == target)]:
             if path in self.frozen:
                 self.violations.append(f"{machine.name} writes to the frozen {path}")
             self.files[path].write(block, stamp)

@@ -6,6 +6,8 @@ daemon's language, and a forbidden feature hides the missing ones in it. Both we
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 
 import libvirt
@@ -13,6 +15,7 @@ import libvirt
 from vmferry.errors import NotPersistent
 from vmferry.hosts import cpu_xml, domain_xml, look
 from vmferry.hosts.domain_xml import Element
+from vmferry.hosts.folder_probe import User
 from vmferry.model import Power
 from vmferry.model.processors import Cpu, CpuFit, CpuMode, Guests, Offer, Platform, VmNeeds
 
@@ -25,6 +28,17 @@ NOT_MIGRATABLE = frozenset({"invtsc", "xsaves"})
 
 def platform(conn: libvirt.virConnect, host: str) -> Platform:
     return Platform(host, conn.getVersion(), conn.getLibVersion(), tuple(_offers(conn)))
+
+
+def other_user(conn: libvirt.virConnect) -> User | None:
+    """Whom QEMU runs as, where that is not whom this process runs as; None also where libvirt does not tell."""
+    root = domain_xml.parse(conn.getCapabilities())
+    for model in root.iterfind("./host/secmodel"):
+        label = next((label.text or "" for label in model.iterfind("baselabel")), "")
+        if model.findtext("model") == "dac" and (found := re.fullmatch(r"\+?(\d+):\+?(\d+)", label)):
+            user = User(int(found[1]), int(found[2]))
+            return None if user.uid == os.geteuid() or os.geteuid() != 0 else user
+    return None
 
 
 def needs(conn: libvirt.virConnect, domain: libvirt.virDomain) -> VmNeeds:

@@ -8,34 +8,19 @@ All methods may raise HostUnreachable (try again when it is back) and HostRefuse
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.model import Changes, Definition, Folder, Lack, Load, Placed, Power, Token, Vm, Volume, Where
+from vmferry.hosts.records import Fold, Grown, GuestClock, Quiesced
+from vmferry.model import Changes, Definition, Finding, Folder, Lack, Load, Placed, Power, Token, Vm, Volume, Where
+from vmferry.model.chains import DiskChain
+from vmferry.model.files import FileEntry, FileUser
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
+from vmferry.model.vms import FolderUse
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch
 
 DiskTransfer = Transfer[Path | Place, Path | Place]
 """Of files byte for byte, of anything else by what a guest sees of it."""
-
-
-class Quiesced(StrEnum):
-    """Whether a guest's file systems were frozen while its disks were."""
-
-    YES = "yes"
-    NO = "no"
-    UNSURE = "unsure"
-    """The agent was told to and did not say that it had: it may do so yet, and has to be told to thaw."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grown:
-    """The beginning of a file that grows, served to other hosts."""
-
-    place: Place
-    bytes: int
 
 
 class Host(Protocol):
@@ -55,7 +40,16 @@ class Host(Protocol):
     def active_image(self, uuid: str, target: str) -> Where:
         """What the disk runs on now; when the VM is off, what it would start from."""
 
+    def chains(self, uuid: str, memory: Path | None = None) -> Sequence[DiskChain] | None:
+        """What its disks lie on now, in libvirt's eyes and in QEMU's; None of one that is off.
+
+        `memory`: what it lay on when it was put into this saved state. Waits for nothing that is in flight.
+        """
+
     def folder(self, path: Path) -> Folder: ...
+
+    def probe(self, folder: Path, use: FolderUse) -> Sequence[Finding]:
+        """What stands against such files there, tried as QEMU's user with a file that is gone at once."""
 
     def volume(self, where: Where) -> Volume | None:
         """The device, LUN or export there; None for a path that is no block device."""
@@ -65,8 +59,18 @@ class Host(Protocol):
 
     def exists(self, path: Path) -> bool: ...
 
+    def entry(self, path: Path) -> FileEntry | None:
+        """What the path leads to; None where no file is."""
+
     def users(self, path: Where) -> tuple[str, ...]:
-        """UUIDs of the VMs in whose disks' chains the image lies."""
+        """UUIDs of the VMs that name it, or whose images lie on it, as they run or from their next start on."""
+
+    def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
+        """All who need one of these files, as far as this host knows; who cannot be asked counts as one.
+
+        `folders`: where images may lie that no VM names, besides the files' own folders and those of libvirt's pools.
+        The job's own VM is among them.
+        """
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         """Files there that carry a job's id."""
@@ -121,9 +125,6 @@ class Host(Protocol):
     def small_copy(self, source: Path, destination: Path) -> None:
         """Copy a small file (NVRAM) whole and durably, mode and owner with it, replacing only our own."""
 
-    def make_overlay(self, path: Path, backing: Placed) -> None:
-        """Create an empty qcow2 overlay, replacing our own of that name."""
-
     def rebase(self, path: Path, backing: Placed) -> None:
         """Write another backing file into the header; data stays (qemu-img rebase -u)."""
 
@@ -139,8 +140,11 @@ class Host(Protocol):
     def rename(self, path: Path, to: Path) -> None:
         """Rename a file that nobody uses; done already is fine. Raises DestinationExists."""
 
-    def fold(self, top: Path, base: Placed) -> None:
-        """Merge overlays that no VM uses into their base; `top` gone already is fine. Removes no files."""
+    def fold(self, folds: Sequence[Fold]) -> None:
+        """Merge overlays that no QEMU has open into their bases, all at once; a `top` that is gone is fine.
+
+        Removes no files. May be cut off and done again: the overlays stay as they are, and write all they hold anew.
+        """
 
     def unchanged_since(self, transfer: DiskTransfer) -> bool:
         """Is the source still, by size and time of change, what was copied?"""
@@ -156,17 +160,37 @@ class Host(Protocol):
     def thaw(self, uuid: str, seconds: float) -> bool:
         """Tell the guest agent to thaw all file systems; False when it does not answer within so many seconds."""
 
-    def commit(self, uuid: str, target: str, base: Placed, watch: Watch) -> None:
-        """Merge what lies above `base` into it and make it the active image; VM running, paused or off.
+    def set_clock(self, uuid: str, stood_s: float, seconds: float) -> GuestClock | None:
+        """Have the guest agent set the guest's clock, which stood for so long; None when it does not answer.
 
-        A guest that runs may stand for the instant of the switch: who is cut off within leaves it standing.
-        Removes no files.
+        Each answer is waited for at most so many seconds. A clock that is right stays, and one that is off by minutes
+        more than it stood: that guest has a time of its own. Whether it was set, `now_s` tells.
         """
 
-    def mirror(self, uuid: str, target: str, destination: Path, limit_bytes_s: int | None) -> None:
-        """Start copying the active image's own data, and every further write, to an overlay made before.
+    def unfreeze(
+        self,
+        uuid: str,
+        target: str,
+        overlays: Sequence[Path],
+        base: Placed,
+        watch: Watch,
+        memory: Path | None = None,
+    ) -> Placed:
+        """Take a job's overlays, the newest first, out of a disk's chain: each is merged into what lies below it.
 
-        One that runs already gets this limit.
+        Whatever somebody else has put on them stays on top. VM running, paused, off, saved by libvirt, gone, or its
+        disk detached; or in this saved state of the job's own, which is dated anew. Its definition follows where it
+        names them. Returns what the disk lies on then; `base` is what lay below them at first.
+
+        A guest that runs may stand for the instant of the switch: who is cut off within leaves it standing.
+        Removes no files. Raises StartedOnOverlay where a QEMU that was started on an overlay may not write the base;
+        DiskHeld, SnapshotHeld, MemoryElsewhere and StillNamed where what somebody made needs them.
+        """
+
+    def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
+        """Start copying the active image's own data, and every further write, into an image that exists.
+
+        That one holds what lies below the active image. A mirror that runs already gets this limit.
         """
 
     def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
@@ -178,28 +202,35 @@ class Host(Protocol):
     def pivot(self, uuid: str, target: str) -> None:
         """Make the mirror's destination the active image."""
 
-    def end_mirror(self, uuid: str, target: str) -> None:
-        """Stop a mirror; the disk stays where it was. None running is fine."""
+    def end_mirror(self, uuid: str, target: str, destination: Placed) -> None:
+        """Stop the mirror to there; the disk stays where it was. None running is fine, another one runs on."""
 
-    def suspend(self, uuid: str) -> None: ...
+    def suspend(self, uuid: str) -> bool:
+        """Make a VM that runs stand. Returns whether it ran until now."""
 
     def resume(self, uuid: str) -> None:
         """Let a VM that stands run; nothing happens to one that runs, or is off."""
 
     # -- memory
 
-    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> None:
+    def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> bool:
         """Put the VM into saved state: memory is written while the guest runs, then it stops for good.
 
         `bytes_s`: while it runs, and until each page was written once, no faster. The slower, the less is left to be
-        written when it stands.
+        written when it stands. Returns whether somebody else paused it meanwhile.
         """
 
     def saved(self, uuid: str, memory: Path) -> bool:
-        """Is the VM off, with a complete saved state that is newer than its disks?"""
+        """Is the VM off, or not known, with a complete saved state that is newer than its disks?"""
 
-    def restore(self, uuid: str, memory: Path, changes: Changes) -> None:
-        """Load a saved state, the guest still standing, with these active images (all chains read from headers)."""
+    def define_saved(self, uuid: str, memory: Path) -> None:
+        """Define a VM that is not known, as its saved state has it: somebody has undefined it."""
+
+    def restore(self, uuid: str, memory: Path, changes: Changes) -> Sequence[str]:
+        """Load a saved state, the guest standing, on these active images. Returns discs ejected since they are gone."""
+
+    def lacks_to_load(self, uuid: str, memory: Path, changes: Changes) -> Sequence[Lack]:
+        """What keeps this saved state from being loaded with these changes: files, networks, secrets, devices."""
 
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
         """Spend the saved state, then let the guest run: it can never be loaded again. Returns the pause in s.
@@ -211,16 +242,40 @@ class Host(Protocol):
     def spent(self, memory: Path) -> bool:
         """Has the saved state been released?"""
 
+    def renew(self, memory: Path) -> None:
+        """Date a saved state anew: since the guest stopped its disks were rewritten by us alone, and hold the same."""
+
     def unload(self, uuid: str) -> None:
         """End a VM that was restored and never released; its saved state stays good."""
 
     # -- definitions
 
-    def point(self, uuid: str, disks: Mapping[str, Placed], files: Mapping[Path, Path]) -> None:
-        """Make the persistent definition use these active images and files."""
+    def point(
+        self,
+        uuid: str,
+        disks: Mapping[str, Placed],
+        files: Mapping[Path, Path],
+        sources: Mapping[str, Sequence[Where]],
+    ) -> Sequence[str]:
+        """Make the persistent definition use these active images and files, where it names one of the sources.
+
+        Returns the disks for which it names another one: a person put that there, so it stays.
+        """
 
     def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
         """Make libvirt's snapshot metadata name the new paths."""
+
+    def forget_checkpoints(self, uuid: str) -> None:
+        """Make libvirt forget the VM's checkpoints, so that no backup is based on one; bitmaps stay in the images."""
+
+    def recall_checkpoints(self, definition: Definition) -> None:
+        """Make libvirt know the definition's checkpoints again; those that it knows are left alone."""
+
+    def drop_checkpoints(self, definition: Definition) -> None:
+        """Forget the definition's checkpoints, and remove their bitmaps from the images that the VM has now."""
+
+    def refresh_pools(self, folders: Sequence[Path]) -> None:
+        """Let libvirt's storage pools over these folders look again what is there."""
 
     def make_persistent(self, uuid: str) -> None:
         """Define a transient VM, so that it survives a stop."""
@@ -259,6 +314,15 @@ class Host(Protocol):
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
         """Files, folders, sockets and devices of a host that the VM's definition names, disks aside, and not here."""
 
+    def lacks_to_start(self, uuid: str) -> Sequence[Lack]:
+        """What libvirt here would miss if it had to start the VM again as it runs now, or, off, as it is defined."""
+
+    def definition_now(self, uuid: str) -> Definition:
+        """The VM as it runs now, which its definition may no longer say; without snapshots. Raises NoSuchVm."""
+
+    def refusal(self, definition: Definition, changes: Changes) -> str:
+        """What libvirt here says against such a VM, whatever files it needs; empty when it would define it."""
+
     def content_of(self, path: Path) -> str:
         """A hash of what a guest reads of a raw file, in whole sectors; empty when it is not there."""
 
@@ -277,8 +341,10 @@ class Host(Protocol):
     def withdraw(self, uuid: str) -> None:
         """Remove this job's placeholder; none there is fine, any other VM stays."""
 
-    def relinquish(self, uuid: str) -> None:
+    def relinquish(self, uuid: str, *, runs: bool) -> None:
         """From now on the VM cannot start here; one that runs goes on, with a placeholder for a definition.
+
+        Raises HostRefused of one that runs though it should not.
 
         Its snapshots and checkpoints are forgotten, in libvirt only. `withdraw` removes the placeholder.
         """
@@ -324,40 +390,3 @@ class Hosts(Protocol):
     """Where hosts come from."""
 
     def open(self, connect: str, token: Token | None = None) -> Host: ...
-
-
-LOOKING = frozenset(
-    {
-        "vms",
-        "vm",
-        "power",
-        "active_image",
-        "folder",
-        "volume",
-        "allocated",
-        "exists",
-        "users",
-        "leftovers",
-        "unchanged_since",
-        "mirrored",
-        "mirroring",
-        "saved",
-        "spent",
-        "definition",
-        "mark_of",
-        "misses",
-        "lacks",
-        "content_of",
-        "defined",
-        "announced",
-        "standing_s",
-        "platform",
-        "needs",
-        "cpu",
-        "cpu_fit",
-        "cpu_baseline",
-        "load",
-        "arrived",
-    }
-)
-"""The methods that change nothing. All others act: they carry a token, and an agent takes them one after another."""

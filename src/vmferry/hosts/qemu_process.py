@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 from contextlib import suppress
@@ -34,6 +35,16 @@ class QemuProcess:
         look = select.poll()
         look.register(self._fd, select.POLLIN)
         return bool(look.poll(seconds * 1000))
+
+
+def started_on(image: Path) -> bool:
+    """Was a QEMU of this machine that runs now started on the image? Its command line names it then, in JSON."""
+    named = json.dumps(str(image)).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if named in (process / "cmdline").read_bytes():
+                return True
+    return False
 
 
 def _opened(pid: int, uuid: str) -> int | None:

@@ -7,14 +7,15 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
 
 from vmferry.errors import HostRefused, VmferryError
-from vmferry.hosts import domain_xml, files, look, written
+from vmferry.hosts import domain_xml, files, look, start, written
 from vmferry.hosts.link import Link
-from vmferry.model import Changes, Power
+from vmferry.model import Changes, Lack, Power
 from vmferry.transfer import CHUNK, Watch
 
 _COMPLETE = b"LibvirtQemudSave"
@@ -27,6 +28,8 @@ _BEGUN = 1 << 20
 """By then QEMU writes: the XML takes less."""
 _BEGIN_S, _LOOK_S = 0.005, 0.05
 _SAVE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_HALT | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+_PAUSED_BY_HAND = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT]
+"""What `virsh suspend` makes of a guest while libvirt takes a snapshot of its memory."""
 _ROOM = 256 << 20
 """A saved state larger than 1.5 times the memory and this does not converge: the guest dirties too fast."""
 
@@ -95,8 +98,11 @@ class SavedState:
         self._uuid = uuid
         self._memory = memory
 
-    def save(self, watch: Watch, bytes_s: int | None) -> None:
-        """Write memory, while the guest runs if it may, then stop it for good; cancelling lets it run on."""
+    def save(self, watch: Watch, bytes_s: int | None) -> bool:
+        """Write memory, while the guest runs if it may, then stop it for good; cancelling lets it run on.
+
+        Returns whether a person was seen to pause it while it ran.
+        """
         files.remove(self._memory)
         self._link.forget_stop(self._uuid)
         root = self._link.call("read its XML", lambda c: domain_xml.parse(self._domain(c).XMLDesc(0)))
@@ -117,7 +123,7 @@ class SavedState:
         saving.start()
         threading.Thread(target=self._keep_flushed, args=(saving,), name=f"flush {self._uuid}", daemon=True).start()
         try:
-            self._see_through(saving, watch, pace)
+            paused = self._see_through(saving, watch, pace, runs=precopy)
         except VmferryError:
             self._give_up(saving)
             raise
@@ -125,6 +131,7 @@ class SavedState:
             pace.lift()
         if failed:
             raise failed[0]
+        return paused
 
     def complete(self, newest_disk_write: float) -> bool:
         """Complete, and no disk was written after it: loading it loses nothing."""
@@ -135,17 +142,49 @@ class SavedState:
         except FileNotFoundError:
             return False
 
-    def restore(self, changes: Changes) -> None:
-        """Load it with the guest standing."""
+    def restore(self, changes: Changes) -> tuple[str, ...]:
+        """Load it with the guest standing. Returns what had to be left out, discs for one, since its files are gone."""
 
-        def act(conn: libvirt.virConnect) -> None:
-            xml = conn.saveImageGetXMLDesc(str(self._memory), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
-            root = domain_xml.parse(xml)
+        def act(conn: libvirt.virConnect) -> tuple[str, ...]:
+            root = self.root(conn)
+            for disk in domain_xml.disks(root):
+                domain_xml.forget_below(disk)  # what lies below may have become less: read it from the headers
             written.apply(root, changes)
+            ejected = start.leave_out_gone(root)
+            self._name_as_saved(conn, root)
             conn.restoreFlags(str(self._memory), domain_xml.text(root), libvirt.VIR_DOMAIN_SAVE_PAUSED)
+            return ejected
 
         files.read_ahead(self._memory)
-        self._link.call_long("restore its memory", act)
+        return self._link.call_long("restore its memory", act)
+
+    def _name_as_saved(self, conn: libvirt.virConnect, root: domain_xml.Element) -> None:
+        """libvirt loads no memory for a VM of another name: one that was renamed while it stood gets its name back."""
+        name = root.findtext("name", "")
+        with contextlib.suppress(libvirt.libvirtError):  # of a transient VM, or a name that is taken, libvirt tells
+            domain = conn.lookupByUUIDString(self._uuid)
+            if domain.name() != name and not domain.isActive():
+                domain.rename(name)
+
+    def lacks(self, changes: Changes) -> Sequence[Lack]:
+        """What keeps libvirt from loading it here; discs that are gone do not."""
+
+        def act(conn: libvirt.virConnect) -> Sequence[Lack]:
+            root = self.root(conn)
+            written.apply(root, changes)
+            found = start.of_xml(conn, root, name=root.findtext("name", ""), runs=True)
+            return start.needed_to_load(found)
+
+        return self._link.call("look at what its memory needs", act)
+
+    def root(self, conn: libvirt.virConnect) -> domain_xml.Element:
+        """The VM as it ran when it was saved."""
+        xml = conn.saveImageGetXMLDesc(str(self._memory), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+        return domain_xml.parse(xml)
+
+    def define(self) -> None:
+        """As it ran; of what belongs to a VM that runs libvirt drops all by itself."""
+        self._link.call("define it again", lambda c: c.defineXML(domain_xml.text(self.root(c))))
 
     def release(self, *, run: bool) -> float:
         """Spend first, then let it run. Returns how long the guest stood still, in seconds."""
@@ -172,9 +211,10 @@ class SavedState:
                 return name.stat().st_mtime
         return None
 
-    def _see_through(self, saving: threading.Thread, watch: Watch, pace: _Pace) -> None:
+    def _see_through(self, saving: threading.Thread, watch: Watch, pace: _Pace, *, runs: bool) -> bool:
+        """Returns whether somebody else paused it. `runs`: it does until its memory is written."""
         memory_bytes = self._link.call("look", lambda c: self._domain(c).maxMemory() * 1024)
-        standing = False
+        standing = paused = False
         while saving.is_alive():
             saving.join(_BEGIN_S if pace.due else _LOOK_S)
             watch.check()
@@ -186,6 +226,15 @@ class SavedState:
             if not standing and written > 1.5 * memory_bytes + _ROOM:
                 standing = True  # let the rest be written with the guest standing
                 self._link.call("pause it", lambda c: self._domain(c).suspend())
+            paused = paused or (runs and not standing and self._was_paused())
+        return paused
+
+    def _was_paused(self) -> bool:
+        """By a person: of what QEMU stops by itself at the end libvirt gives no such reason."""
+        with contextlib.suppress(HostRefused):
+            state: list[int] = self._link.call("look", lambda c: self._domain(c).state())
+            return state == _PAUSED_BY_HAND
+        return False
 
     def _keep_flushed(self, saving: threading.Thread) -> None:
         """libvirt syncs the file at the end, with the guest standing: leave it little (3.8 s became 0.7 s)."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 
 from vmferry.errors import ImageToolFailed
+from vmferry.errors.system import said
 from vmferry.hosts import images
 from vmferry.hosts.qemu_names import canonical, identity_of
 from vmferry.model import Url, Volume, Where
@@ -28,13 +29,13 @@ def look(where: Where) -> Volume | None:
         fd = os.open(where, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         busy = "a mount or another program has it open"
-        return Volume(where, trouble=busy if error.errno == errno.EBUSY else error.strerror)
+        return Volume(where, trouble=busy if error.errno == errno.EBUSY else said(error))
     try:
         size = os.lseek(fd, 0, os.SEEK_END)
         ends = [os.pread(fd, min(LOOK_BYTES, size), max(0, at)) for at in (0, size - LOOK_BYTES)]
         return Volume(where, size, "there is data in it" if any(map(any, ends)) else None)
     except OSError as error:
-        return Volume(where, trouble=error.strerror)
+        return Volume(where, trouble=said(error))
     finally:
         os.close(fd)
 

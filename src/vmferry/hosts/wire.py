@@ -16,10 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from vmferry import errors
 from vmferry.errors import AgentFailed, BadRequest, VmferryError
-from vmferry.hosts.protocol import LOOKING, Host
+from vmferry.hosts.protocol import Host
+from vmferry.hosts.queries import LOOKING
 from vmferry.transfer import Watch
 
-PROTOCOL = 5
+PROTOCOL = 7
 """Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
 
 Json = dict[str, Any]

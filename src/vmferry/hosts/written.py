@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import libvirt
 from lxml import etree
 
 from vmferry.errors import VmExists
-from vmferry.hosts import domain_xml, look, tpm
-from vmferry.model import Changes, Definition, Placed, Power, WrittenSnapshot
+from vmferry.hosts import checkpoints, domain_xml, look, tpm
+from vmferry.model import Changes, Definition, Placed, Power, Where, WrittenSnapshot
 
 MARK = "urn:vmferry:placeholder"
 NOWHERE = Path("/nonexistent")
@@ -48,8 +48,7 @@ def forget(domain: libvirt.virDomain) -> None:
 
 
 def _forget_snapshots(domain: libvirt.virDomain) -> None:
-    for checkpoint in reversed(domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)):
-        checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    checkpoints.forget(domain)
     for snapshot in reversed(domain.listAllSnapshots(_TOPOLOGICAL)):
         snapshot.delete(_FORGET)
 
@@ -82,6 +81,34 @@ def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) ->
         domain_xml.replace_paths(root, changes.files)
         domain.checkpointCreateXML(domain_xml.text(root), libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
     domain.setAutostart(int(definition.autostart))
+
+
+def point(
+    domain: libvirt.virDomain,
+    disks: Mapping[str, Placed],
+    files: Mapping[Path, Path],
+    sources: Mapping[str, Sequence[Where]],
+) -> list[str]:
+    """Make the definition name these, where it names one of the sources. Returns the disks where it does not."""
+    if not domain.isPersistent():
+        return []
+    root = domain_xml.parse(domain.XMLDesc(_SECURE_OFF))
+    others = domain_xml.of_others(root, disks, sources)
+    ours = {target: placed for target, placed in disks.items() if target not in others}
+    if domain_xml.replace_places(root, ours, files):
+        domain.connect().defineXML(domain_xml.text(root))
+    return others
+
+
+def rewrite_snapshots(domain: libvirt.virDomain, paths: Mapping[Path, Path]) -> None:
+    """Make their metadata name the new paths."""
+    for snapshot in domain.listAllSnapshots():
+        root = domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+        if domain_xml.replace_paths(root, paths):
+            flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+            if snapshot.isCurrent():
+                flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+            domain.snapshotCreateXML(domain_xml.text(root), flags)
 
 
 def text(definition: Definition, changes: Changes) -> str:
@@ -144,13 +171,31 @@ def find(conn: libvirt.virConnect, known: str) -> libvirt.virDomain | None:
 
 
 def misses(conn: libvirt.virConnect, definition: Definition, networks: Mapping[str, str]) -> list[str]:
-    present = {network.name() for network in conn.listAllNetworks() if network.isActive()}
+    return [name for _, name in missing_connections(conn, domain_xml.parse(definition.xml), networks)]
+
+
+def _active_networks(conn: libvirt.virConnect) -> set[str]:
+    """None where libvirt has no driver for them, or its daemon does not run."""
+    try:
+        return {network.name() for network in conn.listAllNetworks() if network.isActive()}
+    except libvirt.libvirtError:
+        if not conn.isAlive():
+            raise
+        return set()
+
+
+def missing_connections(
+    conn: libvirt.virConnect, root: domain_xml.Element, networks: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """(kind, name) of each network that is not active, and each bridge or device that is not there, once mapped."""
+    connections = list(_connections(root))
+    present = _active_networks(conn) if any(kind == "network" for kind, _, _ in connections) else set()
     devices = {name for _, name in socket.if_nameindex()}
     found = []
-    for kind, element, attribute in _connections(domain_xml.parse(definition.xml)):
+    for kind, element, attribute in connections:
         name = element.get(attribute, "")
         if networks.get(name, name) not in (present if kind == "network" else devices):
-            found.append(name)
+            found.append((kind, name))
     return found
 
 

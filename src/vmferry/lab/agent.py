@@ -11,7 +11,8 @@ LIBRARY = re.compile(r"(/\S+) \(0x")
 
 
 def agent_files() -> dict[str, Path]:
-    """qemu-ga and the libraries that it is linked to, by their place in the guest; LabNeeds when it is missing."""
+    """qemu-ga with its libraries, and hwclock, which it sets clocks with, by place in the guest; LabNeeds without."""
     agent = Path(program("qemu-ga"))
     libraries = map(Path, LIBRARY.findall(run("ldd", agent)))
-    return {"sbin/qemu-ga": agent} | {str(library).lstrip("/"): library for library in libraries}
+    own = {"sbin/qemu-ga": agent, "sbin/hwclock": Path(program("busybox"))}
+    return own | {str(library).lstrip("/"): library for library in libraries}

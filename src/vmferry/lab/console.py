@@ -23,6 +23,18 @@ class Ack:
 
 
 @dataclass(frozen=True)
+class Erasure:
+    """`blocks` blocks of 4 KiB from block `place` of `disk` were to be zeroed or discarded, as act `number`."""
+
+    disk: str
+    number: int
+    place: int
+    blocks: int
+    durable: bool
+    """They read as zeros for sure; else they may, from when it was said on."""
+
+
+@dataclass(frozen=True)
 class Edge:
     """The host's clock reached `rtc_s` at `mono_us` of the guest's, at most `slack_us` before that."""
 
@@ -33,8 +45,11 @@ class Edge:
 
 ACK = re.compile(rb"ack (\S+) (\d+) (\d+) (\d+) (\d+)(?: (\d+))?")
 EDGE = re.compile(rb"edge (\d+) (\d+) (\d+)")
+ERASED = re.compile(rb"(erasing|zeroed) (\S+) (\d+) (\d+) (\d+)")
 NOTE = re.compile(rb"noted (\d+) (\d+)")
-WHOLE = re.compile(rb"(ack|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|second-writer|walked|touched) ")
+WHOLE = re.compile(
+    rb"(ack|erasing|zeroed|edge|noted|up|stopped|going|bye|error|freezing|thawed|done|second-writer|walked|touched) "
+)
 BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgements across one of these is no stall
 
 
@@ -48,6 +63,7 @@ class Console:
     file: Path
     others: tuple[Path, ...] = ()
     acks: list[Ack] = field(default_factory=list)
+    erasures: list[Erasure] = field(default_factory=list)
     runs: list[list[Edge]] = field(default_factory=lambda: [[]])  # one list of edges for each boot
     second_writers: list[str] = field(default_factory=list)  # what shows that two copies of the guest ran at once
     errors: list[str] = field(default_factory=list)
@@ -86,9 +102,9 @@ class Console:
             self._take(line)
 
     def _take(self, line: bytes) -> None:
-        if found := ACK.fullmatch(line):
-            self._take_ack(found)
-        elif found := EDGE.fullmatch(line):
+        if self._take_act(line):
+            return
+        if found := EDGE.fullmatch(line):
             self._take_edge(Edge(*map(int, found.groups())))
         elif BREAK.match(line):
             self._last_us.clear()
@@ -105,6 +121,15 @@ class Console:
             self.noted = int(found[1])
         elif line.startswith(b"done "):
             self.done.add(line[5:].decode())
+
+    def _take_act(self, line: bytes) -> bool:
+        """What it does to its disks."""
+        if found := ACK.fullmatch(line):
+            self._take_ack(found)
+        elif found := ERASED.fullmatch(line):
+            number, place, blocks = map(int, found.groups()[2:])
+            self.erasures.append(Erasure(found[2].decode(), number, place, blocks, found[1] == b"zeroed"))
+        return found is not None
 
     def _take_edge(self, edge: Edge) -> None:
         """One guest sees each second of the host's clock change once: not here and on another host too."""

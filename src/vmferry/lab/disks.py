@@ -35,6 +35,7 @@ class DiskSpec:
     backing: Path | None = None  # a golden image below it; then there is no random data of its own
     bus: str = "virtio"  # or "scsi", with targets sda, sdb, ...; "ide" with hda, hdb
     cache: str = "none"
+    discard: bool = False  # what the guest discards is given back to the storage
     encrypted: bool = False  # qcow2 with LUKS; its secret is in the lab's libvirtd (lab/secrets.py)
     lease: bool = False  # on a storage that all hosts see: shows a second copy of the guest, see guest/lease.c
     file_system: bool = False  # ext4, on the whole disk: the guest mounts it and takes notes there, stamps nothing

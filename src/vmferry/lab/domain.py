@@ -10,6 +10,7 @@ from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
 
 from vmferry.lab.boot import Boot
+from vmferry.lab.confined import CONFINED
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.secrets import secret_of
 
@@ -28,6 +29,7 @@ class GuestSpec:
     memory_mib: int = 128
     vcpus: int = 1
     rate: int = 50
+    erase_one_in: int = 0  # of so many acts one zeroes or discards blocks; needs disks with `discard`
     touch_mib: int = 0  # memory filled with what does not compress; a bare guest's with what its first disk has
     dirty_mib_s: int = 0  # and rewritten at this rate; needs touch_mib
     persistent: bool = True
@@ -37,6 +39,7 @@ class GuestSpec:
     cdrom: Path | None = None
     bare: bool = False  # without an operating system: see lab/bare.py, which makes such specs
     agent: bool = False  # the real guest agent answers; a disk with `file_system` gives it something to freeze
+    confined: bool = False  # its QEMU may not write what lay below its disks when it was started: lab/confined.py
 
     @property
     def stamped(self) -> tuple[DiskSpec, ...]:
@@ -105,7 +108,7 @@ def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
     told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
     told += "".join(f" lab.lease={d.target}" for d in spec.disks if d.lease) + (" lab.agent" if spec.agent else "")
-    told += " lab.channel"
+    told += f" lab.erase={spec.erase_one_in} lab.channel"
     os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
@@ -118,7 +121,8 @@ def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
 
 
 def _devices(spec: GuestSpec, place: Place) -> etree._Element:
-    devices: etree._Element = E.devices(E.emulator("/usr/bin/qemu-system-x86_64"))
+    emulator = CONFINED if spec.confined else "/usr/bin/qemu-system-x86_64"
+    devices: etree._Element = E.devices(E.emulator(emulator))
     devices.extend(_disk(disk, place) for disk in spec.disks)
     if spec.cdrom:
         devices.append(_cdrom(spec.cdrom))
@@ -139,7 +143,7 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
 
 def _disk(spec: DiskSpec, place: Place) -> etree._Element:
     disk: etree._Element = E.disk(
-        E.driver(name="qemu", type=spec.format, cache=spec.cache),
+        E.driver(name="qemu", type=spec.format, cache=spec.cache, **({"discard": "unmap"} if spec.discard else {})),
         E.source(file=str(place.images[spec.target])),
         E.target(dev=spec.target, bus=spec.bus),
         type="file",

@@ -198,11 +198,11 @@ class LabGuest:
         The VM must be off or paused, or the images copies; only whole acknowledgements of before the call count.
         """
         console = self.console.read()
-        acks = list(console.acks)
+        acks, erasures = list(console.acks), list(console.erasures)
         images = images or self.images()
         regions = {disk.target: read_region(disk, images[disk.target]) for disk in self.spec.stamped}
         return replace(
-            judge(acks, regions),
+            judge(acks, regions, erasures),
             longest_pause_s=console.longest_pause_s,
             longest_stall_s=self.stall(),
             second_writers=len(console.second_writers),

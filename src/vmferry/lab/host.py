@@ -156,11 +156,13 @@ class LabHost(LabNode):
         """The names of its storages, its own first."""
         return (*self.record.storages, *self.record.shared)
 
-    def add_storage(self, name: str, fs: str = "ext4", size_mib: int = 2048, *, direct: bool = False) -> Path:
+    def add_storage(
+        self, name: str, fs: str = "ext4", size_mib: int = 2048, *, direct: bool = False, sector_bytes: int = 512
+    ) -> Path:
         """Make one more storage, usable at once by what already runs in the lab; see StorageSpec."""
         record = self.record
         write_record(self.at, record.with_(storages=(*record.storages, name)))
-        return make_storage(self.at, StorageSpec(name, fs, size_mib, direct))
+        return make_storage(self.at, StorageSpec(name, fs, size_mib, direct, sector_bytes))
 
     def wear_out(self, name: str, left_mib: int) -> None:
         """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO."""

@@ -23,6 +23,7 @@ PACKAGES = {
     "gcc": "gcc libc6-dev",
     "ldd": "libc-bin",
     "qemu-ga": "qemu-guest-agent",
+    "busybox": "busybox-static",
     "cpio": "cpio",
     "ganesha.nfsd": "nfs-ganesha nfs-ganesha-vfs",
     "nbdkit": "nbdkit",

@@ -15,18 +15,23 @@ FORMAT = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
     "xfs": ("mkfs.xfs", "-q", "-f", "-K"),
     "btrfs": ("mkfs.btrfs", "-q", "-f", "-K"),
+    "exfat": ("mkfs.exfat",),
 }
+MOUNT = {"exfat": ("mount.exfat-fuse",)}
+"""By FUSE, where the kernel may have none; it has no hard links and no owners."""
 
 
 @dataclass(frozen=True)
 class StorageSpec:
-    """A storage to make: its name, file system (ext4, xfs, btrfs) and size."""
+    """A storage to make: its name, file system (ext4, xfs, btrfs, exfat) and size."""
 
     name: str
     fs: str = "ext4"
     size_mib: int = 2048
     direct: bool = False
     """No second page cache below the file system, as on a disk; what is measured needs that. Slower to make."""
+    sector_bytes: int = 512
+    """Of the device below it: 4096 as on large disks."""
 
 
 DEFAULT_STORAGES: Sequence[StorageSpec] = (StorageSpec("san1", "ext4"), StorageSpec("san2", "xfs"))
@@ -56,12 +61,25 @@ def make_storage(at: Path, spec: StorageSpec) -> Path:
     image.parent.mkdir(exist_ok=True)
     with image.open("xb") as file:
         file.truncate(spec.size_mib << 20)
-    run(*FORMAT[spec.fs], image)
+    if spec.fs == "exfat":
+        need_exfat()
     place.mkdir()
-    run("mount", "-o", "loop", image, place)
-    if spec.direct:
-        run("losetup", "--direct-io=on", run("findmnt", "--noheadings", "--output", "SOURCE", place).strip())
+    device = run("losetup", "--find", "--show", "--sector-size", str(spec.sector_bytes), image).strip()
+    try:
+        run(*FORMAT[spec.fs], device)
+        run(*MOUNT.get(spec.fs, ("mount",)), device, place)
+        if spec.direct:
+            run("losetup", "--direct-io=on", device)
+    finally:
+        run("losetup", "--detach", device)  # once it is unmounted: as `mount -o loop` has it
     return place
+
+
+def need_exfat() -> None:
+    """LabNeeds when this machine cannot make or mount a file system without hard links."""
+    for name in ("mkfs.exfat", "mount.exfat-fuse"):
+        if shutil.which(name) is None:
+            raise LabNeeds(missing=name, cure="apt install exfatprogs exfat-fuse")
 
 
 def wear_out(at: Path, name: str, left_mib: int) -> None:

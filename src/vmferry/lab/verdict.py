@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmferry.lab.console import Ack
+from vmferry.lab.console import Ack, Erasure
 from vmferry.lab.disks import DiskSpec
 from vmferry.lab.programs import run
 from vmferry.lab.secrets import KEY, QEMU_IMG_KEY
@@ -51,6 +51,10 @@ class Region:
     first: int
     content: bytes
 
+    def is_zero(self, place: int) -> bool:
+        at = (place - self.first) * BLOCK
+        return not any(self.content[at : at + BLOCK])
+
     def number_at(self, place: int) -> int | None:
         """The number of the stamp at `place`: 0 when there is none for this place, None when it is not whole."""
         at = (place - self.first) * BLOCK
@@ -63,23 +67,40 @@ class Region:
         return number if (stamped_place, disk.rstrip(b"\0").decode()) == (place, self.disk) else 0
 
 
-def judge(acks: Iterable[Ack], regions: Mapping[str, Region]) -> Verdict:
-    """Hold all acknowledgements against the regions of the disks that were read."""
+def judge(acks: Iterable[Ack], regions: Mapping[str, Region], erasures: Iterable[Erasure] = ()) -> Verdict:
+    """Hold all acknowledgements against the regions of the disks that were read.
+
+    A block that was zeroed has zeros, or a stamp that is newer. One that was to be erased since its newest stamp was
+    acknowledged may have zeros.
+    """
     acknowledged, newest = 0, dict[tuple[str, int], int]()
+    zeroed, erased = dict[tuple[str, int], int](), dict[tuple[str, int], int]()
     for ack in acks:
         acknowledged += 1
-        for place in range(ack.place, ack.place + ack.blocks):
-            newest[ack.disk, place] = max(ack.number, newest.get((ack.disk, place), 0))
+        _note(newest, ack)
+    for erasure in erasures:
+        acknowledged += erasure.durable
+        _note(zeroed if erasure.durable else erased, erasure)
     lost, torn = [], []
     for region in regions.values():
         for place in range(region.first, region.first + len(region.content) // BLOCK):
-            found, wanted = region.number_at(place), newest.pop((region.disk, place), 0)
+            at = (region.disk, place)
+            found, wanted, zeros = region.number_at(place), newest.pop(at, 0), zeroed.get(at, 0)
             if found is None:
                 torn.append(f"{region.disk} block {place} is torn")
-            elif found < wanted:
-                lost.append(f"{region.disk} block {place} has {found or 'no stamp'}, {wanted} was acknowledged")
+            elif region.is_zero(place):
+                if wanted > max(zeros, erased.get(at, 0)):
+                    lost.append(f"{region.disk} block {place} has no stamp, {wanted} was acknowledged")
+            elif found < max(wanted, zeros):
+                what = f"{wanted} was acknowledged" if wanted > zeros else f"{zeros} zeroed it"
+                lost.append(f"{region.disk} block {place} has {found or 'no stamp'}, {what}")
     lost += [f"{disk} block {place} was not read" for disk, place in newest]
     return Verdict(acknowledged, len(lost), len(torn), examples=tuple((lost + torn)[:5]))
+
+
+def _note(newest: dict[tuple[str, int], int], act: Ack | Erasure) -> None:
+    for place in range(act.place, act.place + act.blocks):
+        newest[act.disk, place] = max(act.number, newest.get((act.disk, place), 0))
 
 
 def read_region(disk: DiskSpec, image: Path | str) -> Region:

@@ -66,3 +66,5 @@ class Lack:
     what: str
     """As "the kernel /boot/vmlinuz"."""
     cure: str
+    drive: str = ""
+    """The target of the drive that it lies in: the VM starts without it, once it is ejected."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.files import SourceFile
 from vmferry.model.notices import NoticeView
 from vmferry.model.plans import Plan
 from vmferry.model.seals import Seal
@@ -126,6 +127,10 @@ class Receipt:
     """Source files kept, renamed, by --keep-source."""
     quiesced: str = ""
     """Were the guest's file systems frozen at the freeze: yes, no, unsure (they may be still); "" without an agent."""
+    checkpoints_dropped: tuple[str, ...] = ()
+    """libvirt's checkpoints that could not go along: the next backup must be a full one."""
+    clock: str = ""
+    """What became of the guest's clock, which stood while the guest did; "" where it did not."""
     from_host: str = ""
     to_host: str = ""
     """Of a move to another host."""
@@ -133,6 +138,16 @@ class Receipt:
     """The host that was declared lost, and on which the source was left; "" for none."""
     left: tuple[Path, ...] = ()
     """What may still lie there."""
+    next_start: tuple[str, ...] = ()
+    """Disks for whose next start a person had chosen another image, which stays."""
+    stayed: tuple[str, ...] = ()
+    """Disks that were not part of the move and lie in a folder that it left, as "/san1/b.img (vdb)"."""
+    sources: tuple[SourceFile, ...] = ()
+    """What became of each file that was copied, at the source."""
+    pause_allowed_s: float = 0.0
+    """As asked when it ended; 0 of a receipt of an earlier version."""
+    ejected: tuple[str, ...] = ()
+    """Discs that were taken out of their drives on the way, since their files were gone, as "/iso/a.iso (sda)"."""
     checksum: str = ""
     """Of all the rest; see model.seals. "" of a receipt of an earlier version."""
 
@@ -173,6 +188,8 @@ class JobView:
     """The host that an operator has declared lost; "" for none."""
     left: tuple[Path, ...] = ()
     """What the job may have left there."""
+    clock: str = ""
+    """What became of the guest's clock after its memory was loaded, by an undo too; "" where it was not."""
     progress: Progress = Progress()
     journal: tuple[StepRecord, ...] = ()
     notices: tuple[NoticeView, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.files import SourceFile
 from vmferry.model.notices import NOBODY, Receivers
 from vmferry.model.vms import Placed, Power, Technology, Where
 
@@ -24,6 +25,8 @@ class MoveRequest:
     max_pause_s: float = 2.0
     limit_bytes_s: int | None = None
     keep_source: bool = False
+    remove_bases: bool = False
+    """Base images go with the source too, where nobody else needs them."""
     overlays: Path | None = None
     """Folder of the overlays of disks that lie on volumes, while they move."""
     format: str | None = None
@@ -46,7 +49,7 @@ class MoveRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImageMove:
-    """One image on its way; `shared` ones are used by another VM too and stay at the source."""
+    """One image on its way."""
 
     source: Where
     destination: Where
@@ -56,7 +59,8 @@ class ImageMove:
     backing: str | None = None
     """Backing file to be written into the destination's header; None: leave it as it is."""
     backing_format: str | None = None
-    shared: bool = False
+    stays: bool = False
+    """Copied, and left at the source as it is: Plan.sources says why."""
     to_format: str | None = None
     """Another format at the destination."""
     from_volume: bool = False
@@ -112,7 +116,7 @@ class FileMove:
     source: Path
     destination: Path
     stays: bool = False
-    """It lies where libvirt chose, and is left there."""
+    """It is left at the source: Plan.sources says why."""
 
 
 class Priority(StrEnum):
@@ -151,6 +155,10 @@ class Ruled:
     why: tuple[str, ...]
 
 
+DEEPEST_CHAIN = 200
+"""libvirt's own limit, seen on 9.0: a VM on 200 images starts, and takes no overlay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A migration, frozen when it is submitted: what moves where, by which steps."""
@@ -172,17 +180,23 @@ class Plan:
     precopy: bool = True
     agent: bool = False
     overwrite: bool = False
+    sources: tuple[SourceFile, ...] = ()
+    """What becomes of each file that is copied, those that lie on others first."""
     findings: tuple[Finding, ...] = ()
     ruled_out: tuple[Ruled, ...] = ()
     pause_forecast_s: float = 0.0
     pause_factor: float = 1.0
     """What earlier moves between these hosts have taught: forecasts of the pause are multiplied by it."""
     seconds_forecast: float = 0.0
+    deepest: int = DEEPEST_CHAIN
+    """The most images that a chain may have, overlays among them: the libvirts at work bear no more."""
     to: str | None = None
     """The host it goes to; None: it stays on its own."""
     networks: Mapping[str, str] = field(default_factory=dict)
     media: Mapping[str, Placed | None] = field(default_factory=dict)
     """Drives whose disc is not copied: another image of that content there, or nothing."""
+    checkpoints: tuple[str, ...] = ()
+    """libvirt's checkpoints that cannot go along: a disk is copied by content, and its bitmaps stay behind."""
 
     @property
     def relocates(self) -> bool:
@@ -196,6 +210,11 @@ class Plan:
             for image in reversed(disk.images):
                 seen.setdefault(image.source, image)
         return tuple(seen.values())
+
+    @property
+    def most_overlays(self) -> int:
+        """How many each disk that is frozen may have on it at once."""
+        return self.deepest - max((len(disk.images) for disk in self.disks if disk.frozen), default=0)
 
     @property
     def data_bytes(self) -> int:

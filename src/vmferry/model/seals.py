@@ -33,7 +33,21 @@ class Seal:
     """Of a file; changes with its owner, mode and names as well. Empty: not judged."""
 
 
-LATER = frozenset({"from_host", "to_host", "lost", "left"})
+LATER = frozenset(
+    {
+        "from_host",
+        "to_host",
+        "lost",
+        "left",
+        "sources",
+        "clock",
+        "checkpoints_dropped",
+        "next_start",
+        "ejected",
+        "stayed",
+        "pause_allowed_s",
+    }
+)
 """Fields that earlier receipts lack: they count once they hold something."""
 
 

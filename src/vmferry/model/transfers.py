@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from vmferry.model.notices import NOBODY, NoticeView, Receivers
 
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 RETRY_DELAY_S = 600.0
 SHORTEST_RETRY_DELAY_S = 5.0
 NO_PROGRESS_S = 14 * 86400.0
@@ -124,8 +122,3 @@ class TransferSeen:
 
     version: int
     transfer: TransferView
-
-
-def new_id() -> str:
-    """Of a job or a transfer: eight letters, none that a person could take for another one."""
-    return "".join(secrets.choice(LETTERS) for _ in range(8))

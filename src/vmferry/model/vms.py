@@ -99,6 +99,8 @@ class Disk:
     encrypted: bool = False
     secret_missing: str | None = None
     """The UUID or usage of a secret that libvirt does not have."""
+    cache: str = ""
+    """Its cache mode, as libvirt names it; "" for QEMU's own."""
     block_job: str | None = None
     """The kind of block job that runs on it, if one does."""
 
@@ -152,6 +154,19 @@ class Folder:
     """Its name without symbolic links, on that host; None when it is not there."""
     storage: str = ""
     """UUID of the declared storage that it lies in, the same on every host that has it; "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderUse:
+    """What a move would put into a folder."""
+
+    files: int = 1
+    largest_bytes: int = 0
+    longest_name_bytes: int = 0
+    direct: bool = False
+    """A disk there is written past the page cache."""
+    raw_bytes: tuple[int, ...] = ()
+    """Sizes of the raw disks that are."""
 
 
 QCOW2_PART = 0.002

@@ -16,6 +16,7 @@ from threading import Event
 from typing import IO
 
 from vmferry.errors import NotTold
+from vmferry.errors.system import in_words
 from vmferry.store.notices import Notice
 
 DEADLINE_S = 60
@@ -50,7 +51,7 @@ def run(notice: Notice, whose: Mapping[str, str], closing: Event, deadline_s: fl
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise NotTold(to=notice.to, reason=str(error)) from error
+            raise NotTold(to=notice.to, reason=in_words(error)) from error
         code = _ended(process, closing, deadline_s)
         if code != 0:
             raise NotTold(to=notice.to, reason=_reason(code, said, deadline_s))

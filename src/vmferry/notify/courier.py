@@ -12,6 +12,7 @@ from threading import Condition, Event, Thread
 import structlog
 
 from vmferry.errors import NotTold, StoreAway, UsageError
+from vmferry.errors.system import in_words
 from vmferry.model import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
 from vmferry.model.notices import told_as
 from vmferry.notify import command, webhook
@@ -194,4 +195,4 @@ def check(to: Receivers) -> None:
     try:
         webhook.key(to.secret)
     except (OSError, ValueError) as error:
-        raise UsageError(reason=f"the secret cannot be used: {error}") from error
+        raise UsageError(reason=f"the secret cannot be used: {in_words(error)}") from error

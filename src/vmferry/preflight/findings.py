@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from shlex import quote
 
 from vmferry.hosts.protocol import Host, filesystem_of
 from vmferry.model import (
@@ -57,28 +58,38 @@ def stays_note(disk: Disk, why: str, path: Path) -> Finding:
     return Finding(Severity.NOTE, what, f"move it too with --disk {disk.target}={path}")
 
 
-def no_precopy(vm: Vm) -> Finding:
+def no_precopy(vm: Vm, technology: Technology, way_out: str) -> list[Finding]:
     """QEMU loses pages that a TCG guest dirties while they are written: see docs/decisions/0009."""
+    if technology not in SAVES or vm.precopy or vm.power is Power.OFF:
+        return []
     what = f"{vm.name} runs without KVM: its {_mib(vm.touched_bytes)} of memory are saved with the guest standing"
-    return Finding(Severity.NOTE, what, "let it run under KVM, or use --via live, for a shorter pause")
+    cure = ", or ".join(filter(None, ("let it run under KVM", way_out)))
+    return [Finding(Severity.NOTE, what, f"{cure}, for a shorter pause")]
 
 
-def of_pause(vm: Vm, technology: Technology, least_s: float, allowed_s: float, *, learned: bool) -> list[Finding]:
-    """A pause that even an idle guest would exceed: the job would wait for ever."""
+def of_pause(
+    vm: Vm, technology: Technology, least_s: float, allowed_s: float, way_out: str, *, learned: bool
+) -> list[Finding]:
+    """A pause that even an idle guest would exceed: the job would wait for ever.
+
+    `way_out`: the way without a saved state, if there is one.
+    """
     if technology not in SAVES or least_s <= allowed_s:
         return []
     whence = ", as earlier moves from its host have shown" if learned else ""
     what = f"{vm.name} would stand still for {least_s:.1f} s at least{whence}; {allowed_s:g} s are allowed"
-    return [blocker(what, f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s, or use --via live")]
+    allow = f"allow it with --max-pause {ceil(least_s * PAUSE_MARGIN)}s"
+    return [blocker(what, ", or ".join(filter(None, (allow, way_out))))]
 
 
-def of_memory(vm: Vm) -> list[Finding]:
+def of_memory(vm: Vm, *, runnable: bool) -> list[Finding]:
     """Memory that libvirt keeps names the disks where they are now: a start would load it onto disks that are gone."""
     if not vm.managed_save:
         return []
     what = f"libvirt keeps the memory of {vm.name} for its next start, as of the disks where they are now"
-    cure = f"start it and move it while it runs, or give that memory up: `virsh managedsave-remove '{vm.name}'`"
-    return [blocker(what, cure)]
+    give_up = f"give that memory up: `virsh managedsave-remove '{vm.name}'`"
+    start = "start it and move it while it runs" if runnable else "start it and shut it down"
+    return [blocker(what, f"{start}, or {give_up}")]
 
 
 def of_disks(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
@@ -139,20 +150,21 @@ class Ends:
 
 
 def of_images(ends: Ends, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
-    """What stands in the way at the destination, and who else uses an image."""
+    """What stands in the way at the destination, and at the source that is left."""
     images = [image for image in _distinct(moves) if not image.to_volume]
     places = [(image.source, image.destination) for image in images] + [(f.source, f.destination) for f in files]
     found = [f for source, destination in places for f in _of_place(ends, source, destination)]
-    found += _of_folders(ends.there, {folder for image in images if (folder := _folder(image))}, "the destination")
+    destinations = {folder for image in images if (folder := _folder(image))}
+    found += _of_folders(ends.there, destinations, "the destination")
     overlays: set[Path] = set()
     if vm.power is not Power.OFF:
         overlays = {move.overlays.parent for move in moves if move.frozen} - {Path("/")}
         copies = {move.overlay_copies.parent for move in moves if move.frozen} - {Path("/")}
         found += _of_folders(ends.host, overlays, "the folder of overlays")
-        found += _of_folders(ends.there, copies - (set() if ends.apart else overlays), "the folder of overlays")
+        copies -= destinations | (set() if ends.apart else overlays)
+        found += _of_folders(ends.there, copies, "the folder of overlays")
     found += _of_folders(ends.host, _left(moves, files) - overlays, "the source")
     found += _same_names(images)
-    found += [f for move in moves for f in _of_users(ends.host, vm, move)]
     return found
 
 
@@ -161,8 +173,8 @@ def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
 
 
 def _left(moves: Collection[DiskMove], files: Collection[FileMove]) -> set[Path]:
-    """The folders that images are removed from in the end; those that other VMs use stay where they are."""
-    images = [image for image in _distinct(moves) if not image.shared and not image.from_volume]
+    """The folders that files are removed from in the end."""
+    images = [image for image in _distinct(moves) if not image.stays and not image.from_volume]
     sources = [*(image.source for image in images), *(file.source for file in files if not file.stays)]
     return {source.parent for source in sources if isinstance(source, Path)}
 
@@ -196,8 +208,10 @@ def _of_folders(host: Host, folders: Collection[Path], which: str) -> list[Findi
     found = []
     for path in sorted(folders):
         folder = host.folder(path)
-        if not folder.exists:
-            found.append(blocker(f"{which} {path} is not a folder", f"make it: mkdir -p '{path}'"))
+        if not folder.exists and host.exists(path):
+            found.append(blocker(f"{which} {path} is a file", "name the folder that the files are to lie in"))
+        elif not folder.exists:
+            found.append(blocker(f"{which} {path} does not exist", f"make it: mkdir -p {quote(str(path))}"))
         elif not folder.writable:
             found.append(blocker(f"{which} {path} cannot be written", "mount it for writing, or run as a user who may"))
     return found
@@ -210,22 +224,6 @@ def _same_names(images: Collection[ImageMove]) -> list[Finding]:
         for path, count in counted.items()
         if count > 1
     ]
-
-
-def _of_users(host: Host, vm: Vm, move: DiskMove) -> list[Finding]:
-    found = []
-    for image in move.images:
-        others = [host.vm(uuid) for uuid in host.users(image.source) if uuid != vm.uuid]
-        names = ", ".join(other.name for other in others)
-        if not others:
-            continue
-        if image is move.active and move.frozen:
-            cure = f"shut {names} down and remove the disk there, or leave {move.target} out"
-            found.append(blocker(f"{image.source} is a disk of {names} too", cure))
-        else:
-            what = f"{image.source} is also used by {names}: it is copied, and stays where it is"
-            found.append(Finding(Severity.NOTE, what))
-    return found
 
 
 def of_space(

@@ -26,17 +26,14 @@ class Wanted:
         return self.to if self.volume is None and isinstance(self.to, Path) else None
 
 
-def disk_move(vm: Vm, wanted: Wanted, shared: Collection[Where]) -> DiskMove:
+def disk_move(vm: Vm, wanted: Wanted) -> DiskMove:
     """The whole chain goes to the folder under its own names, each image naming its backing file anew.
 
     A single image goes to a volume.
     """
     disk = wanted.disk
     below = (*disk.chain[1:], None)
-    images = tuple(
-        _image_move(vm, wanted, image, backing, shared=image.path in shared)
-        for image, backing in zip(disk.chain, below, strict=True)
-    )
+    images = tuple(_image_move(vm, wanted, image, backing) for image, backing in zip(disk.chain, below, strict=True))
     return DiskMove(
         target=disk.target,
         images=images,
@@ -63,11 +60,17 @@ def _overlay_copies(vm: Vm, wanted: Wanted, destination: Where) -> Path:
     return (wanted.overlays or left) / _stem(vm, wanted.disk)
 
 
+def lost_checkpoints(vm: Vm, moves: Collection[DiskMove]) -> tuple[str, ...]:
+    """libvirt's checkpoints that stay behind: their bitmaps lie in the images, and go along only with whole files."""
+    by_content = any(not image.bytewise for move in moves for image in move.images)
+    return vm.checkpoints if by_content else ()
+
+
 def _stem(vm: Vm, disk: Disk) -> str:
     return f"{vm.uuid}-{disk.target}"
 
 
-def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None, *, shared: bool) -> ImageMove:
+def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None) -> ImageMove:
     folder, volume = wanted.folder, wanted.volume
     to_format = None if wanted.format in (None, image.format) else wanted.format
     raw = (to_format or image.format) == "raw"
@@ -80,7 +83,6 @@ def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None, *, 
         data_bytes=image.data_bytes,
         backing=None if folder is None else _backing(image, backing, folder),
         backing_format=None if backing is None else backing.format,
-        shared=shared,
         to_format=to_format,
         from_volume=image.volume,
         to_volume=volume is not None,

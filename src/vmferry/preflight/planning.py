@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vmferry.errors import NoSuchDisk, UsageError
 from vmferry.forecast import DEFAULT_RATE_BYTES_S, move_s, pause_s
+from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.protocol import Host
 from vmferry.model import (
     OTHER_HOST,
@@ -26,10 +27,11 @@ from vmferry.model import (
     Vm,
     Where,
 )
-from vmferry.preflight import findings, relocating, technologies, volumes
+from vmferry.preflight import chains, destination, findings, relocating, start, technologies, volumes
 from vmferry.preflight.discs import Discs, discs, is_drive
 from vmferry.preflight.findings import Ends
-from vmferry.preflight.moves import Wanted, disk_move, file_moves
+from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
+from vmferry.preflight.sources import Move, judge, of_users
 from vmferry.strategies import STRATEGIES
 
 
@@ -39,38 +41,47 @@ def plan(
     there: Host,
     reserved: Mapping[str, int],
     factor: Callable[[Technology], float] = lambda _: 1.0,
+    ask: AskUsers = ask_host,
 ) -> Plan:
     """Look at the VM and both storages and say what a job would do; changes nothing.
 
     `there`: the host that it goes to, or `host` itself. `reserved`: bytes that active jobs will still take, by
-    file system (filesystem_of). `factor`: what a technology's forecast pause is multiplied by. Blockers do not
-    raise: they stand in the plan's findings. Raises UsageError for a request that makes no sense.
+    file system (filesystem_of). `factor`: what a technology's forecast pause is multiplied by. `ask`: who needs a
+    file. Blockers do not raise: they stand in the plan's findings. Raises UsageError for a request without sense.
     """
     _check_request(request)
     ends = Ends(host, there)
     vm = host.vm(request.vm)
     drives = discs(ends, vm, request) if ends.apart else Discs()
     wanted, notes = _wanted(request, vm, ends, drives)
-    moves = tuple(sorted((_move(w, ends, vm) for w in wanted if w.disk.chain), key=lambda move: not move.frozen))
+    disks = [w.disk for w in wanted]
+    moves = tuple(sorted((disk_move(vm, w) for w in wanted if w.disk.chain), key=lambda move: not move.frozen))
     files = tuple(f for f in file_moves(vm, moves, request.path, apart=ends.apart) if host.exists(f.source))
-    found = [*notes, *drives.found, *findings.of_memory(vm), *findings.of_disks(vm, [w.disk for w in wanted])]
-    found += volumes.of_volumes(there, vm, wanted, overwrite=request.overwrite)
+    judged = judge(Move(vm, moves, files, _discs(ends, wanted), request), host, ask, apart=ends.apart)
+    moves, files = judged.disks(moves), judged.files(files)
+    found = [*notes, *drives.found, *findings.of_disks(vm, disks)]
+    found += findings.of_memory(vm, runnable=technologies.runnable(disks))
+    found += volumes.of_volumes(there, vm, wanted, ask, overwrite=request.overwrite)
+    found += of_users(judged, vm, moves)
     found += findings.of_images(ends, vm, moves, files)
     if ends.apart:
-        found += relocating.of_vm(ends, vm, request, _brought(moves, files))
-        ruled = technologies.ruled_out_apart(vm, [w.disk for w in wanted])
-    else:
-        ruled = technologies.ruled_out(vm, wanted_disks=[w.disk for w in wanted], files=files)
+        found += relocating.of_vm(ends, vm, request, _brought(moves, files), drives.media)
+    ruled = technologies.ruled_out_apart(vm, disks) if ends.apart else technologies.ruled_out(vm, disks, files)
     chosen, blockers = technologies.choose(request.via, ruled, apart=ends.apart)
-    found += blockers
-    if chosen in SAVES and not vm.precopy:
-        found.append(findings.no_precopy(vm))
+    way_out = technologies.way_out(ruled, apart=ends.apart)
+    most, too_deep = chains.of_depth(ends, vm, disks, chosen)
+    found += [*blockers, *chains.of_other_jobs(vm, disks), *too_deep, *volumes.of_checkpoints(vm, moves)]
+    found += destination.of_folders(ends, vm, moves, files, chosen)
+    found += destination.of_allocation(moves)
+    found += start.of_start(ends, vm, chosen, moves, way_out)
     found += findings.of_space(ends, vm, moves, chosen, reserved)
     learned = factor(chosen)
     least_s = _least_pause_s(vm, chosen, moves) * learned
-    found += findings.of_pause(vm, chosen, least_s, request.max_pause_s, learned=learned > 1)
+    found += findings.of_pause(vm, chosen, least_s, request.max_pause_s, way_out, learned=learned > 1)
+    found += findings.no_precopy(vm, chosen, way_out)
     made = _plan(request, vm, chosen, moves, files, found, ruled)
-    return replace(made, media=drives.media, pause_forecast_s=least_s, pause_factor=learned)
+    made = replace(made, sources=tuple(judged.sources), media=drives.media, checkpoints=lost_checkpoints(vm, moves))
+    return replace(made, pause_forecast_s=least_s, pause_factor=learned, deepest=most)
 
 
 def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) -> float:
@@ -141,13 +152,9 @@ def _to(request: MoveRequest, disk: Disk, to: Where, host: Host) -> Wanted:
     return Wanted(disk, volume.where if volume else to, volume, request.format, request.overlays)
 
 
-def _move(wanted: Wanted, ends: Ends, vm: Vm) -> DiskMove:
-    """A disc of a VM that goes elsewhere stays for others, as a base does that others use."""
-    disc = ends.apart and is_drive(wanted.disk)
-    shared = {
-        image.path for image in wanted.disk.chain if disc or any(u != vm.uuid for u in ends.host.users(image.path))
-    }
-    return disk_move(vm, wanted, shared)
+def _discs(ends: Ends, wanted: list[Wanted]) -> frozenset[str]:
+    """Discs of a VM that goes elsewhere: they stay for others."""
+    return frozenset(w.disk.target for w in wanted if ends.apart and is_drive(w.disk))
 
 
 def _brought(moves: tuple[DiskMove, ...], files: tuple[FileMove, ...]) -> dict[Path, Path]:

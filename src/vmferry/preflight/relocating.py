@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vmferry.errors import NoSuchVm, PathRefused
-from vmferry.model import Changes, Disk, Finding, MoveRequest, Severity, Vm, Where
+from vmferry.model import Changes, Disk, Finding, MoveRequest, Placed, Power, Severity, Vm, Where
 from vmferry.preflight.findings import Ends, blocker
 from vmferry.preflight.platform import platform_findings
+from vmferry.preflight.start import of_arrival, of_definition
 
 
 def same_folder(disk: Disk) -> Where:
@@ -35,11 +36,15 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
     return Finding(Severity.NOTE, what)
 
 
-def of_vm(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
-    """`files`: old place to new place of all that comes along."""
+def of_vm(
+    ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path], media: Mapping[str, Placed | None]
+) -> list[Finding]:
+    """`files`: old place to new place of all that comes along. `media`: as of Changes."""
     return [
         *_of_name(ends, vm),
         *_of_written(ends, vm, request, files),
+        *of_arrival(ends, vm, request, files, media),
+        *of_definition(ends, vm, request),
         *platform_findings(ends.host.needs(vm.uuid), ends.there.platform()),
     ]
 
@@ -68,7 +73,7 @@ def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, P
     ]
     lacks = [
         blocker(f"{vm.name} uses {lack.what}, which {ends.there.name} does not have", lack.cure)
-        for lack in ends.there.lacks(definition, Changes(files=files))
+        for lack in ends.there.lacks(definition, Changes(files=files, cold=vm.power is Power.OFF))
         if lack.what not in missed_here
     ]
     return networks + lacks

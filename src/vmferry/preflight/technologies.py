@@ -76,6 +76,17 @@ def choose(via: str, ruled: Collection[Ruled], *, apart: bool = False) -> tuple[
     ]
 
 
+def way_out(ruled: Collection[Ruled], *, apart: bool) -> str:
+    """The way without a saved state, where this plan does not call it impossible; else empty."""
+    live = Technology.LIVE_RELOCATION if apart else Technology.LIVE
+    return "" if live in {r.technology for r in ruled} else "use --via live"
+
+
+def runnable(wanted_disks: Sequence[Disk]) -> bool:
+    """Could a VM that is off be moved while it runs, as far as can be told before it does?"""
+    return not _frozen(wanted_disks)
+
+
 _SHUT_DOWN = "shut the VM down, then start the move again"
 _CURES = dict.fromkeys(MIRRORS | SAVES, "see what stands beside the other technologies") | {
     Technology.OFFLINE: _SHUT_DOWN,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from vmferry.hosts.asking import AskUsers
 from vmferry.hosts.protocol import Host
 from vmferry.hosts.qemu_names import identity_of, whoever_asks
-from vmferry.model import Finding, Power, Severity, Url, Vm, Volume
+from vmferry.model import DiskMove, FileUser, Finding, Power, Severity, Url, Vm, Volume, listed
 from vmferry.preflight.findings import blocker
-from vmferry.preflight.moves import Wanted
+from vmferry.preflight.moves import Wanted, lost_checkpoints
 
 
-def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], *, overwrite: bool) -> list[Finding]:
-    found = [f for w in wanted if w.volume for f in _of_volume(host, vm, w, w.volume, overwrite=overwrite)]
+def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], ask: AskUsers, *, overwrite: bool) -> list[Finding]:
+    volumes = [w.volume.where for w in wanted if w.volume]
+    users = ask(host, volumes, ()) if volumes else ()
+    found = [f for w in wanted if w.volume for f in _of_volume(w, w.volume, users, overwrite=overwrite)]
     found += _twice(wanted)
     found += [f for w in wanted for f in _of_overlays(vm, w)]
     found += [f for w in wanted for f in _of_content(vm, w)]
@@ -20,14 +23,14 @@ def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], *, overwrite: bool)
     return found + [_stays(w) for w in wanted if w.disk.chain and w.disk.active.volume]
 
 
-def _of_volume(host: Host, vm: Vm, wanted: Wanted, volume: Volume, *, overwrite: bool) -> Iterator[Finding]:
+def _of_volume(wanted: Wanted, volume: Volume, users: Sequence[FileUser], *, overwrite: bool) -> Iterator[Finding]:
     if volume.trouble:
         yield blocker(
             f"{volume.where} cannot be used: {volume.trouble}", volume.cure or "mend that, or choose another volume"
         )
         return
-    for uuid in host.users(volume.where):
-        yield blocker(f"{volume.where} is a disk of {host.vm(uuid).name}", "choose another volume")
+    if others := [user for user in users if user.file == volume.where and user.holds]:
+        yield blocker(f"{volume.where} is needed by {listed(others)}", "choose another volume")
     if volume.holds and not overwrite:
         cure = "look at it; if nobody needs it, say --overwrite"
         yield blocker(f"{volume.where} is not empty: {volume.holds}", cure)
@@ -85,6 +88,15 @@ def _of_content(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
     if wanted.format and disk.active.format == "qcow2" == wanted.format and not disk.active.internal_snapshots:
         what = f"disk {disk.target} is copied by content: bitmaps in {disk.active.path} stay behind"
         yield Finding(Severity.NOTE, what, into_folder)
+
+
+def of_checkpoints(vm: Vm, moves: Collection[DiskMove]) -> Iterator[Finding]:
+    """Backups that could not be told from whole ones."""
+    if names := ", ".join(lost_checkpoints(vm, moves)):
+        what = f"the checkpoints of {vm.name} ({names}) are dropped: a disk is copied by content, without its bitmaps"
+        yield Finding(
+            Severity.NOTE, what, "take a full backup after the move, or move the disk as a file in its own format"
+        )
 
 
 def _stays(wanted: Wanted) -> Finding:

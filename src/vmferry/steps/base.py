@@ -9,6 +9,8 @@ from typing import ClassVar, Protocol
 
 from blake3 import blake3
 
+from vmferry.errors import NoSuchVm
+from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.protocol import DiskTransfer, Host
 from vmferry.hosts.qemu_names import qemu_name
 from vmferry.model import (
@@ -22,10 +24,15 @@ from vmferry.model import (
     Phase,
     Placed,
     Plan,
+    Power,
     Url,
     Where,
 )
+from vmferry.model.names import Overlay, beside, overlay_in
 from vmferry.transfer import Place, Throttle, Transfer
+
+COPY_SUFFIX = ".part"
+"""Of a copy until it is whole."""
 
 Fact = str | int | float | bool | None | list[str]
 
@@ -101,6 +108,8 @@ class Job:
     desk: Desk
     bookmarks: Path
     """Folder of the transfers' bookmarks."""
+    ask: AskUsers = ask_host
+    """Who needs a file."""
 
     def patient(self) -> Job:
         """The same job, hearing suspend."""
@@ -124,19 +133,18 @@ class Job:
 
     def part(self, image: ImageMove) -> Path:
         """The temporary name of a file that is made, while it is copied."""
-        final = file_of(image.destination)
-        return final.with_name(f"{final.name}.{self.tag}.part")
+        return beside(file_of(image.destination), f".{self.tag}.part")
 
     def file_part(self, file: FileMove) -> Path:
-        return file.destination.with_name(f"{file.destination.name}.{self.tag}.part")
+        return beside(file.destination, f".{self.tag}.part")
 
     def overlay(self, disk: DiskMove, round_: int) -> Path:
         """The overlay at the source that takes the writes of a round."""
-        return disk.overlays.with_name(f"{disk.overlays.name}.{self.tag}.r{round_}")
+        return beside(disk.overlays, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
 
     def overlay_copy(self, disk: DiskMove, round_: int) -> Path:
-        """The same overlay at the destination."""
-        return disk.overlay_copies.with_name(f"{disk.overlay_copies.name}.{self.tag}.r{round_}")
+        """The same overlay at the destination, until it is folded into the copy."""
+        return beside(disk.overlay_copies, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
 
     @property
     def memory(self) -> Path:
@@ -195,13 +203,18 @@ class Job:
     def frozen_disks(self) -> tuple[DiskMove, ...]:
         return tuple(d for d in self.plan.disks if d.frozen)
 
+    @property
+    def persistent(self) -> bool:
+        """Will the VM be defined in the end? Not one that was transient, nor one that somebody has undefined."""
+        return self.plan.persistent and self.facts.get("undefined") is not True
+
     def round_of(self, disk: DiskMove) -> int | None:
         """The round whose overlay is active at the source now; None before the freeze."""
         active = self.host.active_image(self.uuid, disk.target)
-        prefix = self.overlay(disk, 0).name.removesuffix("0")
-        if not isinstance(active, Path) or active.parent != disk.overlays.parent or not active.name.startswith(prefix):
+        if not isinstance(active, Path):
             return None
-        return int(active.name.removeprefix(prefix))
+        found = overlay_in(active.name)
+        return found.round if found and active == self.overlay(disk, found.round) else None
 
     def paths(self) -> dict[Path, Path]:
         """Old place to new place of every file that moves."""
@@ -228,6 +241,23 @@ def file_of(where: Where) -> Path:
     if isinstance(where, Url):
         raise TypeError(f"{where} is no file")
     return where
+
+
+def power_of(host: Host, uuid: str) -> Power:
+    """Of a VM that is not known there: off."""
+    try:
+        return host.power(uuid)
+    except NoSuchVm:
+        return Power.OFF
+
+
+def known(host: Host, uuid: str) -> bool:
+    """Also of a VM that only runs."""
+    try:
+        host.power(uuid)
+    except NoSuchVm:
+        return False
+    return True
 
 
 class Step:
@@ -257,3 +287,7 @@ class Step:
     def crossed(self, job: Job) -> bool:
         """Asked of the point of no return only: has any part of it taken effect?"""
         return self.found(job)
+
+    def overtaken(self, job: Job) -> bool:
+        """Asked of steps before that one: has somebody else made the way back one that loses writes?"""
+        return False

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vmferry.hosts.records import Fold
 from vmferry.model import Placed
-from vmferry.steps.base import Job
+from vmferry.steps.base import COPY_SUFFIX, Job
 from vmferry.steps.progress import copy_verified
 from vmferry.transfer import Transfer
 
@@ -19,14 +20,14 @@ class Closed:
     source: Path
     final: Path
     below: Placed | None = None
-    """Of an overlay: what its copy lies on."""
+    """Of an overlay: what its copy lies on, and is folded into."""
     grows: bool = False
     """Some of it may have been copied while it was written: see `Transfer`."""
 
     @property
     def part(self) -> Path:
         """The name of its copy until that is whole and compared."""
-        return self.final.with_name(f"{self.final.name}.part")
+        return self.final.with_name(f"{self.final.name}{COPY_SUFFIX}")
 
     def transfer(self, job: Job) -> Transfer:
         return replace(job.transfer(self.source, self.part), grows=self.grows)
@@ -44,6 +45,17 @@ def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False
             job.there.rebase(file.part, file.below)
         job.there.promote(file.part, file.final)  # cut off between its two halves, both names are there
     return moved
+
+
+def fold(job: Job, overlays: Sequence[Closed]) -> None:
+    """Write what the copies of these overlays hold into the images that they lie on, all at once, and remove them.
+
+    Nobody has those images open. Done again after a cut they are the same: an overlay writes all that it holds anew,
+    also what its guest discarded, which it holds as zeros.
+    """
+    job.there.fold([Fold(overlay.final, overlay.below) for overlay in overlays if overlay.below is not None])
+    for overlay in overlays:
+        drop(job, overlay)
 
 
 def drop(job: Job, file: Closed) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from vmferry.errors import NoSuchVm, StillNamed, VmUndefined
 from vmferry.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
-from vmferry.hosts.protocol import Host, Quiesced
-from vmferry.model import MIRRORS, DiskMove, JobState, Placed, Power, Technology
-from vmferry.steps.base import Job, Step
-from vmferry.steps.bringing import Closed, bring, drop
+from vmferry.hosts.records import Quiesced
+from vmferry.model import MIRRORS, DiskMove, JobState, Power, Technology
+from vmferry.steps.base import Job, Step, power_of
+from vmferry.steps.bringing import Closed, bring, drop, fold
+from vmferry.steps.chains import overlays, prove, rounds
 from vmferry.steps.progress import DeskWatch, phase, spare_source
 
 QUIESCE_S = 5.0
@@ -33,17 +35,16 @@ LITTLE_BYTES = 16 << 20
 """It shows a slow link all the same."""
 
 
-def rounds(job: Job) -> int:
-    """The highest round that was ever begun."""
-    count = job.facts.get("rounds")
+def reached(job: Job) -> int:
+    """The highest round in which the disks have been seen: they do not go back to an earlier one by themselves."""
+    count = job.facts.get("reached")
     return count if isinstance(count, int) else 0
 
 
-def below(job: Job, disk: DiskMove, round_: int) -> Placed:
-    """What the overlay copy of a round lies on at the destination."""
-    if round_ == 0:
-        return disk.to
-    return Placed(job.overlay_copy(disk, round_ - 1), "qcow2")
+def folded(job: Job) -> int:
+    """How many rounds are in the copy at the destination."""
+    count = job.facts.get("folded")
+    return count if isinstance(count, int) else 0
 
 
 class Freeze(Step):
@@ -57,10 +58,12 @@ class Freeze(Step):
         What comes between the freeze and the thaw, a kill of libvirtd say, would leave the guest standing for good.
         """
         cut_off = job.facts.get("thaw_owed") is True
+        if all(job.round_of(disk) is None for disk in job.frozen_disks):
+            prove(job, None)
         if job.plan.agent:
             job.facts.put("thaw_owed", value=True)
-        overlays = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
-        quiesced = job.host.freeze(job.uuid, overlays, QUIESCE_S if job.plan.agent and not cut_off else None)
+        fresh = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
+        quiesced = job.host.freeze(job.uuid, fresh, QUIESCE_S if job.plan.agent and not cut_off else None)
         job.facts.put("frozen", value=True)
         job.facts.put("grows_since", time.time())
         if not job.plan.agent:
@@ -72,14 +75,20 @@ class Freeze(Step):
             job.facts.put("thaw_owed", value=False)
 
     def undo(self, job: Job) -> None:
-        """Merge the overlays back into the base; a guest that runs keeps running."""
+        """Merge the overlays back into what lies below them; a guest that runs keeps running.
+
+        What another tool has put on them stays on top. Nothing is removed that anybody's disk names.
+        """
         if job.facts.get("thaw_owed") is True:
             thaw(job)
         job.facts.put("frozen", value=False)
-        merge_down(job, job.host, {disk.target: disk.from_ for disk in job.frozen_disks})
+        put_home(job)
         for disk in job.frozen_disks:
-            for round_ in range(rounds(job) + 1):
-                job.host.remove(job.overlay(disk, round_))
+            for overlay in reversed(overlays(job, disk)):
+                if users := job.host.users(overlay):
+                    names = ", ".join(job.host.vm(user).name for user in users)
+                    raise StillNamed(host=job.host.name, path=overlay, users=names)
+                job.host.remove(overlay)
 
     def found(self, job: Job) -> bool:
         frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
@@ -88,16 +97,21 @@ class Freeze(Step):
         return frozen and job.facts.get("thaw_owed") is not True
 
 
-def merge_down(job: Job, host: Host, bases: Mapping[str, Placed]) -> None:
-    """Commit each disk's overlays into its base. A host may stand the guest still for the instant of a switch:
+def put_home(job: Job) -> None:
+    """Merge each disk's overlays into what lies below. A host may stand the guest still for the instant of a switch:
     one that was cut off in that instant is let go here, one that a person pauses meanwhile is not."""
     cut_off = job.facts.get("merging")
     if cut_off is None:
-        job.facts.put("merging", host.power(job.uuid) is Power.RUNNING)
-    for target, base in bases.items():
-        host.commit(job.uuid, target, base, DeskWatch(job, target))
-    if cut_off is True and host.power(job.uuid) is Power.PAUSED:
-        host.resume(job.uuid)
+        job.facts.put("merging", power_of(job.host, job.uuid) is Power.RUNNING)
+    for disk in job.frozen_disks:
+        own = overlays(job, disk)
+        if job.facts.get(f"home:{disk.target}") is not True:  # what is home may have been written to since
+            job.host.unfreeze(job.uuid, disk.target, own, disk.from_, DeskWatch(job, disk.target))
+            job.facts.put(f"home:{disk.target}", value=True)
+        if isinstance(disk.active.source, Path):
+            job.host.rewrite_snapshots(job.uuid, dict.fromkeys(own, disk.active.source))
+    if cut_off is True and power_of(job.host, job.uuid) is Power.PAUSED:
+        job.host.resume(job.uuid)
     job.facts.put("merging", None)
 
 
@@ -115,7 +129,7 @@ def thaw(job: Job) -> None:
 
 @dataclass(frozen=True)
 class Rounds(Step):
-    """Close the overlay and copy it, again and again, until the rest is small enough to cut over."""
+    """Close the overlay, copy it and fold it into the copy, again and again, until the rest is small enough."""
 
     technology: Technology
     says = "copying what was written since"
@@ -126,7 +140,7 @@ class Rounds(Step):
         while True:
             round_ = self._round(job)
             with phase(job, f"round {round_}") as moved:
-                moved.append(self._copy_closed(job, round_))
+                moved.append(self._fold_closed(job, round_))
             remaining = self._remaining(job, round_)
             _note_growth(job, remaining)
             stalls = before is not None and remaining > SHRINKS * before
@@ -138,7 +152,7 @@ class Rounds(Step):
                 return
             if yields:
                 job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink
-            elif (stalls or round_ >= MOST_ROUNDS) and not self._wait_for_calm(job, round_):
+            elif (stalls or round_ >= _most_rounds(job)) and not self._wait_for_calm(job, round_):
                 continue
             before = remaining
             self._next_round(job, round_ + 1)
@@ -149,15 +163,35 @@ class Rounds(Step):
                 drop(job, closed_overlay(job, disk, round_))
 
     def _round(self, job: Job) -> int:
-        return job.round_of(job.frozen_disks[0]) or 0
+        """Raises ChainChanged where it is none of the job's."""
+        try:
+            round_ = job.round_of(job.frozen_disks[0])
+        except NoSuchVm:
+            raise VmUndefined(vm=job.plan.vm) from None
+        if round_ is None or round_ not in (reached(job), rounds(job)):
+            round_ = rounds(job)
+        prove(job, round_)
+        job.facts.put("reached", round_)
+        return round_
 
-    def _copy_closed(self, job: Job, active: int) -> int:
-        """Copy all overlays below the active ones that are not at the destination yet."""
-        return sum(
-            bring(job, [closed_overlay(job, disk, round_)], disk.target)
-            for round_ in range(active)
-            for disk in job.frozen_disks
-        )
+    def _fold_closed(self, job: Job, active: int) -> int:
+        """Fold all overlays below the active ones, oldest first, that are not in the copy yet. Returns the bytes moved.
+
+        Each is compared before; the base was before its first. Cut off, a round is folded again, and no later one has
+        been by then.
+        """
+        moved = 0
+        for round_ in range(max(0, folded(job) - 1), active):
+            overlays = [closed_overlay(job, disk, round_) for disk in job.frozen_disks]
+            if round_ < folded(job):  # its copies may be there still, if we were cut off
+                for overlay in overlays:
+                    drop(job, overlay)
+                continue
+            for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
+                moved += bring(job, [overlay], disk.target)
+            fold(job, overlays)
+            job.facts.put("folded", round_ + 1)
+        return moved
 
     def _remaining(self, job: Job, round_: int) -> int:
         return sum(job.host.allocated(job.overlay(disk, round_)) for disk in job.frozen_disks)
@@ -167,13 +201,14 @@ class Rounds(Step):
         job.facts.put("pause_forecast_s", round(pause, 3))
         job.desk.forecast(pause)
         if self.technology in MIRRORS:
-            return remaining <= SMALL_BYTES or round_ >= MOST_ROUNDS
+            return remaining <= SMALL_BYTES or round_ >= _most_rounds(job)
         return pause <= job.desk.max_pause_s
 
     def _next_round(self, job: Job, following: int) -> None:
+        prove(job, following - 1)
         job.facts.put("rounds", following)
-        overlays = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
-        job.host.freeze(job.uuid, overlays, None)
+        fresh = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
+        job.host.freeze(job.uuid, fresh, None)
         job.facts.put("grows_since", time.time())
 
     def _wait_for_calm(self, job: Job, round_: int) -> bool:
@@ -183,7 +218,7 @@ class Rounds(Step):
         """
         job.desk.state(JobState.PAUSED, self._why(job, round_))
         asked = (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s)
-        more = round_ < MOST_ROUNDS
+        more = round_ < _most_rounds(job)
         while (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s) == asked:
             before = self._remaining(job, round_)
             job.desk.wait(LOOK_S)
@@ -214,6 +249,11 @@ class Rounds(Step):
         if forecast(job, self.technology, 0) > job.desk.max_pause_s:
             return "the guest's memory alone takes longer than is allowed"
         return "the guest writes as fast as it is copied"
+
+
+def _most_rounds(job: Job) -> int:
+    """The overlay of the freeze is the first on each disk."""
+    return min(MOST_ROUNDS, job.plan.most_overlays - 1)
 
 
 def _note_growth(job: Job, remaining: int) -> None:
@@ -272,8 +312,8 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
 
 
 def closed_overlay(job: Job, disk: DiskMove, round_: int) -> Closed:
-    """One overlay that is no longer written to, and what it lies on at the destination."""
-    return Closed(job.overlay(disk, round_), job.overlay_copy(disk, round_), below(job, disk, round_))
+    """One overlay that is no longer written to; at the destination it lies on the copy, with all before it in that."""
+    return Closed(job.overlay(disk, round_), job.overlay_copy(disk, round_), disk.to)
 
 
 def last_overlays(job: Job) -> list[Closed]:

@@ -1,4 +1,4 @@
-"""Live cut-over: a shallow mirror of the small overlay, then all disks pivot while the guest stands."""
+"""Live cut-over: a shallow mirror of the small overlay into the copy, then all disks pivot while the guest stands."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import time
 from collections.abc import Iterable
 
 from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
-from vmferry.model import DiskMove, DiskProgress, Placed, Power
-from vmferry.steps.base import Job, Step
-from vmferry.steps.bringing import bring, drop
-from vmferry.steps.freeze import below, closed_overlay, last_overlays, rounds
+from vmferry.model import DiskMove, DiskProgress, Power
+from vmferry.steps import checkpoints
+from vmferry.steps.base import Job, Step, power_of
+from vmferry.steps.bringing import bring, drop, fold
+from vmferry.steps.chains import on_copy, prove, rounds, sources
+from vmferry.steps.freeze import closed_overlay
 from vmferry.steps.progress import phase, spare_source
+from vmferry.steps.saved import final_images
 
 LOOK_S = 0.1
 QUICK_LOOK_S = 0.02
@@ -25,25 +28,31 @@ LITTLE_BYTES = 4 << 20
 
 def over(job: Job, disk: DiskMove) -> bool:
     """Does the disk run from the destination?"""
-    return job.host.active_image(job.uuid, disk.target) == job.overlay_copy(disk, rounds(job))
+    return on_copy(job, job.host, disk) is True
 
 
 class Mirror(Step):
-    """Copy the rest of each disk and send every further write to both sides."""
+    """Copy the rest of each disk into its copy and send every further write to both sides.
+
+    A mirror that was cut off has left a part of the overlay in the copy. That does no harm, whatever the guest has done
+    since: what an overlay has once taken it never gives up (a discarded cluster is kept as one of zeros), and the next
+    mirror, or a fold of the closed overlay, writes all that it holds anew.
+    """
 
     says = "mirroring the rest"
 
     def do(self, job: Job) -> None:
         _wait_until_open(job)
+        prove(job, rounds(job), mirrored=True)
+        checkpoints.forget(job)
         with phase(job, "mirror") as moved:
             arm(job, job.frozen_disks)
             moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks)
 
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
-            job.host.end_mirror(job.uuid, disk.target)
-        for overlay in last_overlays(job):
-            drop(job, overlay)
+            job.host.end_mirror(job.uuid, disk.target, disk.to)
+        checkpoints.recall(job)
 
 
 class Pivot(Step):
@@ -57,15 +66,14 @@ class Pivot(Step):
             self._finish_off(job)
             return
         pending = [disk for disk in job.frozen_disks if not over(job, disk)]
+        prove(job, rounds(job), mirrored=True)
         arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
-        if job.facts.get("ran") is None:
-            job.facts.put("ran", power is Power.RUNNING)
         _let_catch_up(job, pending)
         self._switch(job, pending)
 
     def undo(self, job: Job) -> None:
         """Not one disk was switched: let the guest go on."""
-        if job.facts.get("ran") and job.host.power(job.uuid) is Power.PAUSED:
+        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
             job.host.resume(job.uuid)
 
     def found(self, job: Job) -> bool:
@@ -76,8 +84,15 @@ class Pivot(Step):
         return any(over(job, disk) for disk in job.frozen_disks)
 
     def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
+        """Whether it ran is asked as late as can be: a person may have paused it meanwhile, and that stays."""
+        cut_off = job.facts.get("standing") is True
+        if not cut_off:
+            job.facts.put("ran", job.host.power(job.uuid) is Power.RUNNING)
+            job.facts.put("standing", value=True)
         begun = time.monotonic()
-        job.host.suspend(job.uuid)
+        if not job.host.suspend(job.uuid) and not cut_off:
+            job.facts.put("ran", value=False)
+        prove(job, rounds(job), mirrored=True)
         for disk in pending:
             job.host.pivot(job.uuid, disk.target)
         if job.facts.get("ran"):
@@ -85,7 +100,7 @@ class Pivot(Step):
         job.facts.put("pause_s", round(time.monotonic() - begun, 4))
 
     def _finish_off(self, job: Job) -> None:
-        """QEMU ended between two pivots: bring what is left over as files, and start from there."""
+        """QEMU ended between two pivots: fold what is left over as files, and start from there."""
         if not self.crossed(job):
             raise GuestGone(vm=job.plan.vm)
         for disk in job.frozen_disks:
@@ -93,16 +108,13 @@ class Pivot(Step):
                 overlay = closed_overlay(job, disk, rounds(job))
                 drop(job, overlay)
                 bring(job, [overlay], disk.target, hurry=True)
-        last = {d.target: Placed(job.overlay_copy(d, rounds(job)), "qcow2") for d in job.frozen_disks}
-        job.host.point(job.uuid, last, {})
+                fold(job, [overlay])
+        job.host.point(job.uuid, final_images(job), {}, sources(job))
 
 
 def arm(job: Job, disks: Iterable[DiskMove]) -> None:
     """Start the mirrors that do not run, and wait until all are ready."""
     disks = list(disks)
-    for disk in disks:
-        if not job.host.mirroring(job.uuid, disk.target):
-            job.host.make_overlay(job.overlay_copy(disk, rounds(job)), below(job, disk, rounds(job)))
     limit = _limit(job, disks)
     looks = 0
     while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
@@ -120,7 +132,7 @@ def _limit(job: Job, disks: list[DiskMove]) -> int | None:
     limit = job.desk.throttle.ordered_bytes_s  # giving way to a guest, it would never catch up with it
     for disk in disks:
         share = max(1, limit // len(disks)) if limit else None
-        job.host.mirror(job.uuid, disk.target, job.overlay_copy(disk, rounds(job)), share)
+        job.host.mirror(job.uuid, disk.target, disk.to, share)
     return limit
 
 
@@ -154,6 +166,7 @@ def _ready(job: Job, disk: DiskMove) -> bool:
     except HostRefused as refused:
         if job.host.power(job.uuid) is Power.OFF:
             raise GuestGone(vm=job.plan.vm) from refused
+        prove(job, rounds(job), mirrored=True)  # a mirror ends when its disk is resized, and blames the destination
         raise MirrorEnded(vm=job.plan.vm, target=disk.target, reason=refused.fields["reason"]) from refused
     job.desk.disk(DiskProgress(disk.target, done, total), 0.0)
     return ready

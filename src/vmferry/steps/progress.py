@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from vmferry.errors import NoSuchVm, SourceFilling
 from vmferry.model import DiskProgress, Phase
 from vmferry.steps.base import Job
+from vmferry.steps.chains import heed
 from vmferry.transfer import Throttle, Transfer
 
 LOOK_S = 1.0
@@ -55,6 +56,7 @@ def spare_source(job: Job) -> None:
         except NoSuchVm:
             return
         if round_ is None:
+            heed(job)
             return  # it has just left for the other host: nothing grows here any more
         grown = job.host.allocated(job.overlay(disk, round_))
         if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:

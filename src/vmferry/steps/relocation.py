@@ -12,13 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
-from vmferry.hosts.protocol import Host
-from vmferry.model import Definition, Lost, Power
-from vmferry.steps.base import Job, Step, file_of
-from vmferry.steps.bringing import drop, forget
-from vmferry.steps.freeze import below, last_overlays, rounds
+from vmferry.model import MIRRORS, SAVES, Definition, Lost, Power
+from vmferry.steps.base import Job, Step, file_of, power_of
+from vmferry.steps.bringing import forget
+from vmferry.steps.chains import prove, rounds, sources
 from vmferry.steps.progress import DeskWatch, phase
-from vmferry.steps.saved import first_images, last_images, saved_memory
+from vmferry.steps.proof import prove_start
+from vmferry.steps.saved import final_images, first_images, keep_known, saved_memory, still_saved
+
+PROVE_S = 0.25
+
+
+ATTEMPTS = 3
+"""What was away for a moment may go once more as it comes back."""
 
 
 class Announce(Step):
@@ -42,10 +48,30 @@ class Relinquish(Step):
     says = "giving up the VM at the source"
 
     def do(self, job: Job) -> None:
-        """Read once: an attempt that was cut off may have forgotten its snapshots already."""
-        if written(job) is None and job.host.defined(job.uuid):
-            job.facts.put("definition", job.host.definition(job.uuid).dump())
-        job.host.relinquish(job.uuid)
+        """Read once: an attempt that was cut off may have forgotten its snapshots already.
+
+        One that somebody has undefined meanwhile is written down as it runs, or as it was saved, for the time of the
+        move alone.
+        """
+        fresh = written(job) is None
+        if job.plan.technology in SAVES:
+            keep_known(job)
+            if fresh or job.host.defined(job.uuid):
+                still_saved(job)  # asked again of what can still be started there
+        if fresh:
+            job.facts.put("definition", self._definition(job).dump())
+        job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
+
+    def _definition(self, job: Job) -> Definition:
+        """With the disks for whose next start a person has chosen another image: that is not at the other host."""
+        frozen = job.facts.get("frozen") is True
+        named = first_images(job) if frozen else {disk.target: disk.from_ for disk in job.plan.disks}
+        chosen = job.host.point(job.uuid, named, {}, sources(job))
+        job.facts.put("next start", list(chosen))
+        definition = job.host.definition(job.uuid)
+        if not job.host.defined(job.uuid):
+            job.facts.put("undefined", value=True)
+        return definition
 
     def undo(self, job: Job) -> None:
         """Only once the destination can never run it."""
@@ -53,8 +79,8 @@ class Relinquish(Step):
         definition = written(job)
         if definition is not None:
             job.host.reclaim(definition)
-            if job.facts.get("frozen") is not None:  # false once it was merged at the destination: frozen here still
-                job.host.point(job.uuid, first_images(job), {})
+            if job.facts.get("frozen") is True:
+                job.host.point(job.uuid, first_images(job), {}, sources(job))
 
 
 class StillOff(Step):
@@ -76,22 +102,11 @@ class StillOff(Step):
         return job.lost is Lost.SOURCE
 
 
-class LayOverlays(Step):
-    """Empty overlays at the destination, for what QEMU brings over while the guest runs."""
-
-    says = "preparing the destination's overlays"
-
-    def do(self, job: Job) -> None:
-        for disk in job.frozen_disks:
-            job.there.make_overlay(job.overlay_copy(disk, rounds(job)), below(job, disk, rounds(job)))
-
-    def undo(self, job: Job) -> None:
-        for overlay in last_overlays(job):
-            drop(job, overlay)
-
-
 class Migrate(Step):
     """Let libvirt carry memory and the last changes while the guest runs, then let it run there.
+
+    The last changes go straight into the copies. What an attempt that was cut off has left there does no harm: see
+    Mirror.
 
     It arrives standing, and it is written down before it is let run: what was not has never run there, so that an
     end in doubt is decided for the source. What was may have, and its disks are the newer ones whatever became of it.
@@ -115,20 +130,22 @@ class Migrate(Step):
             job.facts.put("pause_s", round(_stood_s(job, begun), 4))
 
     def _carry(self, job: Job) -> None:
-        """Twice, if need be: what was away for a moment costs the memory once more, and not all that was copied.
+        """More than once, if need be: what was away for a moment costs the memory again, and not all that was copied.
 
         Raises HostUnreachable where the destination is away for longer, HostRefused.
         """
-        changes = job.changes(last_images(job))
-        for final in (False, True):
+        changes = job.changes(final_images(job))
+        for attempt in range(1, ATTEMPTS + 1):
             self._back(job)
+            prove_start(job)  # what an attempt before has left there held its port and its huge pages
             to = job.there.receive(job.uuid)
+            prove(job, rounds(job))
             try:
-                job.host.migrate(job.uuid, to, changes, DeskWatch(job, job.plan.disks[0].target))
+                job.host.migrate(job.uuid, to, changes, _Proving(job, job.plan.disks[0].target))
                 return
             except HostRefused:
                 job.there.arrived(job.uuid)  # libvirt at the source says the same, whatever became of the other end
-                if final or power_of(job.host, job.uuid) is Power.OFF:
+                if attempt == ATTEMPTS or power_of(job.host, job.uuid) is Power.OFF:
                     raise
 
     def _let_go(self, job: Job) -> None:
@@ -170,20 +187,33 @@ class Migrate(Step):
         return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
 
 
+class _Proving(DeskWatch):
+    """Proves the chain while libvirt is at work on the VM: until then somebody may have changed it."""
+
+    def __init__(self, job: Job, target: str) -> None:
+        super().__init__(job, target)
+        self._proved = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if time.monotonic() - self._proved > PROVE_S:
+            prove(self._job, rounds(self._job))
+            self._proved = time.monotonic()
+
+
 @dataclass(frozen=True)
 class Arrive(Step):
     """Define the VM at the destination, in the placeholder's place, with all that was written down of it."""
 
-    overlaid: bool
-    """It runs on overlays that are still to be merged."""
+    cold: bool = False
+    """It is off, and has been all the time."""
     says = "defining the VM at the destination"
 
     def do(self, job: Job) -> None:
         definition = written(job)
         if definition is None:
             raise NoSuchVm(vm=job.plan.vm, host=job.plan.connect)
-        disks = last_images(job) if self.overlaid else {disk.target: disk.to for disk in job.plan.disks}
-        changes = replace(job.changes(disks), files=job.paths(), cold=not self.overlaid)
+        changes = replace(job.changes(final_images(job)), files=job.paths(), cold=self.cold)
         job.there.adopt(definition, changes)
 
     def undo(self, job: Job) -> None:
@@ -209,14 +239,6 @@ def written(job: Job) -> Definition | None:
     """The VM's definition, once the source has given it up."""
     text = job.facts.get("definition")
     return Definition.load(text) if isinstance(text, str) else None
-
-
-def power_of(host: Host, uuid: str) -> Power:
-    """Of a VM that is not known there: off."""
-    try:
-        return host.power(uuid)
-    except NoSuchVm:
-        return Power.OFF
 
 
 def forget_carried(job: Job) -> None:

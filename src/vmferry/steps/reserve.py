@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vmferry.errors import DestinationExists, VmChanged, VolumeChanged
-from vmferry.model import ImageMove
+from vmferry.model import ImageMove, listed
 from vmferry.steps.base import Job, Step, file_of
+from vmferry.steps.chains import note
 
 
 class Reserve(Step):
@@ -24,6 +25,7 @@ class Reserve(Step):
             disk = present.get(move.target)
             if disk is None or disk.active.path != move.active.source:
                 raise VmChanged(vm=vm.name, change=f"disk {move.target} is no longer {move.active.source}")
+        note(job)
         made = [image.destination for image in job.plan.images if not image.to_volume]
         for destination in [*made, *(file.destination for file in job.plan.files)]:
             if job.there.exists(file_of(destination)):
@@ -40,8 +42,8 @@ def _change(job: Job, image: ImageMove) -> str:
         return "it is gone"
     if volume.trouble:
         return volume.trouble
-    if users := job.there.users(image.destination):
-        return f"it is a disk of {', '.join(job.there.vm(user).name for user in users)}"
+    if users := [user for user in job.ask(job.there, [image.destination], ()) if user.holds]:
+        return f"it is needed by {listed(users)}"
     if volume.holds and not job.plan.overwrite:
         return f"it is not empty: {volume.holds}"
     needed = volume.lacks(image.virtual_bytes, image.to.format)
@@ -58,7 +60,7 @@ class KeepDefined(Step):
             job.host.make_persistent(job.uuid)
 
     def undo(self, job: Job) -> None:
-        if not job.plan.persistent:
+        if not job.persistent:
             job.host.make_transient(job.uuid)
 
     def found(self, job: Job) -> bool:

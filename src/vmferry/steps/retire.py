@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vmferry.errors import NotSeenRunning
-from vmferry.model import Changes, ImageMove, Lost, Placed, Where
+from vmferry.hosts.records import Fold
+from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFile, Where, listed
+from vmferry.model.names import beside
+from vmferry.model.outcomes import dumped, outcome_name
+from vmferry.steps import pools
 from vmferry.steps.base import Job, Step, file_of
-from vmferry.steps.bringing import forget
-from vmferry.steps.freeze import closed_overlay, rounds
+from vmferry.steps.chains import rounds
 from vmferry.steps.relocation import forget_carried, written
 
 
 class Retire(Step):
-    """Remove the source, or keep it under a dated name, once the VM has been seen at the destination."""
+    """Remove the source, or keep it under a dated name, once the VM has been seen at the destination.
+
+    Before each file goes it is asked once more who needs it: a file that has got a user since the plan was made stays.
+    """
 
     says = "retiring the source"
 
@@ -28,30 +35,56 @@ class Retire(Step):
             job.host.end_serving()
             job.there.end_serving()
             job.host.remove(job.saved)
-        if job.plan.keep_source and job.lost is not Lost.SOURCE:
+        keep = job.plan.keep_source and job.lost is not Lost.SOURCE
+        if keep:  # a way back as of the cut-over
+            job.host.fold([Fold(job.overlay(disk, rounds(job)), disk.from_) for disk in job.frozen_disks])
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job), -1, -1):
+                job.host.remove(job.overlay(disk, round_))
+        if keep:
             self._keep(job)
-        self._remove(job)
+        elif not job.plan.keep_source:
+            self._remove(job)
         if job.plan.relocates and not job.plan.keep_source:
             job.host.clear_out(job.uuid)
         self._forget(job)
+        pools.refresh(job)
+
+    def _remove(self, job: Job) -> None:
+        for source in _going(job):
+            if not job.host.exists(_data(source)):  # removed before we were cut off
+                _remove_links(job, source)
+            elif _asked(job, source).goes:
+                entry = job.host.entry(_data(source))
+                freed = entry.bytes if entry is not None and entry.names == 1 else 0
+                _note(job, replace(source, freed_bytes=freed))
+                job.host.remove(_data(source))
+                _remove_links(job, source)
 
     def _keep(self, job: Job) -> None:
-        """A way back as of the cut-over: fold the overlays in, then give the images dated names."""
-        for disk in job.frozen_disks:
-            job.host.fold(job.overlay(disk, rounds(job)), disk.from_)
-            for round_ in range(rounds(job), -1, -1):
-                job.host.remove(job.overlay(disk, round_))
-        names = {source: self._kept(job, source) for source in map(_file, _owned(job))}
-        for image in _owned(job):
+        """Give the images dated names, bases first."""
+        dated = {source.path: self._kept(job, _data(source)) for source in _going(job)}
+        going: dict[Where, SourceFile] = {}
+        for source in _going(job):  # a base goes only with all that lies on it
+            own = {name for above in going.values() for name in above.names}
+            if _asked(job, source, own.union(source.names, dated.values())).goes:
+                going[source.path] = source
+        names = {path: dated[path] for path in going if isinstance(path, Path)}
+        for image in job.plan.images:
+            if image.source not in going:
+                continue
             below = _backing_of(job, image)
             backing = names.get(below) if isinstance(below, Path) else None
-            kept = names[_file(image)]
-            if job.host.exists(_file(image)):
-                job.host.rename(_file(image), kept)
+            self._rename(job, going[image.source], kept := names[_file(image)])
             if backing is not None:
                 job.host.rebase(kept, Placed(backing, image.backing_format or "raw"))
-        kept_files = [str(path) for path in names.values()]
+        kept_files = [str(names[image.source]) for image in job.plan.images if image.source in names]
         job.facts.put("kept", kept_files + self._keep_definition(job, names))
+
+    def _rename(self, job: Job, source: SourceFile, kept: Path) -> None:
+        if job.host.exists(_data(source)):
+            job.host.rename(_data(source), kept)
+        _remove_links(job, source)
 
     def _keep_definition(self, job: Job, names: Mapping[Path, Path]) -> list[str]:
         """On a host that has forgotten the VM: what to define it from, on the kept images."""
@@ -62,8 +95,8 @@ class Retire(Step):
         for disk in job.plan.disks:
             if not disk.active.from_volume and (kept := names.get(_file(disk.active))):
                 disks[disk.target] = disk.from_._replace(path=kept)
-        beside = next(iter(names.values()), job.saved).parent
-        xml = self._kept(job, beside / f"{job.plan.vm.replace('/', '_')}.xml")
+        folder = next(iter(names.values()), job.saved).parent
+        xml = self._kept(job, folder / f"{job.plan.vm.replace('/', '_')}.xml")
         job.host.keep_definition(definition, Changes(disks), xml)
         return [str(xml)]
 
@@ -72,32 +105,55 @@ class Retire(Step):
         if not isinstance(day, str):
             day = datetime.now(UTC).strftime("%Y%m%d")
             job.facts.put("kept_day", day)
-        return source.with_name(f"{source.name}.kept-{day}-{job.id}")
-
-    def _remove(self, job: Job) -> None:
-        for disk in job.frozen_disks:
-            for round_ in range(rounds(job), -1, -1):
-                job.host.remove(job.overlay(disk, round_))
-        if not job.plan.keep_source:
-            for image in reversed(_owned(job)):
-                job.host.remove(_file(image))
-            for file in job.plan.files:
-                if not file.stays:
-                    job.host.remove(file.source)
+        return beside(source, f".kept-{day}-{job.id}")
 
     def _forget(self, job: Job) -> None:
         for image in job.plan.images:
             job.there.forget(job.closed(job.base_transfer(image)))
-        for disk in job.frozen_disks:
-            for round_ in range(rounds(job) + 1):
-                forget(job, closed_overlay(job, disk, round_))
         if job.plan.relocates:
             forget_carried(job)
 
 
-def _owned(job: Job) -> list[ImageMove]:
-    """Files that nobody else uses, bases first; a volume stays as it is, for whoever owns it to wipe."""
-    return [image for image in job.plan.images if not image.shared and not image.from_volume]
+def _going(job: Job) -> Iterator[SourceFile]:
+    """What the plan takes away, those that lie on others first."""
+    yield from (source for source in job.plan.sources if source.goes)
+
+
+def _asked(job: Job, source: SourceFile, own: Collection[Where] = ()) -> SourceFile:
+    """The same, as it is now: somebody may need it since, or its link may lead elsewhere.
+
+    `own`: files that need it and go with it, or have gone to where they need it no longer.
+    """
+    told = source
+    if job.lost is not Lost.SOURCE and (why := _why_it_stays(job, source, own)):
+        told = replace(source, fate=Fate.STAYS, why=why)
+    _note(job, told)
+    return told
+
+
+def _why_it_stays(job: Job, source: SourceFile, own: Collection[Where]) -> str:
+    entry, data = job.host.entry(file_of(source.path)), _data(source)
+    if entry is not None and entry.path != data:
+        return f"it leads to {entry.path} now"
+    folders = sorted({data.parent, *(path.parent for path in job.paths().values() if not job.plan.relocates)})
+    leaving = Leaving(job.uuid, frozenset(), frozenset(own), tag=job.tag, moved=True)
+    others = leaving.others(job.ask(job.host, [data], folders))
+    return f"needed by {listed(others)}" if others else ""
+
+
+def _note(job: Job, source: SourceFile) -> None:
+    job.facts.put(outcome_name(source.path), dumped(source))
+
+
+def _remove_links(job: Job, source: SourceFile) -> None:
+    """Links that led to what has gone; a link of a folder is none of them."""
+    for link in source.links:
+        if job.host.entry(link) is None and job.host.exists(link):
+            job.host.remove(link)
+
+
+def _data(source: SourceFile) -> Path:
+    return source.data or file_of(source.path)
 
 
 def _file(image: ImageMove) -> Path:

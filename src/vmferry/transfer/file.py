@@ -18,10 +18,11 @@ from vmferry.errors import (
     SourceUnreadable,
     VmferryError,
 )
+from vmferry.errors.system import said
 from vmferry.transfer.bookmarks import Identity
 from vmferry.transfer.endpoints import Can
 from vmferry.transfer.ranges import CHUNK, Range, pieces
-from vmferry.transfer.rawfile import EndedEarly, RawFile
+from vmferry.transfer.rawfile import ALIGN, EndedEarly, RawFile
 from vmferry.transfer.sharing import clone
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -83,7 +84,7 @@ class _Closing:
             error.add_note(f"closing {self.path} failed as well: {failed}")
 
     def close_error(self, failed: OSError) -> VmferryError:
-        return SourceUnreadable(path=self.path, offset=0, reason=str(failed))
+        return SourceUnreadable(path=self.path, offset=0, reason=said(failed))
 
 
 class SourceFile(_Closing):
@@ -188,7 +189,21 @@ class DestinationFile(_Closing):
                 with suppress(PermissionError):
                     os.fchown(self.raw.fd, of.st_uid, of.st_gid)
                 os.fchmod(self.raw.fd, stat.S_IMODE(of.st_mode))
+            self._hold_first_block()
             os.fsync(self.raw.fd)
+
+    def _hold_first_block(self) -> None:
+        """Write out the first block of a file of an odd size, also if it holds zeros.
+
+        QEMU finds the size of the sectors by reading that block, takes them for 4096 bytes where it is a hole, and does
+        not open a disk past the cache then that ends within 4096.
+        """
+        if self._size <= ALIGN or self._size % ALIGN == 0:
+            return
+        content = memoryview(bytearray(ALIGN))
+        self.raw.read(0, content)
+        if not any(content):
+            self.raw.write(0, content)
 
     def close_error(self, failed: OSError) -> VmferryError:
         return unwritable(self.path, failed)

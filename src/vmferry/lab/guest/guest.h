@@ -14,6 +14,7 @@
 #define BLOCKS_PER_MIB (MIB / BLOCK)
 
 extern volatile int rate, dirty_mib_s; /* set by the kernel command line, then by commands */
+extern int erase_one_in;
 
 /* tell.c: the console, then the channel */
 uint64_t mono_us(void);

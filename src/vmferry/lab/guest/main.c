@@ -4,12 +4,15 @@
  *
  * Promise: a line `ack DISK NUMBER PLACE MONO_US BLOCKS TOOK_US` is said only after the BLOCKS blocks of
  * 4 KiB from block PLACE of DISK, stamped with NUMBER, were written with O_DIRECT | O_DSYNC, so are durable.
+ * `erasing DISK NUMBER PLACE BLOCKS` is said before blocks are zeroed or discarded, `zeroed` of the same words once
+ * they durably read as zeros; a discard is not acknowledged: the blocks may hold what they held, or zeros.
  * lab/verdict.py reads the disks afterwards and looks for each of them.
  *
  * Told by the kernel command line:
  *   lab.modules=a,b            loaded from /modules, in this order
  *   lab.write=vda:START:LEN,.. regions in MiB; nothing outside them is written
  *   lab.rate=N                 writes a second and disk, 0: as many as possible
+ *   lab.erase=N                one act in N is no write: blocks are zeroed or discarded (stamp.c); 0: none is
  *   lab.touch=MIB lab.dirty=MIB_S   memory filled at the start, and rewritten each second
  *   lab.fs=vdc                 an ext4 disk: mounted, and a note taken on it 10 times a second (agent.c)
  *   lab.lease=vdc              a disk that all hosts see: the guest's lease, see lease.c
@@ -32,6 +35,7 @@
 #define EPOCH_2025 1735689600
 
 volatile int rate, dirty_mib_s;
+int erase_one_in;
 
 void start(void *(*work)(void *), void *argument)
 {
@@ -78,6 +82,7 @@ int main(int count, char **words)
     if (option("lab.probe", unused, sizeof unused))
         power_off();
     rate = number_option("lab.rate");
+    erase_one_in = number_option("lab.erase");
     dirty_mib_s = number_option("lab.dirty");
     fill_memory((uint64_t)number_option("lab.touch") * MIB);
     watch_host_clock();

@@ -5,16 +5,19 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "guest.h"
 
 #define MAX_RUN 16 /* blocks of the larger writes */
 #define LARGE_ONE_IN 16
+#define MAX_ERASED 64 /* blocks that are zeroed or discarded at once: up to four clusters of an image */
 #define MAX_DISKS 8
 
 struct stamp {
@@ -110,6 +113,27 @@ static void write_one(struct disk *d, struct stamp *buffer)
         d->written[place + i - d->first] = d->number;
 }
 
+static void erase_one(struct disk *d)
+{
+    uint32_t run = 1 + next_random(&d->random) % MAX_ERASED;
+    uint64_t place = d->first + next_random(&d->random) % (d->blocks - run + 1);
+    uint64_t range[2] = {place * BLOCK, (uint64_t)run * BLOCK};
+    int discards = next_random(&d->random) % 2;
+    d->number++;
+    say("erasing %s %llu %llu %u", d->name, (unsigned long long)d->number, (unsigned long long)place, run);
+    if (ioctl(d->fd, discards ? BLKDISCARD : BLKZEROOUT, range) || fdatasync(d->fd)) {
+        say("error %s %s %llu %d", discards ? "discard" : "zero", d->name, (unsigned long long)place, errno);
+        usleep(100000);
+        return;
+    }
+    hold_lease();
+    if (discards)
+        return;
+    say("zeroed %s %llu %llu %u", d->name, (unsigned long long)d->number, (unsigned long long)place, run);
+    for (uint32_t i = 0; i < run; i++)
+        d->written[place + i - d->first] = d->number;
+}
+
 static void wait_at_gate(void)
 {
     pthread_mutex_lock(&gate);
@@ -132,7 +156,10 @@ static void *write_disk(void *argument)
     for (;;) {
         if (!writing)
             wait_at_gate();
-        write_one(d, buffer);
+        if (erase_one_in && next_random(&d->random) % erase_one_in == 0)
+            erase_one(d);
+        else
+            write_one(d, buffer);
         if (!rate) {
             next = mono_us();
             continue;

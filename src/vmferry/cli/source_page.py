@@ -1,0 +1,59 @@
+"""What becomes of the files at the source, for people: of a plan, and of a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vmferry.cli.screen import shown
+from vmferry.cli.sizes import bytes_text
+from vmferry.model import Fate, SourceFile
+
+STYLES = {Fate.REMOVED: "red", Fate.RENAMED: "yellow", Fate.STAYS: "green"}
+WORDS = {Fate.REMOVED: "removed", Fate.RENAMED: "kept, renamed", Fate.STAYS: "stays"}
+
+
+def source_lines(sources: Sequence[SourceFile], title: str, *, ended: bool = False) -> Iterator[RenderableType]:
+    """File by file, each with the reason; nothing for a plan or receipt of an earlier version."""
+    if not sources:
+        return
+    yield Text(title, style="bold")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for source in sources:
+        grid.add_row(Text(WORDS[source.fate], style=STYLES[source.fate]), Text(shown(source.path)))
+        for name in _behind(source):
+            grid.add_row("", Text(shown(name), style="dim"))
+        grid.add_row("", Text(_about(source, ended=ended), style="dim"))
+    yield grid
+
+
+def _behind(source: SourceFile) -> list[str]:
+    """Where a symbolic link leads, and by way of which others: they go and stay with it."""
+    ways = [f"by way of the link {link}" for link in source.links[1:]]
+    return [f"a link to {source.data}", *ways] if source.data else []
+
+
+def _about(source: SourceFile, *, ended: bool) -> str:
+    told = [shown(source.role)]
+    if source.bytes and not (ended and source.goes):
+        told.append(bytes_text(source.bytes))
+    if ended and source.fate is Fate.REMOVED:
+        told.append(f"{bytes_text(source.freed_bytes)} free again")
+    return f"{', '.join(told)}: {shown(source.why)}"
+
+
+def freed_text(sources: Sequence[SourceFile], *, ended: bool) -> str:
+    """In one line: how many of the files go, and what that frees."""
+    gone = [source for source in sources if source.fate is Fate.REMOVED]
+    size = sum(source.freed_bytes if ended else source.bytes for source in gone)
+    stay = sum(source.fate is Fate.STAYS for source in sources)
+    renamed = sum(source.fate is Fate.RENAMED for source in sources)
+    told = [f"{len(gone)} removed{'' if ended else ' at the end'}, {bytes_text(size)} free"] if gone else []
+    told += [f"{renamed} kept, renamed"] if renamed else []
+    told += [f"{stay} {'stay' if stay > 1 else 'stays'}"] if stay else []
+    return "; ".join(told)

@@ -1,0 +1,43 @@
+"""What is told to a host, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from vmferry.model import Placed
+from vmferry.transfer import Place
+
+
+class Quiesced(StrEnum):
+    """Whether a guest's file systems were frozen while its disks were."""
+
+    YES = "yes"
+    NO = "no"
+    UNSURE = "unsure"
+    """The agent was told to and did not say that it had: it may do so yet, and has to be told to thaw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """The beginning of a file that grows, served to other hosts."""
+
+    place: Place
+    bytes: int
+
+
+class GuestClock(NamedTuple):
+    """Seconds that a guest's own clock is behind its host's; less than 0 when it is ahead."""
+
+    before_s: float
+    now_s: float
+
+
+class Fold(NamedTuple):
+    """Overlays that no QEMU has open, to be merged down."""
+
+    top: Path
+    base: Placed
+    """The image that takes what lies above it; it is written."""

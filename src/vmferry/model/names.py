@@ -1,0 +1,61 @@
+"""Names of files that a job makes beside others: always the same for the same file, and never longer than may be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+LONGEST_BYTES = 255
+"""Of a file's name, on Linux's file systems."""
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Of an id: none that a person could take for another one."""
+ID = "[a-z0-9]{8}"
+"""An id, in a regular expression."""
+_MARK_CHARS = 8
+_OVERLAY = re.compile(rf"\.vmferry-({ID})\.r(\d+)\.qcow2$")
+
+
+def new_id() -> str:
+    """Of a job or a transfer."""
+    return "".join(secrets.choice(LETTERS) for _ in range(8))
+
+
+class Overlay(NamedTuple):
+    """What the name of an overlay tells."""
+
+    job: str
+    round: int
+
+    @property
+    def suffix(self) -> str:
+        """AppArmor's helper of libvirt may read files in any folder, but only by the names that images have."""
+        return f".vmferry-{self.job}.r{self.round}.qcow2"
+
+
+def overlay_in(name: str) -> Overlay | None:
+    """Of the name of a file, or its path; None where no job has named it so."""
+    found = _OVERLAY.search(name)
+    return None if found is None else Overlay(found[1], int(found[2]))
+
+
+def beside(path: Path, suffix: str, *, room: str = "") -> Path:
+    """The file of this name with a suffix, in the same folder.
+
+    A name that would be too long is cut, with a hash of the whole in place of what was cut. `room` is what later names
+    may add to this one.
+    """
+    return path.with_name(with_suffix(path.name, suffix, room=room))
+
+
+def with_suffix(name: str, suffix: str, *, room: str = "") -> str:
+    """The same of the name alone. Cut between characters, as UTF-8 has them."""
+    whole = f"{name}{suffix}"
+    most = LONGEST_BYTES - len(room.encode())
+    if len(whole.encode()) <= most:
+        return whole
+    mark = f"~{hashlib.blake2b(name.encode()).hexdigest()[:_MARK_CHARS]}"
+    kept = name.encode()[: most - len(f"{mark}{suffix}".encode())]
+    return f"{kept.decode(errors='ignore')}{mark}{suffix}"

@@ -1,0 +1,67 @@
+"""What a disk's chain may be: no deeper than libvirt bears, and nothing of another manager's job in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vmferry.model import MIRRORS, SAVES, Disk, Finding, Severity, Technology, Vm
+from vmferry.model.names import overlay_in
+from vmferry.model.plans import DEEPEST_CHAIN
+from vmferry.model.processors import version_text
+from vmferry.preflight.findings import Ends, blocker
+
+_SHALLOW = 24
+"""libvirt from 10.8 to before 12.0 reads QEMU's answers with a parser that gives up at 32 levels; around the images'
+own there are seven or eight."""
+_SHALLOW_FROM, _SHALLOW_UNTIL = 10_008_000, 12_000_000
+_OVERLAYS = 2
+"""Of the freeze and of one round at least."""
+_SURE = _SHALLOW - _OVERLAYS
+
+
+def deepest(libvirt: int) -> int:
+    """The most images of a chain that a libvirt of this version keeps track of."""
+    return _SHALLOW if _SHALLOW_FROM <= libvirt < _SHALLOW_UNTIL else DEEPEST_CHAIN
+
+
+def of_depth(ends: Ends, vm: Vm, disks: Sequence[Disk], technology: Technology) -> tuple[int, list[Finding]]:
+    """The most images that a chain may have on both hosts, and the disks whose chain would be longer."""
+    longest = max((len(disk.chain) for disk in disks), default=0)
+    if longest <= _SURE and technology not in MIRRORS | SAVES:
+        return DEEPEST_CHAIN, []
+    most, where, version = min(_borne(ends))
+    overlays = _OVERLAYS if technology in MIRRORS | SAVES else 0
+    found = []
+    for disk in disks:
+        if len(disk.chain) + overlays > most:
+            what = f"disk {disk.target} is a chain of {len(disk.chain)} images, a move adds {overlays}, and libvirt "
+            what += f"{version_text(version)} of {where} bears {most}"
+            found.append(_too_long(what, vm, disk, overlays))
+    return most, found
+
+
+def of_other_jobs(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
+    """Disks that lie on a job's overlay: this manager has no job of the VM, or it would not plan a move of it."""
+    found = []
+    for disk in disks:
+        jobs = [overlay.job for image in disk.chain if (overlay := overlay_in(str(image.path)))]
+        if jobs:
+            what = f"disk {disk.target} lies on an overlay of job {jobs[0]}, which this manager does not know"
+            cure = (
+                f"where it was begun, another --state folder for one, wait for it or `vmferry job cancel {jobs[0]}`; "
+            )
+            cure += f"if nobody has it any more: virsh blockcommit '{vm.name}' {disk.target} --active --pivot"
+            found.append(blocker(what, cure))
+    return found
+
+
+def _borne(ends: Ends) -> list[tuple[int, str, int]]:
+    hosts = (ends.host, ends.there) if ends.apart else (ends.host,)
+    return [(deepest(host.platform().libvirt), host.name, host.platform().libvirt) for host in hosts]
+
+
+def _too_long(what: str, vm: Vm, disk: Disk, overlays: int) -> Finding:
+    cure = f"make it shorter: virsh blockpull '{vm.name}' {disk.target}"
+    if overlays:
+        return blocker(what, f"{cure}, or shut the VM down and move it while it is off")
+    return Finding(Severity.BLOCKER, what.replace(" a move adds 0,", ""), "make it shorter: qemu-img rebase, or commit")

@@ -1,0 +1,408 @@
+"""What other people and tools do to a VM in the midst of a job: its writes, their snapshots and its memory are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import libvirt
+import pytest
+from lxml import etree
+from tests.libvirt.seen import (
+    TWO_DISKS,
+    check_image,
+    destination,
+    images,
+    long,
+    nothing_of_ours,
+    power_off,
+    run,
+)
+
+from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
+from vmferry.lab.ferry import ENDS, Ferry
+
+MakeGuest = Callable[[GuestSpec], LabGuest]
+DomainOf = Callable[[LabGuest], libvirt.virDomain]
+STEADY = GuestSpec("steady", disks=TWO_DISKS, rate=40)
+DISK_ONLY = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+LIVE_AND_QUICK = pytest.mark.parametrize("via", ("live", "quick"))
+ONE_OF_TWO = pytest.mark.parametrize("via", ("live", long("quick")))
+
+
+@contextmanager
+def standing(ferry: Ferry, guest: LabGuest, folder: Path, via: str, step: str = "CopyBase") -> Iterator[str]:
+    """A job that stands still in a step while somebody else acts; then it goes on to its end."""
+    words = ("--path", folder, "--via", via, "--max-pause", "60s", "--limit", "6MiB")
+    job = ferry.detached(guest.name, *words)
+    if step == "Rounds":  # there is none that is small enough: it stays there
+        assert ferry.run("job", "limit", job, "6MiB", "--max-pause", "1ms").code == 0
+    wait_for(lambda: ferry.step(job) == step, f"{step} of the job", 120)
+    assert ferry.run("job", "suspend", job).code == 0
+    wait_for(lambda: ferry.state(job) == "paused", "the job to stand still", 60)
+    yield job
+    ferry.run("job", "limit", job, "none")
+    resumed = ferry.run("job", "resume", job)
+    assert resumed.code == 0 or ferry.state(job) in ("undoing", *ENDS), resumed.err  # seen while it stood
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 120)
+
+
+def snapshot_all(guest: LabGuest, domain: libvirt.virDomain, name: str, flags: int = DISK_ONLY) -> dict[str, Path]:
+    """`virsh snapshot-create-as VM NAME --disk-only --no-metadata`, as backup tools do it."""
+    made = {target: image.parent / f"{target}.{name}" for target, image in guest.place.images.items()}
+    listed = "".join(f"<disk name='{t}'><source file='{p}'/></disk>" for t, p in made.items())
+    domain.snapshotCreateXML(f"<domainsnapshot><name>{name}</name><disks>{listed}</disks></domainsnapshot>", flags)
+    return made
+
+
+def merge(domain: libvirt.virDomain, target: str, base: str | None = None, top: str | None = None) -> None:
+    """`virsh blockcommit VM TARGET --active --pivot`."""
+    domain.blockCommit(target, base, top, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
+
+    def ready() -> bool:
+        mirror = etree.fromstring(domain.XMLDesc(0)).find(f"./devices/disk/target[@dev='{target}']/../mirror")
+        return mirror is not None and mirror.get("ready") == "yes"
+
+    wait_for(ready, f"the merge of {target}", 60)
+    domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    wait_for(lambda: not domain.blockJobInfo(target, 0), "the merge to end", 30)
+
+
+def is_whole(guest: LabGuest, domain: libvirt.virDomain) -> None:
+    """Every acknowledged write is there, and it can be started again."""
+    guest.wait_acks(20)
+    power_off(guest, domain)
+    assert guest.verdict().clean, guest.verdict()
+    domain.create()
+    guest.wait_writing()
+    power_off(guest, domain)
+    assert guest.verdict().clean, guest.verdict()
+
+
+def chain(image: Path) -> list[Path]:
+    told = run("qemu-img", "info", "-U", "--backing-chain", str(image)).splitlines()
+    return [Path(line.partition(": ")[2]) for line in told if line.startswith("image: ")]
+
+
+@LIVE_AND_QUICK
+def test_a_snapshot_that_a_backup_tool_takes_in_mid_job_stays_its_own_and_no_write_is_lost(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via) as job:
+        made = snapshot_all(guest, domain, "backup")
+        guest.wait_acks(40)
+
+    told = ferry.job(job)
+    assert told["state"] == "undone", told
+    assert str(made["vda"]) in told["sentence"], told["sentence"]
+    assert images(domain) == images(domain, live=False) == made
+    assert {t: chain(top) for t, top in made.items()} == {t: [made[t], guest.place.images[t]] for t in made}
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    for target in made:  # what the tool does once it has read what it wanted
+        merge(domain, target)
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    is_whole(guest, domain)
+    check_image(guest.place.images["vda"])
+
+
+@ONE_OF_TWO
+def test_overlays_that_somebody_merges_in_mid_job_are_not_missed_and_no_write_is_lost(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via, "Rounds") as job:
+        merge(domain, "vda")
+        guest.wait_acks(40)
+
+    told = ferry.job(job)
+    assert told["state"] == "undone", told
+    assert str(guest.place.images["vda"]) in told["sentence"], told["sentence"]
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    is_whole(guest, domain)
+    check_image(guest.place.images["vda"])
+
+
+def undone(ferry: Ferry, job: str, *said: str | Path) -> None:
+    told = ferry.job(job)
+    assert told["state"] == "undone", told
+    for words in said:
+        assert str(words) in told["sentence"], told["sentence"]
+
+
+def now(ferry: Ferry, job: str) -> str:
+    """What a job says that it does, or waits for."""
+    return str(ferry.job(job)["progress"]["now"])
+
+
+@pytest.mark.long
+@LIVE_AND_QUICK
+def test_an_internal_snapshot_that_a_person_takes_in_mid_job_is_kept_until_they_delete_it(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    qcow2s = tuple(disk for disk in TWO_DISKS if disk.format == "qcow2")
+    guest = make_guest(GuestSpec("steady", disks=qcow2s, rate=40))
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    words = ("--path", folder, "--via", via, "--max-pause", "60s", "--limit", "4MiB")
+    job = ferry.detached(guest.name, *words)
+    wait_for(lambda: ferry.step(job) == "CopyBase", "the copy of the base", 120)
+    snapshot = domain.snapshotCreateXML("<domainsnapshot><name>mine</name></domainsnapshot>", 0)
+    guest.wait_acks(20)
+    ferry.run("job", "limit", job, "none")
+    wait_for(lambda: "'mine'" in now(ferry, job) or "snapshot mine" in now(ferry, job), "the job to say so", 120)
+    assert ferry.state(job) == "undoing"
+    assert "snapshot-delete" in now(ferry, job)
+    assert "mine" in run("qemu-img", "snapshot", "-U", "-l", str(images(domain)["vda"]))
+    guest.wait_acks(20)  # it runs meanwhile
+
+    snapshot.delete()
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 60)
+    undone(ferry, job, "mine")
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    is_whole(guest, domain)
+
+
+@ONE_OF_TWO
+def test_the_writes_of_a_disk_that_is_detached_in_mid_job_end_in_its_image(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via) as job:
+        guest.stop_writing()
+        disk = etree.fromstring(domain.XMLDesc(0)).find("./devices/disk/target[@dev='vdb']/..")
+        assert disk is not None
+        domain.detachDeviceFlags(etree.tostring(disk, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        wait_for(lambda: "vdb" not in images(domain), "the disk to be gone", 60)
+
+    undone(ferry, job, "vdb")
+    assert images(domain) == {"vda": guest.place.images["vda"]}
+    assert images(domain, live=False) == guest.place.images
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    domain.destroy()
+    assert guest.verdict(guest.place.images).clean, guest.verdict(guest.place.images)
+    domain.create()
+    guest.wait_writing()
+
+
+@pytest.mark.long
+@LIVE_AND_QUICK
+def test_memory_that_libvirt_saves_in_mid_job_is_loaded_at_the_next_start(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    """`virsh managedsave`, as libvirt-guests does it when a host is shut down."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via) as job:
+        domain.managedSave(0)
+
+    undone(ferry, job, "stopped running")
+    assert domain.hasManagedSaveImage()
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    before = guest.acks()[-1]
+    domain.create()
+    guest.wait_acks(30)
+    assert guest.acks()[-1].disk and before in guest.acks()
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    assert guest.errors() == []
+    is_whole(guest, domain)
+
+
+@pytest.mark.long
+@LIVE_AND_QUICK
+def test_memory_that_a_person_saves_to_a_file_in_mid_job_stays_usable(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    kept = lab.at / f"kept {via}.save"
+    job = ferry.detached(guest.name, "--path", folder, "--via", via, "--max-pause", "60s", "--limit", "6MiB")
+    wait_for(lambda: ferry.step(job) == "CopyBase", "the copy of the base", 120)
+    domain.save(str(kept))
+    ferry.run("job", "limit", job, "none")
+    wait_for(lambda: "virsh restore" in now(ferry, job), "the job to say what it waits for", 120)
+    assert ferry.state(job) == "undoing"
+
+    domain.connect().restore(str(kept))
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 120)
+    undone(ferry, job)
+    guest.wait_acks(30)
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    assert guest.errors() == []
+    is_whole(guest, domain)
+
+
+@pytest.mark.long
+@LIVE_AND_QUICK
+def test_an_image_that_a_person_chose_for_the_next_start_is_not_taken_back(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    other = guest.place.images["vdb"].with_name("other.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(other), "128M")
+    with standing(ferry, guest, folder, via) as job:
+        root = etree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+        disk = root.find("./devices/disk/target[@dev='vdb']/..")
+        assert disk is not None
+        disk.find("source").set("file", str(other))  # type: ignore[union-attr] # the guest has it
+        disk.find("driver").set("type", "qcow2")  # type: ignore[union-attr]
+        domain.connect().defineXML(etree.tostring(root, encoding="unicode"))
+
+    moved = {target: folder / image.name for target, image in guest.place.images.items()}
+    assert ferry.state(job) == "done", ferry.job(job)
+    assert images(domain) == moved
+    assert images(domain, live=False) == moved | {"vdb": other}
+    assert other.exists()
+    assert "vdb" in ferry.run("job", "receipt", job).out.partition("next start")[2]
+    guest.wait_acks(20)
+    guest.stop_writing()
+    domain.destroy()
+    assert guest.verdict(moved).clean, guest.verdict(moved)
+
+
+def pull(domain: libvirt.virDomain) -> None:
+    domain.blockPull("vda", 0, 0)
+    wait_for(lambda: not domain.blockJobInfo("vda", 0), "the pull to end", 60)
+
+
+def resize(domain: libvirt.virDomain) -> None:
+    domain.blockResize("vda", 300 << 20, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+
+def snapshot_one(domain: libvirt.virDomain) -> None:
+    """With its metadata kept, of one disk of two."""
+    file = images(domain)["vda"].with_name("vda.one")
+    disk = f"<disk name='vda' snapshot='external'><source file='{file}'/></disk>"
+    listed = f"{disk}<disk name='vdb' snapshot='no'/>"
+    text = f"<domainsnapshot><name>one</name><disks>{listed}</disks></domainsnapshot>"
+    domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+
+
+def snapshot_twice(domain: libvirt.virDomain) -> None:
+    for name in ("first", "second"):
+        files = {target: image.with_name(f"{target}.{name}") for target, image in images(domain).items()}
+        listed = "".join(f"<disk name='{target}'><source file='{file}'/></disk>" for target, file in files.items())
+        domain.snapshotCreateXML(f"<domainsnapshot><disks>{listed}</disks></domainsnapshot>", DISK_ONLY)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (pull, "somebody merged it"),
+        (resize, "was resized from"),
+        (snapshot_one, "vda.one"),
+        (snapshot_twice, "which somebody put on top"),
+    ],
+)
+def test_whatever_else_changes_the_chain_in_mid_job_undoes_the_job_and_loses_nothing(
+    act: Callable[[libvirt.virDomain], None],
+    said: str,
+    lab: LabHost,
+    make_guest: MakeGuest,
+    domain_of: DomainOf,
+    ferry: Ferry,
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, "live") as job:
+        act(domain)
+        guest.wait_acks(20)
+
+    undone(ferry, job, said)
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    for image in images(domain).values():
+        assert job not in run("qemu-img", "info", "-U", "--backing-chain", str(image))
+    assert job not in "".join(s.getXMLDesc(0) for s in domain.listAllSnapshots())
+    is_whole(guest, domain)
+
+
+@pytest.mark.long
+def test_somebody_elses_mirror_is_neither_taken_for_the_jobs_nor_ended(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    theirs = guest.place.images["vda"].with_name("their copy.qcow2")
+    with standing(ferry, guest, folder, "live") as job:
+        text = f"<disk type='file'><source file='{theirs}'/><driver type='qcow2'/></disk>"
+        domain.blockCopy("vda", text, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+        ferry.run("job", "limit", job, "none")
+        ferry.run("job", "resume", job)
+        wait_for(lambda: "somebody's block job (copy)" in now(ferry, job), "the job to say what it waits for", 120)
+        domain.blockJobAbort("vda", 0)
+
+    undone(ferry, job, theirs)
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    is_whole(guest, domain)
+
+
+@pytest.mark.long
+@LIVE_AND_QUICK
+def test_a_guest_that_a_person_pauses_as_it_is_cut_over_stays_paused(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    job = ferry.detached(guest.name, "--path", folder, "--via", via, "--max-pause", "60s")
+    step = "Save" if via == "quick" else "Mirror"
+    wait_for(lambda: step in ferry.steps(job), f"{step} of the job", 120)
+    domain.suspend()
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 120)
+    assert domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    domain.resume()
+    is_whole(guest, domain)
+
+
+@pytest.mark.long
+def test_a_vm_that_is_stopped_and_forgotten_in_mid_job_leaves_its_disks_whole(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, "live") as job:
+        guest.stop_writing()
+        domain.destroy()
+        domain.undefine()
+
+    undone(ferry, job, "all that it wrote is in its images")
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    assert guest.verdict(guest.place.images).clean
+
+
+@pytest.mark.parametrize("via", (long("live"), "quick"))
+def test_a_vm_that_is_undefined_while_it_runs_moves_and_is_not_defined_again(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+) -> None:
+    """Nothing but the job's saved state knows it while its memory is saved."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via) as job:
+        domain.undefine()
+
+    assert (ferry.state(job), domain.isPersistent()) == ("done", 0), ferry.job(job)
+    guest.wait_acks(20)
+    moved = images(domain)
+    domain.destroy()
+    assert {image.parent for image in moved.values()} == {folder}
+    assert guest.verdict(moved).clean

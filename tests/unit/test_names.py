@@ -1,0 +1,46 @@
+"""Names of files that a job makes beside others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmferry import leftovers
+from vmferry.hosts import files
+from vmferry.model.names import LETTERS, LONGEST_BYTES, Overlay, beside, new_id, overlay_in
+
+NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) <= LONGEST_BYTES
+)
+SUFFIXES = st.sampled_from([".vmferry-abcd2345.part", ".vmferry-abcd2345.r31.qcow2", ".kept-20260131-abcd2345"])
+
+
+@given(NAMES, SUFFIXES, st.sampled_from(["", ".part"]))
+def test_a_name_fits_with_its_suffix_and_with_what_is_added_later(name: str, suffix: str, room: str) -> None:
+    made = beside(Path("/san") / name, suffix, room=room)
+    assert made.parent == Path("/san")
+    assert made.name.endswith(suffix)
+    assert len(f"{made.name}{room}".encode()) <= LONGEST_BYTES
+    assert made == beside(Path("/san") / name, suffix, room=room)
+    if len(f"{name}{suffix}{room}".encode()) <= LONGEST_BYTES:
+        assert made.name == f"{name}{suffix}"
+
+
+@given(st.lists(NAMES, min_size=2, max_size=2, unique=True), SUFFIXES)
+def test_two_files_never_get_the_same_name(names: list[str], suffix: str) -> None:
+    first, second = (beside(Path("/san") / f"{'x' * 200}{name}"[:240], suffix) for name in names)
+    same = f"{'x' * 200}{names[0]}"[:240] == f"{'x' * 200}{names[1]}"[:240]
+    assert (first == second) is same
+
+
+IDS = st.text(st.sampled_from(LETTERS), min_size=8, max_size=8) | st.builds(new_id)
+
+
+@given(NAMES, IDS, st.integers(0, 99))
+def test_an_overlay_is_known_by_its_name_whatever_id_its_job_has(name: str, job: str, round_: int) -> None:
+    made = beside(Path("/san") / name, Overlay(job, round_).suffix, room=".part")
+    assert overlay_in(made.name) == Overlay(job, round_)
+    assert files.TAG.search(made.name)
+    assert [found[1] for found in leftovers.TAG.finditer(made.name)][-1] == job

@@ -1,0 +1,107 @@
+"""The end of a move: whoever comes to need a file while the job runs keeps it, whatever the way of moving."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from chaos_worlds import SOURCE, Bench, Scenario, at
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vmferry.hosts.memory import Moment, World
+from vmferry.hosts.memory_world import File, Machine
+from vmferry.model import JobState, Placed, Power, Technology
+
+LATE = "6f1c3a52-0000-4000-8000-000000000009"
+FILES = [SOURCE / "guest-a.img", SOURCE / "guest-b.qcow2", SOURCE / "guest-b-base.qcow2"]
+SCENARIOS = [
+    Scenario(Technology.LIVE, Power.RUNNING),
+    Scenario(Technology.QUICK, Power.RUNNING, rounds=1),
+    Scenario(Technology.OFFLINE, Power.OFF),
+    Scenario(Technology.OFFLINE, Power.OFF, keep_source=True),
+    Scenario(Technology.LIVE_RELOCATION, Power.RUNNING),
+    Scenario(Technology.LAN, Power.OFF, keep_source=True),
+]
+
+
+def comes(world: World, file: Path, how: str) -> Path:
+    """Somebody new needs a file. Returns what must be there as well."""
+    overlay = Path("/elsewhere/late.qcow2")
+    match how:
+        case "overlay":
+            world.files[overlay] = File(format="qcow2", backing=file)
+            return overlay
+        case "snapshot":
+            world.machines[LATE] = Machine("late", LATE, definition={}, snapshots={"then": {"vda": file}})
+        case "nvram":
+            world.machines[LATE] = Machine("late", LATE, definition={}, nvram=file)
+        case _:
+            world.files[overlay] = File(format="qcow2", backing=file)
+            world.machines[LATE] = Machine("late", LATE, definition={"vda": Placed(overlay, "qcow2")})
+            world.acknowledged[LATE, "vda"] = {}
+    return file
+
+
+def until_retire(scenario: Scenario) -> tuple[int, int]:
+    """The world's calls when the first step and when Retire begins, of a job that nobody disturbs."""
+    bench = Bench(scenario)
+    assert bench.run() is JobState.DONE
+    return bench.acts[0][3], next(calls for act, step, _, calls in bench.acts if (act, step) == ("do", "Retire"))
+
+
+MOMENTS = {scenario: until_retire(scenario) for scenario in SCENARIOS}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(SCENARIOS),
+    st.sampled_from(FILES),
+    st.sampled_from(["overlay", "snapshot", "nvram", "vm"]),
+    st.floats(0, 1),
+)
+def test_a_file_that_somebody_comes_to_need_at_any_moment_stays(
+    scenario: Scenario, file: Path, how: str, when: float
+) -> None:
+    wanted: list[Path] = []
+    bench = Bench(scenario)
+    first, last = MOMENTS[scenario]
+    number = first + 1 + round(when * (last - first - 1))
+    bench.hook = at(number, "before", lambda world: wanted.append(comes(world, file, how)))
+    assert bench.run() is JobState.DONE
+    assert wanted, "nobody came"
+    assert file in bench.world.files
+    assert wanted[0] in bench.world.files
+    told = json.loads(str(bench.known[f"outcome:{file}"]))
+    assert told["fate"] == "stays"
+    assert "late" in told["why"]
+    for below in bench.world.below(file):
+        assert below in bench.world.files, "what it lies on is gone"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_what_nobody_needs_goes_and_what_became_free_is_told(scenario: Scenario) -> None:
+    bench = Bench(scenario)
+    assert bench.run() is JobState.DONE
+    told = [json.loads(str(bench.known[f"outcome:{file}"])) for file in FILES]
+    assert not set(FILES) & bench.world.files.keys()
+    assert {each["fate"] for each in told} == {"renamed" if scenario.keep_source else "removed"}
+    assert all((each["freed_bytes"] > 0) is not scenario.keep_source for each in told)
+
+
+def test_a_user_who_comes_between_two_files_keeps_the_second_one() -> None:
+    """It is asked before each file, not once for all."""
+    bench = Bench(Scenario(Technology.OFFLINE, Power.OFF))
+    done: list[bool] = []
+
+    def hook(moment: Moment, world: World) -> None:
+        if moment.call == "remove" and FILES[1] not in world.files and not done:
+            done.append(True)
+            comes(world, FILES[2], "overlay")
+
+    bench.hook = hook
+    assert bench.run() is JobState.DONE
+    assert done
+    assert FILES[2] in bench.world.files
+    assert FILES[1] not in bench.world.files
