@@ -14,7 +14,10 @@ TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-g
 	btrfs-progs exfatprogs exfat-fuse swtpm swtpm-tools ovmf git \
 	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
 
-.PHONY: demo test long check format lint types unit block libvirt bench clean
+.PHONY: help demo test long check format lint types unit block libvirt bench clean
+
+help:  ## this list; it changes nothing
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES)
 demo: packages $(READY)  ## a running VM's storage moves, in a lab of its own
@@ -26,7 +29,8 @@ test: packages $(READY)  ## everything, guests side by side; each family has a b
 	timeout 1500 $(BIN)/pytest -q -n 4 --dist worksteal tests/unit tests/block
 	timeout 3300 $(BIN)/pytest -q -n 3 --dist loadgroup -m "not long" tests/libvirt
 	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, the other"
-	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in chaos, 200 tortured by others"
+	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in"
+	@echo "chaos, 200 tortured by others"
 
 long: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 long: packages $(READY)  ## what needs an hour or two: real guests between hosts, and under faults
@@ -40,7 +44,7 @@ check: $(READY)  ## a minute or so, each fourth of the long lists: before each c
 	$(MAKE) --no-print-directory format-check lint types
 	VMFERRY_SAMPLE=4 $(BIN)/pytest -q -n 2 -m "not slow" tests/unit tests/block
 
-format: $(READY)
+format: $(READY)  ## write the sources as ruff wants them
 	$(BIN)/ruff format src tests
 	$(BIN)/ruff check --fix src tests
 
@@ -48,19 +52,19 @@ format: $(READY)
 format-check: $(READY)
 	$(BIN)/ruff format --check src tests
 
-lint: $(READY)
+lint: $(READY)  ## ruff
 	$(BIN)/ruff check src tests
 
-types: $(READY)
+types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(READY)
+unit: $(READY)  ## pure functions, simulated hosts, the command
 	$(BIN)/pytest -q -n 2 -m "not slow" tests/unit
 
-block: $(READY)
+block: $(READY)  ## real files, devices, servers and networks, no guest
 	$(BIN)/pytest -q -n 2 -m "not slow" tests/block
 
-libvirt: $(READY)
+libvirt: $(READY)  ## real guests, the long tests included
 	$(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
 
 bench: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
@@ -81,5 +85,5 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q -e '.[dev]'
 	touch $@
 
-clean:
+clean:  ## remove what make made in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -64,6 +64,17 @@ def open_place() -> Iterator[Path]:
         shutil.rmtree(place)
 
 
+def test_what_killed_probes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    old = [tmp_path / f"vmferry-abcd2345.{ending}" for ending in ("probe", "probe.named", "memory")]
+    young, another = tmp_path / "vmferry-abcd2346.probe", tmp_path / "space.probe"
+    for file in (*old, young, another):
+        file.touch()
+        if file is not young:
+            os.utime(file, (0, 0))
+    assert not probe(tmp_path, USE, None)
+    assert set(tmp_path.iterdir()) == {old[2], young, another}
+
+
 @pytest.fixture
 def exfat(tmp_path: Path) -> Iterator[Path]:
     """A file system without hard links."""

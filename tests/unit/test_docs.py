@@ -16,7 +16,7 @@ from vmferry.cli.options import Globals
 from vmferry.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGES.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 STEPS = {name for strategy in STRATEGIES.values() for name in strategy.names}
 PLACEHOLDERS = {"RATE": "200MiB", "TIME": "2s", "SECONDS": "2s", "TARGET=DIR": "vda=/srv"}
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +23,7 @@ from vmferry.errors import VmferryError
 from vmferry.errors.system import said
 from vmferry.hosts import files
 from vmferry.model import Finding, FolderUse, Severity
-from vmferry.model.names import new_id
+from vmferry.model.names import ID, new_id
 from vmferry.transfer.locks import guard_writing
 
 _HOLE_BYTES = 1 << 20
@@ -29,7 +31,10 @@ _ANOTHER = "or choose another folder"
 _PASSABLE = 'for d do [ -x "$d" ] || { printf %s "$d"; exit 1; }; done'
 _OPENABLE = ': <> "$1"'
 _SECTOR = 4096
+_PROBE = re.compile(rf"vmferry-{ID}\.probe(\.named)?")
 LOOK_S = 30
+OLD_S = 3600.0
+"""No probe takes that long: one this old was left by a process that was killed."""
 
 
 class User(NamedTuple):
@@ -65,6 +70,7 @@ def _tried(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]
     found = list(_of_room(folder, use))
     if user is not None and (closed := _closed_to(user, folder)):
         return [*found, closed]
+    _remove_old(folder)
     file = folder / f"vmferry-{new_id()}.probe"
     try:
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -82,6 +88,15 @@ def _tried(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]
             with suppress(OSError):
                 left.unlink()
     return found
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the probes that killed processes left: they belong to no job, so nothing else ever would."""
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                if _PROBE.fullmatch(file.name) and file.lstat().st_mtime < time.time() - OLD_S:
+                    file.unlink()
 
 
 def _blocker(what: str, cure: str) -> Finding:
