@@ -32,7 +32,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from vmferry.lab import DiskSpec, GuestSpec, LabHost
-from vmferry.lab.ferry import COMMAND, Ferry
+from vmferry.lab.vmferry_command import COMMAND, Ferry
 
 COLUMNS, LINES = 104, 40
 LIMIT = "60MiB"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import libvirt
 
-from vmferry.lab.boot import prepare_boot
+from vmferry.lab.guests.boot import prepare_boot
 from vmferry.lab.programs import run
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, LabGuest, LabHost, StorageSpec, wait_for
-from vmferry.lab.bare import bare_boot
-from vmferry.lab.console import longest_jump_s
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.guests.bare import bare_boot
+from vmferry.lab.guests.console import longest_jump_s
+from vmferry.lab.vmferry_command import Ferry
 
 from .ours import PAUSED_STEPS, migrate
 from .table import Against, Aim, Row, Sample, alone, alternate, breakdown, values

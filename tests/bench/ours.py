@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmferry.lab import LabGuest
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 from .table import Sample
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from tests.block.servers import nbd_on_port
+from tests.support.realm import Realm
 
 from vmferry.authority import Role, TlsFolder
 from vmferry.errors import VmferryError
-from vmferry.fence import Fence
-from vmferry.hosts.libvirt import LibvirtHosts
-from vmferry.hosts.protocol import Host
-from vmferry.hosts.remote import remote_host
-from vmferry.lab.realm import Realm
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.interface import Host
+from vmferry.hosts.libvirt.driver import LibvirtHosts
+from vmferry.hosts.remote.driver import remote_host
 from vmferry.model import Token
 from vmferry.transfer import Place, Transfer, Unwatched
 

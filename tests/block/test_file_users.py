@@ -16,9 +16,9 @@ import libvirt
 import pytest
 from tests.block.servers import needs
 
-from vmferry.hosts import file_users, header_cache, headers, image_folders, images
-from vmferry.hosts.file_users import vms_using
-from vmferry.hosts.headers import Header
+from vmferry.hosts.libvirt import file_users, header_cache, headers, image_folders, images
+from vmferry.hosts.libvirt.file_users import vms_using
+from vmferry.hosts.libvirt.headers import Header
 from vmferry.model import FileUser, NamedIn, Placed, Url, UserKind
 
 VM = """<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type>{os}</os><devices>

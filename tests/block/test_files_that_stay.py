@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.sampling import fewer
 
-from vmferry.hosts import file_users, files
 from vmferry.hosts.asking import ask_host
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
+from vmferry.hosts.libvirt import file_users, files
 from vmferry.model import Disk, DiskMove, Fate, FileEntry, FileUser, Image, MoveRequest, Power, SourceFile, Vm, Where
 from vmferry.preflight.moves import Wanted, disk_move
 from vmferry.preflight.sources import Move, judge

@@ -20,7 +20,7 @@ from tests.block.qmp import StorageDaemon, storage_daemon, writer
 from tests.block.servers import needs
 from tests.sampling import fewer
 
-from vmferry.hosts import images
+from vmferry.hosts.libvirt import images
 from vmferry.model import Placed
 
 MIB = 1 << 20

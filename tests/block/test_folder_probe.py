@@ -17,8 +17,8 @@ from shlex import quote
 import pytest
 
 from vmferry.errors import DestinationExists
-from vmferry.hosts import files, folder_probe
-from vmferry.hosts.folder_probe import User, probe
+from vmferry.hosts.libvirt import files, folder_probe
+from vmferry.hosts.libvirt.folder_probe import User, probe
 from vmferry.model import FolderUse, Severity
 from vmferry.transfer import Transfer, Unwatched, compare, copy
 
@@ -185,7 +185,7 @@ def test_a_name_that_is_longer_than_the_file_system_bears_is_found(tmp_path: Pat
 def test_a_file_larger_than_this_process_may_write_is_found(tmp_path: Path) -> None:
     """In a process of its own: a limit once lowered stays."""
     code = "import resource, signal, sys; from pathlib import Path; from vmferry.model import FolderUse\n"
-    code += "from vmferry.hosts.folder_probe import probe; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    code += "from vmferry.hosts.libvirt.folder_probe import probe; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     code += f"resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, {resource.RLIM_INFINITY}))\n"
     code += "print(*(f.what for f in probe(Path(sys.argv[1]), FolderUse(largest_bytes=1 << 30), None)))"
     told = run(sys.executable, "-c", code, tmp_path)

@@ -13,7 +13,7 @@ BYTES = 100 * 1000
 LOOKS = f"""
 import json, socket
 from dataclasses import asdict
-from vmferry.hosts.cards import link_of
+from vmferry.hosts.libvirt.network_cards import link_of
 before = link_of("10.97.0.1")
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
     sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

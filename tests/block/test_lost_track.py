@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from vmferry.errors import VmForgotten, VmHalfStarted, VmHeld
-from vmferry.hosts import lost_track
+from vmferry.hosts.libvirt import stale_state
 
 UUID = "7f9a5b0e-2f7e-4a36-9a63-3f1d8f0d0a11"
 NOTE = "<domstatus state='paused' reason='starting up' pid='{}'>\n  <domain type='kvm' id='7'/>\n</domstatus>\n"
@@ -63,7 +63,7 @@ def test_one_without_a_process_is_told_and_the_note_of_it_goes(tmp_path: Path) -
     note = noted(tmp_path, 0)
     for _ in range(2):
         with pytest.raises(VmHalfStarted, match="restart libvirtd there"):
-            lost_track.check("h", MockOfDomain(), tmp_path)
+            stale_state.check("h", MockOfDomain(), tmp_path)
         assert not note.exists()
 
 
@@ -72,40 +72,40 @@ def test_a_process_that_never_became_its_qemu_is_none(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
     (tmp_path / "my vm.pid").write_text(str(os.getpid()))
     with pytest.raises(VmHalfStarted):
-        lost_track.check("h", MockOfDomain(), tmp_path)
+        stale_state.check("h", MockOfDomain(), tmp_path)
     assert not note.exists()
 
 
 def test_one_that_may_yet_start_is_waited_for(tmp_path: Path) -> None:
     note = noted(tmp_path, 0, age_s=0)
     with pytest.raises(VmHeld, match="is starting it") as raised:
-        lost_track.check("h", MockOfDomain(), tmp_path)
+        stale_state.check("h", MockOfDomain(), tmp_path)
     assert type(raised.value) is VmHeld
     assert note.exists()
 
 
 def test_one_that_has_a_process_by_libvirts_note_is_libvirts_to_judge(tmp_path: Path) -> None:
     note = noted(tmp_path, 4711)
-    lost_track.check("h", MockOfDomain(), tmp_path)
+    stale_state.check("h", MockOfDomain(), tmp_path)
     assert note.exists()
 
 
 def test_one_whose_qemu_runs_is_never_forgotten(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
     with running(tmp_path):
-        lost_track.check("h", MockOfDomain(), tmp_path)
+        stale_state.check("h", MockOfDomain(), tmp_path)
     assert note.exists()
 
 
 def test_one_that_counts_as_off_is_not_as_long_as_its_qemu_runs(tmp_path: Path) -> None:
     off = MockOfDomain(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
-    lost_track.check("h", off, tmp_path)
+    stale_state.check("h", off, tmp_path)
     with running(tmp_path) as pid, pytest.raises(VmForgotten, match=f"process {pid}"):
-        lost_track.check("h", off, tmp_path)
-    lost_track.check("h", off, tmp_path)
+        stale_state.check("h", off, tmp_path)
+    stale_state.check("h", off, tmp_path)
 
 
 def test_one_that_is_paused_for_another_reason_is_let_be(tmp_path: Path) -> None:
     note = noted(tmp_path, 0)
-    lost_track.check("h", MockOfDomain(reason=libvirt.VIR_DOMAIN_PAUSED_USER), tmp_path)
+    stale_state.check("h", MockOfDomain(reason=libvirt.VIR_DOMAIN_PAUSED_USER), tmp_path)
     assert note.exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from vmferry.errors import ImageToolFailed
-from vmferry.hosts import images
-from vmferry.hosts.link import Link
-from vmferry.hosts.overlays import Overlays
+from vmferry.hosts.libvirt import images
+from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.overlays import Overlays
 from vmferry.model import Placed
 
 PIECE = 64 << 10

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.hosts.qemu_process import QemuProcess
+from vmferry.hosts.libvirt.qemu_process import QemuProcess
 
 UUID = "7f9a5b0e-2f7e-4a36-9a63-3f1d8f0d0a11"
 WAITS = ("-c", "import sys; print('runs', flush=True); sys.stdin.read()")

@@ -12,20 +12,20 @@ from pathlib import Path
 import nbd
 import pytest
 from tests.block.servers import answers, certificates, needs, running, until
+from tests.support.realm import Realm
 
-from vmferry.agent.crossing import TunnelCrossing
+from vmferry.agent.tunnels import TunnelCrossing
 from vmferry.authority import Role
 from vmferry.errors import HostUnreachable
-from vmferry.fence import Fence
-from vmferry.hosts import exports as exports_module
-from vmferry.hosts.cards import GBIT_S
-from vmferry.hosts.exports import Exports, Front
-from vmferry.hosts.libvirt import LibvirtHost
-from vmferry.hosts.link import Link
-from vmferry.lab.realm import Realm
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt import nbd_exports as exports_module
+from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.driver import LibvirtHost
+from vmferry.hosts.libvirt.nbd_exports import Exports, Front
+from vmferry.hosts.libvirt.network_cards import GBIT_S
 from vmferry.model import Token
 from vmferry.transfer import Copied, Place, Throttle, Transfer, Unwatched, Watch
-from vmferry.transfer.nbd_link import NbdLink, nbd_link
+from vmferry.transfer.endpoints.nbd import NbdLink, nbd_link
 
 SIZE = 24 << 20
 

@@ -23,8 +23,8 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, Where, compare, copy, drop, root_hash_of, unchanged
-from vmferry.transfer import copying as copying_module
-from vmferry.transfer import exporting as exporting_module
+from vmferry.transfer.endpoints import qemu_nbd as exporting_module
+from vmferry.transfer.engine import copy_loop as copying_module
 
 pytestmark = pytest.mark.slow
 

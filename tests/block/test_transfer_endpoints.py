@@ -11,12 +11,12 @@ from tests.block.places import MAKERS
 
 from vmferry.errors import DestinationUnwritable, ExportFailed, SourceUnreadable, VmferryError
 from vmferry.transfer import CHUNK, Place
-from vmferry.transfer.endpoints import Can, Destination, Source
-from vmferry.transfer.looking import end_of
-from vmferry.transfer.originals import original_alone
+from vmferry.transfer.endpoints.destination import Target
+from vmferry.transfer.endpoints.interface import Can, Destination, Source
+from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.route import opening
+from vmferry.transfer.endpoints.source import original_alone
 from vmferry.transfer.ranges import Range, total
-from vmferry.transfer.route import opening
-from vmferry.transfer.targets import Target
 
 SIZE = 3 * CHUNK
 NOISE = random.Random(5).randbytes(300_000 // 4096 * 4096)

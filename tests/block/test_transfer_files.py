@@ -20,9 +20,9 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.transfer import CHUNK, Transfer, Unwatched, compare, copy, drop, forget, root_hash_of
-from vmferry.transfer import copying as copying_module
+from vmferry.transfer.endpoints.raw_file import RawFile
+from vmferry.transfer.engine import copy_loop as copying_module
 from vmferry.transfer.ranges import Range
-from vmferry.transfer.rawfile import RawFile
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ import pytest
 
 from vmferry.errors import DestinationFull, DestinationUnwritable, SourceUnreadable
 from vmferry.transfer import CHUNK, Transfer, Unwatched, compare, copy, drop
+from vmferry.transfer.endpoints.raw_file import RawFile
+from vmferry.transfer.endpoints.reflink import same_blocks
 from vmferry.transfer.ranges import Range, align
-from vmferry.transfer.rawfile import RawFile
-from vmferry.transfer.sharing import same_blocks
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

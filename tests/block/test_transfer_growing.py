@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.block.servers import certificates, needs
 
 from vmferry.errors import SourceUnreadable
-from vmferry.hosts.exports import Exports, Front
+from vmferry.hosts.libvirt.nbd_exports import Exports, Front
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, drop
 
 PASSES = st.lists(

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.block.places import image
 
 from vmferry.errors import VmferryError
-from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, nbd_connection, root_hash_of
-from vmferry.transfer.nbd_link import nbd_link
-from vmferry.transfer.nbd_url import connecting
+from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, root_hash_of
+from vmferry.transfer.endpoints import nbd_connection
+from vmferry.transfer.endpoints.nbd import nbd_link
+from vmferry.transfer.endpoints.nbd_url import connecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

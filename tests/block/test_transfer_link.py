@@ -20,9 +20,10 @@ from tests.block.servers import Link, answers, iscsi_server, link, running, unti
 from tests.block.test_copy_command import VMFERRY
 
 from vmferry.lab.programs import wait_for
-from vmferry.transfer import CHUNK, Place, nbd_connection
-from vmferry.transfer.nbd_link import nbd_link
-from vmferry.transfer.nbd_url import connecting
+from vmferry.transfer import CHUNK, Place
+from vmferry.transfer.endpoints import nbd_connection
+from vmferry.transfer.endpoints.nbd import nbd_link
+from vmferry.transfer.endpoints.nbd_url import connecting
 
 pytestmark = pytest.mark.slow
 

@@ -14,16 +14,16 @@ import pytest
 from tests.block.servers import until
 
 from vmferry.errors import BadPlace, DestinationExists, DestinationTaken, TransferWrongState
-from vmferry.fence import Fence
-from vmferry.hosts.libvirt import LibvirtHosts
-from vmferry.limits import Limits
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt.driver import LibvirtHosts
+from vmferry.manager.limits.shared import Limits
+from vmferry.manager.store import Store
+from vmferry.manager.store.codec import load
+from vmferry.manager.transfers.service import Transfers
 from vmferry.model import Priority, Scope, Seal, SharedLimit, Window
 from vmferry.model.transfers import TransferRequest, TransferState, TransferView
-from vmferry.store import Store
-from vmferry.store.codec import load
 from vmferry.transfer import CHUNK, Unwatched
-from vmferry.transfer.verifying import Outcome, verify
-from vmferry.transfers import Transfers
+from vmferry.transfer.verification.verify import Outcome, verify
 
 S = TransferState
 HERE = "test:///default"
@@ -273,7 +273,7 @@ def test_one_whose_end_could_not_be_recorded_is_taken_up_again(
             raise OSError(fails.pop(), "the disk with the records is full")
         return change(transfer, to, *args, **columns)
 
-    monkeypatch.setattr("vmferry.carriers.LOOK_S", 0.05)
+    monkeypatch.setattr("vmferry.manager.transfers.runner.LOOK_S", 0.05)
     monkeypatch.setattr(store, "change", full)
     service.submit("aaaa")
     assert service.reach("aaaa", S.TRANSFERRED).done_bytes > 0

@@ -27,10 +27,10 @@ from tests.block.tunnels import (
 )
 
 from vmferry.tunnel import Patience, Peer, TunnelClient, TunnelServer
-from vmferry.tunnel.choice import Choice
+from vmferry.tunnel.compression import Choice
 from vmferry.tunnel.frames import HEAD, MOST, Kind, Squeezer
-from vmferry.tunnel.hello import MAGIC, VERSION, Answer
-from vmferry.tunnel.outward import LEAST_AHEAD
+from vmferry.tunnel.handshake import MAGIC, VERSION, Answer
+from vmferry.tunnel.sender import LEAST_AHEAD
 
 MIB = 1024 * 1024
 NOISE = random.Random(25).randbytes(3 * MIB + 17)

@@ -12,7 +12,7 @@ from queue import Queue
 from threading import Thread
 
 from vmferry.tunnel import Ending, Patience, Peer, Tickets, TunnelClient, TunnelServer
-from vmferry.tunnel.hello import knock
+from vmferry.tunnel.handshake import knock
 
 ANSWER_S = 30.0
 QUICK = Patience(quiet_s=1.0, hello_s=1.0)

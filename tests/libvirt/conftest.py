@@ -9,12 +9,12 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.volumes import LabVolumes
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost
-from vmferry.lab.boot import prepare_boot
-from vmferry.lab.ferry import Ferry
-from vmferry.lab.volumes import LabVolumes
+from vmferry.lab.guests.boot import prepare_boot
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 MakeGuestOn = Callable[[LabHost, GuestSpec], LabGuest]

@@ -13,12 +13,12 @@ from threading import Event
 from tests.libvirt.fleets import ManagedLab
 from tests.libvirt.starts import follow
 
-from vmferry.api.answered import Answered
-from vmferry.api.client import Client
+from vmferry.api.client.client import Client
+from vmferry.api.client.errors import Answered
 from vmferry.api.place import Place
 from vmferry.errors import LabLate
 from vmferry.lab import LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import ENDS
+from vmferry.lab.vmferry_command import ENDS
 
 CUT_S = 5.0
 FROZEN_S = 20.0

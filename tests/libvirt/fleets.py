@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.support.served import ServedHost
+
 from vmferry.lab import Lab, LabGuest, LabHost
-from vmferry.lab.ferry import Ended, Ferry
-from vmferry.lab.served import ServedHost
+from vmferry.lab.vmferry_command import Ended, Ferry
 
 PORT = 7420
 INSIDE_URI = "qemu:///system"

@@ -23,7 +23,7 @@ The guest has IDE disks, whose merges, in an undo, QEMU 7.2.22 does not always s
 `done` and `undone` are how the job ended. `stuck, then done` is a job that asked an operator, told why, and ended so
 after what was broken had been mended and it was told to try again. `-` means that there was nothing to strike: no
 QEMU of the VM on that host in that step. A cell says when it was run last; **`not run` means just that**: nobody has
-seen it, and nothing is claimed of it. Steps are named as in `src/vmferry/strategies.py`.
+seen it, and nothing is claimed of it. Steps are named as in `src/vmferry/migration/strategies.py`.
 """
 
 Case = tuple[str, str, str]

@@ -18,7 +18,7 @@ from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has n
 from tests.libvirt.seen import run
 
 from vmferry.lab import LabHost, wait_for
-from vmferry.lab.domain import OVMF_CODE, OVMF_VARS
+from vmferry.lab.guests.domain import OVMF_CODE, OVMF_VARS
 
 MIB = 8
 STANDING = libvirt.VIR_DOMAIN_START_PAUSED

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry.lab import LabHost, wait_for
-from vmferry.lab.ferry import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, Ferry
 
 HALF_STARTED = "but it has no QEMU there"
 FORGOTTEN = "but its QEMU runs"
-"""What a job says of a VM that libvirtd has lost track of: see hosts/lost_track.py."""
+"""What a job says of a VM that libvirtd has lost track of: see hosts/libvirt/stale_state.py."""
 HOOK = """#!/bin/sh
 [ "$2" = started ] || exit 0
 cd /etc/libvirt/hooks

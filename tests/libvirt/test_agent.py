@@ -10,10 +10,10 @@ from pathlib import Path
 import libvirt
 import pytest
 from tests.libvirt.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, power_off
+from tests.support.served import ServedHost
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
-from vmferry.lab.served import ServedHost
+from vmferry.lab.vmferry_command import Ferry
 
 pytestmark = pytest.mark.long
 

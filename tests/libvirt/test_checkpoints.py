@@ -14,10 +14,10 @@ import libvirt
 import pytest
 from tests.libvirt.seen import destination, power_off, run
 from tests.libvirt.test_faults import until_ended, until_step
+from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ended, Ferry
-from vmferry.lab.volumes import LabVolumes
+from vmferry.lab.vmferry_command import Ended, Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

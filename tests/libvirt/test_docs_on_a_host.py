@@ -10,7 +10,7 @@ from lxml import etree
 from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

@@ -13,9 +13,9 @@ from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_
 
 from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
-from vmferry.strategies import STRATEGIES
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

@@ -20,9 +20,9 @@ from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
 from tests.postgres import Cluster, cluster
 
-from vmferry.claims import HOST_SLOTS
 from vmferry.lab import Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.manager.limits.slots import HOST_SLOTS
 from vmferry.model import FINAL
 
 pytestmark = pytest.mark.long

@@ -14,10 +14,10 @@ from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.fleets import managed
 from tests.libvirt.seen import destination, images, nothing_of_ours, power_off
 
-from vmferry.fence import Fence
-from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 pytestmark = pytest.mark.long
 

@@ -12,7 +12,7 @@ from tests.libvirt.seen import destination, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

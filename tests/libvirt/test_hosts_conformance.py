@@ -12,14 +12,14 @@ from threading import Event, Thread
 import libvirt
 import pytest
 from tests.libvirt.seen import TWO_DISKS, destination, power_off
+from tests.support.served import ServedHost
 
 from vmferry.errors import DestinationExists, HostRefused, NoSuchVm, Superseded, VmHeld
-from vmferry.fence import Fence
-from vmferry.fleet import Fleet
-from vmferry.hosts.libvirt import LibvirtHosts
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.interface import Host
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.served import ServedHost
+from vmferry.manager.fleet.service import Fleet
 from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Transfer, Unwatched
 

@@ -15,10 +15,10 @@ import pytest
 
 from vmferry.errors import LabPlaceUnfit, LabRunning, NoLab
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, StorageSpec, commands, wait_for
-from vmferry.lab.processes import lab_processes
+from vmferry.lab.guests.verdict import BLOCK
+from vmferry.lab.hosts.processes import lab_processes
+from vmferry.lab.hosts.storage import mounts_below
 from vmferry.lab.programs import run
-from vmferry.lab.storage import mounts_below
-from vmferry.lab.verdict import BLOCK
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

@@ -18,10 +18,10 @@ from tests.libvirt.test_lab import assert_nothing_is_left
 
 from vmferry.errors import LabPlaceUnfit, LabProgramFailed
 from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec, commands, wait_for
-from vmferry.lab.ferry import Ferry
-from vmferry.lab.links import Cut
-from vmferry.lab.processes import kill_all, lab_processes
+from vmferry.lab.hosts.links import Cut
+from vmferry.lab.hosts.processes import kill_all, lab_processes
 from vmferry.lab.programs import run
+from vmferry.lab.vmferry_command import Ferry
 
 pytestmark = pytest.mark.long
 

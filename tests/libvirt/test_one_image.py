@@ -1,7 +1,7 @@
 """A disk is one image from the instant in which the guest is let run; nothing has to be written below it then.
 
-The second half runs QEMU confined, as AppArmor confines it (lab/confined.py): it may not write what lay below its disks
-when it was started. An AppArmor of the kernel's own cannot be had everywhere.
+The second half runs QEMU confined, as AppArmor confines it (lab/hosts/confined.py): it may not write what lay below its
+disks when it was started. An AppArmor of the kernel's own cannot be had everywhere.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.libvirt.test_faults import at_source, until_ended, until_step
 from tests.libvirt.test_lab_hosts import MOVING
 from tests.libvirt.test_relocation import folder_on
 
-from vmferry.hosts.link import Link
+from vmferry.hosts.libvirt.connection import Link
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

@@ -21,7 +21,7 @@ from tests.libvirt.seen import (
 )
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

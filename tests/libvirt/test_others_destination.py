@@ -14,11 +14,11 @@ from tests.libvirt.seen import destination, images, long, nothing_of_ours, power
 from tests.libvirt.test_others_start import said
 
 from vmferry.errors import LabNeeds
-from vmferry.fence import Fence
-from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.ferry import Ferry
-from vmferry.lab.storage import need_exfat
+from vmferry.lab.hosts.storage import need_exfat
+from vmferry.lab.vmferry_command import Ferry
 from vmferry.model import Changes, Definition
 
 MakeGuest = Callable[[GuestSpec], LabGuest]

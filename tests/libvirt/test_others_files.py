@@ -16,7 +16,7 @@ from tests.libvirt.namers import NAMERS, Yard, can_start, file_disk, firmware, i
 from tests.libvirt.seen import long, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

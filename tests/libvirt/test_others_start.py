@@ -15,9 +15,9 @@ from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_
 from tests.libvirt.starts import restart, told
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.disks import make_image
-from vmferry.lab.domain import LEAST_UEFI_MIB
-from vmferry.lab.ferry import ENDS, Ended, Ferry
+from vmferry.lab.guests.disks import make_image
+from vmferry.lab.guests.domain import LEAST_UEFI_MIB
+from vmferry.lab.vmferry_command import ENDS, Ended, Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

@@ -12,11 +12,11 @@ import pytest
 from tests.libvirt.seen import check_image, destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds
-from vmferry.fence import Fence
-from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import BARE_GUEST, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.bare import bare_boot
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.guests.bare import bare_boot
+from vmferry.lab.vmferry_command import Ferry
 from vmferry.model import Changes, Token
 from vmferry.transfer import Unwatched
 

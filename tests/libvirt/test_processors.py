@@ -13,8 +13,8 @@ from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.bare import BARE_GUEST, bare_boot
-from vmferry.lab.ferry import Ended, Ferry
+from vmferry.lab.guests.bare import BARE_GUEST, bare_boot
+from vmferry.lab.vmferry_command import Ended, Ferry
 
 pytestmark = pytest.mark.long
 

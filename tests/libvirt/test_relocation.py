@@ -161,7 +161,7 @@ def test_a_relocation_that_is_cancelled_leaves_the_guest_where_it_was(
 def test_a_live_relocation_that_is_cancelled_while_its_memory_goes_ends_every_time(
     fleet: ManagedLab, make_guest_on: MakeGuestOn
 ) -> None:
-    """libvirt misses the end of one of two mirrors now and then, and waits for it: see hosts/migrating.py."""
+    """libvirt misses the end of one of two mirrors now and then, and waits for it: see hosts/libvirt/migration.py."""
     one, two = fleet.lab.hosts
     guest = make_guest_on(one, LARGE)
     guest.wait_acks(20)

@@ -26,13 +26,13 @@ from tests.libvirt.starts import restart
 from tests.libvirt.test_lab_hosts import MOVING
 
 from vmferry.errors import HostUnreachable, LabProgramFailed
-from vmferry.fence import Fence
-from vmferry.hosts import written
-from vmferry.hosts.libvirt import LibvirtHosts
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt import definition as written
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import Lab, LabHost, wait_for
-from vmferry.lab.ferry import ENDS
+from vmferry.lab.vmferry_command import ENDS
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology, Token
-from vmferry.strategies import STRATEGIES
 
 pytestmark = pytest.mark.long
 

@@ -16,7 +16,7 @@ from tests.libvirt.test_relocation import folder_on
 
 from vmferry.errors import LabProgramFailed
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.bare import BARE_GUEST
+from vmferry.lab.guests.bare import BARE_GUEST
 
 pytestmark = pytest.mark.long
 

@@ -17,9 +17,9 @@ from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has n
 from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.disks import make_image
-from vmferry.lab.ferry import Ended, Ferry
-from vmferry.lab.secrets import define_secret, forget_secret, secret_of
+from vmferry.lab.guests.disks import make_image
+from vmferry.lab.guests.secrets import define_secret, forget_secret, secret_of
+from vmferry.lab.vmferry_command import Ended, Ferry
 from vmferry.transfer import CHUNK
 
 MakeGuest = Callable[[GuestSpec], LabGuest]

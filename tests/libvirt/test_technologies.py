@@ -21,7 +21,7 @@ from tests.libvirt.seen import (
 )
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

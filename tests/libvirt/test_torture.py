@@ -18,9 +18,9 @@ from tests.libvirt.torture import APART, HERE, Draw, Report, Torture, draw, spec
 from tests.libvirt.with_others import came_to, page, phase_of
 
 from vmferry.lab import Lab, LabHost
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
-from vmferry.strategies import STRATEGIES
 
 FIRST = int(os.environ.get("VMFERRY_TORTURE_SEED", "1000"))
 RUNS = int(os.environ.get("VMFERRY_TORTURE_RUNS", "20"))

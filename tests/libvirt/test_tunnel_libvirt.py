@@ -13,7 +13,7 @@ from tests.libvirt.conftest import MakeGuestOn
 from tests.libvirt.fleets import managed
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabHost
-from vmferry.lab.links import PORT
+from vmferry.lab.hosts.links import PORT
 
 pytestmark = pytest.mark.long
 

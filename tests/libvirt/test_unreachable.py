@@ -15,7 +15,7 @@ from tests.libvirt.seen import destination
 from tests.libvirt.test_faults import SLOW, until_ended, until_step
 
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
-from vmferry.lab.ferry import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, Ferry
 
 GUEST = GuestSpec("web-server", disks=(DiskSpec("vda", data_mib=24),), rate=15)
 NOBODY = 65534

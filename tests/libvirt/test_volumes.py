@@ -14,10 +14,10 @@ import libvirt
 import pytest
 from lxml import etree
 from tests.libvirt.seen import destination, long, power_off, untouched
+from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.ferry import Ferry
-from vmferry.lab.volumes import LabVolumes
+from vmferry.lab.vmferry_command import Ferry
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]

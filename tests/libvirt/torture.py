@@ -20,11 +20,11 @@ from tests.libvirt.torture_acts import ACTS, DEFINITION, Act, Scene, images, ima
 
 from vmferry.errors import LabLate, NoSuchVm, VmferryError
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.bare import BARE_GUEST
-from vmferry.lab.ferry import ENDS, Ferry
+from vmferry.lab.guests.bare import BARE_GUEST
 from vmferry.lab.programs import run
+from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import OTHER_HOST, Technology
-from vmferry.strategies import STRATEGIES
 
 HERE = (Technology.LIVE, Technology.QUICK, Technology.OFFLINE)
 APART = (Technology.LIVE_RELOCATION, Technology.QUICK_RELOCATION, Technology.LAN)

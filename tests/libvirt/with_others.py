@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tests.libvirt.torture_acts import ACTS
 
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
 from vmferry.model.names import ID
-from vmferry.strategies import STRATEGIES
 
 PAGE = Path("docs/with-others.md")
 PHASES: Mapping[str, frozenset[str]] = {

@@ -8,9 +8,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from vmferry.agent.confined import ABROAD
-from vmferry.hosts.memory import MemoryHost
-from vmferry.hosts.protocol import Host
+from vmferry.agent.path_policy import ABROAD
+from vmferry.hosts.interface import Host
+from vmferry.hosts.simulator.driver import MemoryHost
 from vmferry.hosts.wire import CALLS
 from vmferry.transfer import Place
 

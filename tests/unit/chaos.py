@@ -20,19 +20,20 @@ from typing import Any
 import structlog
 from tests.postgres import Cluster
 
-from vmferry import engine, managers, saga
 from vmferry.errors import HostRefused, VmferryError, WorkerRunning
-from vmferry.hosts.memory import InFile, MemoryHosts, Moment, World
-from vmferry.hosts.memory_world import add_machine
-from vmferry.jobs import Jobs
+from vmferry.hosts.simulator.driver import InFile, MemoryHosts, Moment, World
+from vmferry.hosts.simulator.world import add_machine
+from vmferry.manager.jobs import engine, failover
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.store import Store, leases
+from vmferry.migration import saga
+from vmferry.migration.saga import Once, Outcome
 from vmferry.model import FINAL, JobState, MoveRequest, Power
-from vmferry.saga import Once, Outcome
-from vmferry.seat import Seat
-from vmferry.store import Store, presence
+from vmferry.process.state import Seat
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["vmferry.jobs", "vmferry.hosts.memory"]
+    ["vmferry.manager.jobs.service", "vmferry.hosts.simulator.driver"]
 )  # so that a new worker costs milliseconds, not a second of imports
 Pipe = Connection
 
@@ -105,7 +106,7 @@ def work(post: Post, seed: int, questions: Pipe) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory((post.world / "worker.log").open("a")))
     luck = Luck(seed)
     signal.signal(signal.SIGUSR1, luck.ordered)
-    saga.RETRY_S, presence.LEASE_S, managers.LOOK_S = 0.02, LEASE_S, LOOK_S
+    saga.RETRY_S, leases.LEASE_S, failover.LOOK_S = 0.02, LEASE_S, LOOK_S
     vars(engine)["once"] = deadly(engine.once, luck.chance)
     seat = post.seat()
     jobs = Jobs(seat, MemoryHosts(world_file(post.world), luck.fail_sometimes))

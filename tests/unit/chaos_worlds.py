@@ -15,10 +15,13 @@ from borders import bordered
 
 from vmferry import preflight
 from vmferry.errors import Cancelled
-from vmferry.hosts.memory import Hook, InMemory, Killed, MemoryHost, Moment, World
-from vmferry.hosts.memory_world import File, Machine, add_machine
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Quiesced
+from vmferry.hosts.simulator.driver import Hook, InMemory, Killed, MemoryHost, Moment, World
+from vmferry.hosts.simulator.world import File, Machine, add_machine
+from vmferry.migration.saga import Outcome, walk
+from vmferry.migration.steps.step import Fact, Job, Step
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     ALLOWED,
     OTHER_HOST,
@@ -31,9 +34,6 @@ from vmferry.model import (
     Technology,
     Token,
 )
-from vmferry.saga import Outcome, walk
-from vmferry.steps.base import Fact, Job, Step
-from vmferry.strategies import STRATEGIES
 from vmferry.transfer import Throttle
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from vmferry.hosts.memory import InFile, World
-from vmferry.hosts.memory_world import add_machine
+from vmferry.hosts.simulator.driver import InFile, World
+from vmferry.hosts.simulator.world import add_machine
 from vmferry.model import Power
 
 HOST = "memory:///"

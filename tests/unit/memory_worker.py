@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmferry import worker
 from vmferry.api import place
 from vmferry.errors import HostRefused
-from vmferry.hosts.memory import InFile, MemoryHost, World
+from vmferry.hosts.simulator.driver import InFile, MemoryHost, World
 from vmferry.model import Token
+from vmferry.server import worker
 
 SITE = Path(os.environ["TEST_SITE"])
 

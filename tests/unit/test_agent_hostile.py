@@ -13,9 +13,10 @@ from threading import Event
 import httpx
 import pytest
 from chaos_worlds import SOURCE, UUID, make_world
+from tests.support.realm import LOOPBACK, Realm, Served
 
-from vmferry.agent import calls, listening
-from vmferry.agent.answers import LARGEST_BODY
+from vmferry.agent import host_routes, listening
+from vmferry.agent.error_responses import LARGEST_BODY
 from vmferry.authority import Role, TlsFolder, client_context, tls_name
 from vmferry.errors import (
     AgentVersionMismatch,
@@ -26,12 +27,12 @@ from vmferry.errors import (
     RequestTooLarge,
     UsageError,
 )
-from vmferry.hosts import agent_link, domain_xml
-from vmferry.hosts.memory import InMemory, MemoryHost, MemoryHosts, World
-from vmferry.hosts.remote import remote_host
+from vmferry.hosts.libvirt import domain_xml
+from vmferry.hosts.remote import client as agent_link
+from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, MemoryHosts, World
 from vmferry.hosts.wire import PROTOCOL
 from vmferry.lab.programs import wait_for
-from vmferry.lab.realm import LOOPBACK, Realm, Served
 from vmferry.model import Power, Token
 
 DEADLINE_S = 30
@@ -148,7 +149,7 @@ def test_a_certificate_that_expires_on_an_open_connection_is_refused_at_its_next
     link = site.realm.link(site.served)
     assert remote_host(link).exists(SOURCE / "guest-a.img")
     later = datetime.now(UTC) + timedelta(days=91)
-    monkeypatch.setattr("vmferry.agent.trust.time.time", later.timestamp)
+    monkeypatch.setattr("vmferry.agent.peer_policy.time.time", later.timestamp)
     with pytest.raises(PeerRefused, match="has expired"):
         remote_host(link).exists(SOURCE / "guest-a.img")
     link.close()
@@ -341,7 +342,7 @@ def test_what_ends_at_once_is_answered_whole_and_what_takes_longer_says_so_meanw
         whole = http.post(url, json=body, extensions=SNI)
         assert whole.headers["content-length"] == str(len(whole.content))
         assert [*json.loads(whole.text)] == ["answer"]
-        monkeypatch.setattr(calls, "ALIVE_S", 0.05)
+        monkeypatch.setattr(host_routes, "ALIVE_S", 0.05)
         monkeypatch.setattr(MemoryHost, method, slowly)
         with http.stream("POST", url, json=body, extensions=SNI) as reply:
             lines = reply.iter_lines()

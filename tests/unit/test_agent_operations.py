@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
+from tests.support.realm import Realm, Served
 
 from vmferry.agent.operation import Operation
 from vmferry.errors import (
@@ -24,12 +25,11 @@ from vmferry.errors import (
     SourceUnreadable,
     Superseded,
 )
-from vmferry.hosts.agent_link import AgentLink
-from vmferry.hosts.memory import InMemory, MemoryHost
-from vmferry.hosts.protocol import DiskTransfer, Host
-from vmferry.hosts.remote import remote_host
+from vmferry.hosts.interface import DiskTransfer, Host
+from vmferry.hosts.remote.client import AgentLink
+from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost
 from vmferry.lab.programs import wait_for
-from vmferry.lab.realm import Realm, Served
 from vmferry.model import Token
 from vmferry.transfer import Copied, Place, Throttle, Transfer, Watch
 

@@ -15,9 +15,9 @@ import pytest
 
 from vmferry.authority import TlsFolder
 from vmferry.errors import HostUnreachable, UsageError
-from vmferry.fleet import Fleet
-from vmferry.hosts.join import split_address
+from vmferry.hosts.remote.join import split_address
 from vmferry.lab.programs import wait_for
+from vmferry.manager.fleet.service import Fleet
 from vmferry.model.fleet import HostState
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_one_that_is_frozen_is_away_and_nobody_hangs(agent: Process, monkeypatch
     state.mkdir()
     fleet = Fleet(state, f"sqlite:///{state}/vmferry.db")
     fleet.add("host1", address, agent.out.read_text().removeprefix("token: ").strip())
-    monkeypatch.setattr("vmferry.hosts.agent_link.SILENCE_S", 1.0)
+    monkeypatch.setattr("vmferry.hosts.remote.client.SILENCE_S", 1.0)
     link = fleet.find("host1")
     assert link is not None
     link.close()

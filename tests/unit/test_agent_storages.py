@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.realm import Realm
 
 from vmferry.agent.storages import MARKER, Storages
 from vmferry.errors import NoSuchStorage, PathRefused, StorageKnown, StorageUnfit, UsageError, VmRefused
-from vmferry.hosts.memory import InMemory, MemoryHosts, World
-from vmferry.hosts.memory_world import add_machine
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Fold
-from vmferry.hosts.remote import remote_host
-from vmferry.lab.realm import Realm
+from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.world import add_machine
 from vmferry.model import Changes, Placed, Power, Token, Url
 from vmferry.transfer import Place, Transfer, Unwatched
 
@@ -165,7 +165,7 @@ def test_a_copy_over_tls_is_given_the_agents_own_certificates(site: Site) -> Non
         def open(self, connect: str, token: Token | None = None) -> Host:
             return MemoryHosts(InMemory(site.world)).open(connect, token)
 
-    from vmferry.agent.confined import ToStorages
+    from vmferry.agent.path_policy import ToStorages
     from vmferry.hosts.wire import CALLS
 
     confined = ToStorages(

@@ -10,8 +10,8 @@ from chaos_worlds import Scenario, at, kill
 from test_crash_matrix import Recorder, assert_kept, new
 
 from vmferry.errors import DestinationFull
-from vmferry.hosts.memory import Moment, World
-from vmferry.hosts.saved_state import settled_bytes
+from vmferry.hosts.libvirt.saved_state import settled_bytes
+from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.model import JobState, Power, Technology
 from vmferry.transfer import CHUNK
 

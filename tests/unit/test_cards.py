@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.hosts import cards
-from vmferry.hosts.cards import GBIT_S, is_slow, link_of
+from vmferry.hosts.libvirt import network_cards
+from vmferry.hosts.libvirt.network_cards import GBIT_S, is_slow, link_of
+from vmferry.manager.limits.sampler import used_by_others
 from vmferry.model import LinkCount, Load
-from vmferry.sampling import used_by_others
 
 MB = 1_000_000
 HOLDS = "192.0.2.7"
@@ -35,7 +35,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    monkeypatch.setattr(cards, "_interface", lambda address: "lan" if address == HOLDS else None)
+    monkeypatch.setattr(network_cards, "_interface", lambda address: "lan" if address == HOLDS else None)
     return Tree(tmp_path)
 
 
@@ -78,8 +78,8 @@ def test_what_an_administrator_knows_better_counts_instead(tree: Tree, speed: st
 
 
 def test_loopback_is_found_by_its_addresses_and_tells_no_speed() -> None:
-    assert cards._interface("127.0.0.1") == cards._interface("localhost") == "lo"
-    assert cards._interface("192.0.2.77") is None
+    assert network_cards._interface("127.0.0.1") == network_cards._interface("localhost") == "lo"
+    assert network_cards._interface("192.0.2.77") is None
     assert link_of("127.0.0.1") is None
 
 
@@ -112,6 +112,6 @@ def test_a_link_is_slow_up_to_a_gbit_and_of_one_that_tells_nothing_nobody_knows(
         found = capacity_bytes_s or speeds.get(address)
         return LinkCount(0, 0, found) if found else None
 
-    monkeypatch.setattr(cards, "link_of", told)
+    monkeypatch.setattr(network_cards, "link_of", told)
     assert [is_slow(HOLDS), is_slow("192.0.2.8"), is_slow("192.0.2.9")] == [True, False, None]
     assert is_slow("192.0.2.9", GBIT_S // 10) is True

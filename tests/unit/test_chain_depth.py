@@ -9,8 +9,8 @@ import pytest
 from chaos_worlds import DESTINATION, FAR, UUID, Bench, Scenario, make_world
 
 from vmferry import preflight
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import File
 from vmferry.model import JobState, MoveRequest, Placed, Plan, Power, Technology
 from vmferry.preflight.chains import deepest
 

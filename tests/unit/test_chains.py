@@ -105,7 +105,7 @@ def test_runs_are_all_of_ours_and_nothing_of_others(chain: list[str], at: set[in
 
 def test_a_name_in_json_that_qemu_has_cut_is_no_path_and_ends_nothing() -> None:
     pytest.importorskip("libvirt")
-    from vmferry.hosts.chains import _name
+    from vmferry.hosts.libvirt.chains import _name
 
     whole = 'json:{"driver": "qcow2", "file": {"driver": "file", "filename": "/san/vda.qcow2"}}'
     assert _name(whole) == "/san/vda.qcow2"
@@ -115,7 +115,7 @@ def test_a_name_in_json_that_qemu_has_cut_is_no_path_and_ends_nothing() -> None:
 def test_a_filter_of_qemus_is_no_image_of_the_chain() -> None:
     """As libvirt puts one above a disk with copy_on_read."""
     pytest.importorskip("libvirt")
-    from vmferry.hosts.chains import _layers
+    from vmferry.hosts.libvirt.chains import _layers
 
     base = {"filename": "/san/base.qcow2", "format": "qcow2", "virtual-size": 4096}
     top = {"filename": "/san/top.qcow2", "format": "qcow2", "virtual-size": 4096, "backing-image": base}

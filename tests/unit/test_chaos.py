@@ -14,10 +14,10 @@ from chaos import ManagersTormentor, Post, Tormentor, world_file
 from chaos_worlds import quick_folder
 from tests.postgres import cluster
 
-from vmferry.claims import HOST_SLOTS
-from vmferry.hosts.memory import World
+from vmferry.hosts.simulator.driver import World
+from vmferry.manager.limits.slots import HOST_SLOTS
+from vmferry.manager.store import Row, Store
 from vmferry.model import JobState
-from vmferry.store import Row, Store
 
 pytestmark = pytest.mark.slow
 

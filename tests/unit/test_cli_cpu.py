@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from memory_site import HOST, NAME, UUID, Site
 
-from vmferry.hosts.memory_cpu import EPYC
+from vmferry.hosts.simulator.cpu_models import EPYC
 
 pytestmark = pytest.mark.slow
 

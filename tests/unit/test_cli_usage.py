@@ -14,12 +14,12 @@ from memory_site import COMMAND, Site
 
 from vmferry.cli.options import Globals, connect_uri, state_place
 from vmferry.errors import StateUnusable
-from vmferry.store.fleet import FleetStore
+from vmferry.manager.store.fleet import FleetStore
 
 pytestmark = pytest.mark.slow
 
 
-ENGINE = {"dbos", "libvirt", "sqlalchemy", "fastapi", "uvicorn", "vmferry.jobs", "vmferry.hosts"}
+ENGINE = {"dbos", "libvirt", "sqlalchemy", "fastapi", "uvicorn", "vmferry.manager.jobs.service", "vmferry.hosts"}
 HEAVY = ENGINE | {"httpx", "rich", "structlog"}
 MOVE = ("migrate-storage", "vm", "--path", "/x")
 
@@ -90,7 +90,8 @@ def test_help_loads_neither_the_engine_nor_what_only_talking_and_drawing_need(ar
 
 
 def test_a_client_loads_neither_the_engine_nor_libvirt(tmp_path: Path) -> None:
-    program = "import sys, vmferry.api.client, vmferry.cli.watching, vmferry.cli.live; print('\\n'.join(sys.modules))"
+    program = "import sys, vmferry.api.client.client, vmferry.cli.watching, vmferry.cli.render.live\n"
+    program += "print('\\n'.join(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not set(ended.stdout.splitlines()) & ENGINE
 

@@ -15,11 +15,11 @@ from chaos_worlds import FAR, UUID, Bench, Scenario, at, broken, kill
 from tests.sampling import SAMPLE
 
 from vmferry.errors import HostUnreachable, VmHeld
-from vmferry.hosts.memory import Killed, Moment, World
-from vmferry.hosts.memory_world import Live
 from vmferry.hosts.records import Quiesced
+from vmferry.hosts.simulator.driver import Killed, Moment, World
+from vmferry.hosts.simulator.world import Live
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import JobState, Power, Technology
-from vmferry.strategies import STRATEGIES
 
 SCENARIOS = [
     Scenario(Technology.LIVE, Power.RUNNING),
@@ -118,7 +118,7 @@ def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
 
 
 def test_a_look_at_the_source_just_as_the_guest_has_left_it_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.steps.progress.LOOK_S", 0.0)
+    monkeypatch.setattr("vmferry.migration.steps.progress.LOOK_S", 0.0)
     bench = new(Scenario(Technology.LIVE_RELOCATION, Power.RUNNING))
     assert assert_kept(bench, "migrate") is JobState.DONE
     assert [name for name, outcome in bench.memo.items() if not outcome["ok"]] == []
@@ -137,7 +137,7 @@ def test_a_cancel_while_the_agent_is_late_thaws_the_guest_as_well() -> None:
 def test_an_agent_that_never_says_that_it_has_thawed_is_given_up_and_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vmferry.steps.freeze.THAW_S", 0.0)
+    monkeypatch.setattr("vmferry.migration.steps.freeze.THAW_S", 0.0)
     bench = new(Scenario(Technology.LIVE, Power.RUNNING, quiesces=Quiesced.UNSURE))
     bench.world.machine(UUID).slow_thaws = 1000
     assert bench.run() is JobState.DONE

@@ -8,12 +8,12 @@ import pytest
 from chaos_worlds import Scenario, make_plan, make_world
 from test_store import job
 
-from vmferry.desk import Board, Stopped
-from vmferry.desks import Desks
-from vmferry.hosts.memory import InMemory, MemoryHosts
-from vmferry.limits import Limits
+from vmferry.hosts.simulator.driver import InMemory, MemoryHosts
+from vmferry.manager.jobs.active import Desks
+from vmferry.manager.jobs.control import Board, Stopped
+from vmferry.manager.limits.shared import Limits
+from vmferry.manager.store import Store
 from vmferry.model import DiskProgress, Lost, Power, Technology, Token
-from vmferry.store import Store
 
 
 def test_a_job_says_that_it_waits_for_a_host_until_it_goes_on() -> None:

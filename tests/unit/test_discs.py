@@ -8,11 +8,11 @@ import pytest
 from chaos_worlds import FAR, UUID
 
 from vmferry import preflight
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File, add_machine
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.model import Disk, Image, MoveRequest, Placed, Power, Severity, Url, Vm, Where
-from vmferry.preflight.discs import Discs, discs
 from vmferry.preflight.findings import Ends
+from vmferry.preflight.removable_media import Discs, discs
 
 ISO, THERE = Path("/library/a.iso"), Path("/vms/a.iso")
 

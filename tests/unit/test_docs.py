@@ -13,7 +13,7 @@ import typer.main
 from vmferry import errors
 from vmferry.cli.main import app
 from vmferry.cli.options import Globals
-from vmferry.strategies import STRATEGIES
+from vmferry.migration.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

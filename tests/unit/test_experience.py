@@ -9,9 +9,9 @@ import pytest
 from chaos_worlds import Scenario, make_plan, make_world
 from test_jobs import ended, request, worker, world_of
 
-from vmferry.experience import LEAST, MOST, pause_factor
+from vmferry.manager.store.jobs import now
+from vmferry.migration.pause_history import LEAST, MOST, pause_factor
 from vmferry.model import JobState, Plan, Power, Receipt, Technology
-from vmferry.store.store import now
 
 QUICK = replace(make_plan(make_world(), Scenario(Technology.QUICK, Power.RUNNING)), to=None, pause_factor=1.0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.errors import Superseded
-from vmferry.fence import KEPT_JOBS, Fence
+from vmferry.hosts.fence import KEPT_JOBS, Fence
 from vmferry.model import Token
 
 
@@ -47,7 +47,7 @@ def test_many_at_once_lose_no_epoch(tmp_path: Path) -> None:
 
 
 def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.fence.KEPT_JOBS", 3)
+    monkeypatch.setattr("vmferry.hosts.fence.KEPT_JOBS", 3)
     fence = Fence(tmp_path)
     for number in range(5):
         fence.admit(Token(f"job{number}", 2))

@@ -8,13 +8,13 @@ import pytest
 from chaos_worlds import DESTINATION, FAR, SOURCE, UUID, make_world
 
 from vmferry.errors import HostUnreachable
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File, add_machine
-from vmferry.hosts.protocol import Host
-from vmferry.jobs import Jobs
+from vmferry.hosts.interface import Host
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import File, add_machine
+from vmferry.manager.fleet.file_users import Others
+from vmferry.manager.jobs.service import Jobs
 from vmferry.model import FINAL, FileUser, JobState, MoveRequest, Power, Token, UserKind
 from vmferry.model.fleet import StorageView
-from vmferry.others import Others
 
 BASE = SOURCE / "guest-b-base.qcow2"
 THERE = Path("/mounted/elsewhere")

@@ -16,13 +16,14 @@ import pytest
 from chaos_worlds import SOURCE, UUID, make_world
 from cryptography import x509
 from test_render import JOB
+from tests.support.realm import LOOPBACK, Anywhere
 
-import vmferry.fleet
+import vmferry.manager.fleet.service
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.process import forget, new_token
 from vmferry.agent.service import Agent, Server
-from vmferry.api.fleet import remove
+from vmferry.api.routes.fleet import remove
 from vmferry.authority import Authority, Role, TlsFolder, make_key, make_request
 from vmferry.authority.tokens import JoinToken
 from vmferry.errors import (
@@ -37,15 +38,14 @@ from vmferry.errors import (
     UsageError,
     VmferryError,
 )
-from vmferry.fleet import Fleet
-from vmferry.hosts.join import split_address
-from vmferry.hosts.memory import InMemory, MemoryHosts
-from vmferry.jobs import Jobs
+from vmferry.hosts.remote.join import split_address
+from vmferry.hosts.simulator.driver import InMemory, MemoryHosts
 from vmferry.lab.programs import wait_for
-from vmferry.lab.realm import LOOPBACK, Anywhere
+from vmferry.manager.fleet.service import Fleet
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.store.fleet import FleetStore
 from vmferry.model import JobState, JobView, Token
 from vmferry.model.fleet import HostState
-from vmferry.store.fleet import FleetStore
 
 DEADLINE_S = 30
 
@@ -310,7 +310,7 @@ def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(site: Site, m
     assert not TlsFolder(host.state).due(datetime.now(UTC) + timedelta(days=59))
     assert TlsFolder(host.state).due(datetime.now(UTC) + timedelta(days=61))
     later = (datetime.now(UTC) + timedelta(days=61)).timestamp()
-    monkeypatch.setattr("vmferry.agent.trust.time.time", lambda: later)
+    monkeypatch.setattr("vmferry.agent.peer_policy.time.time", lambda: later)
     site.fleet.show("host1")
     monkeypatch.undo()
     after = TlsFolder(host.state).certificate()
@@ -361,12 +361,12 @@ def test_what_another_manager_revoked_is_heard_of_though_not_every_call_asks_the
     bad, good = site.added("bad"), site.added("good")
     serial = TlsFolder(bad.state).certificate().serial_number
     records = FleetStore(f"sqlite:///{site.folder}/manager/vmferry.db")
-    monkeypatch.setattr(vmferry.fleet, "NEWEST_S", 3600.0)
+    monkeypatch.setattr(vmferry.manager.fleet.service, "NEWEST_S", 3600.0)
     host = site.fleet.over(MemoryHosts(InMemory(make_world()))).open("good")
     records.revoke("bad")
     assert host.exists(SOURCE / "guest-a.img")
     assert serial not in TlsFolder(good.state).revoked()
-    monkeypatch.setattr(vmferry.fleet, "NEWEST_S", 0.0)
+    monkeypatch.setattr(vmferry.manager.fleet.service, "NEWEST_S", 0.0)
     assert host.exists(SOURCE / "guest-a.img")
     assert serial in TlsFolder(good.state).revoked()
 

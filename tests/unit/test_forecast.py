@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmferry.forecast import KEEPS_UP, SAVE_LEAST_BYTES_S, SAVE_LONGEST_S, pause_s, save_bytes_s
+from vmferry.migration.forecast import KEEPS_UP, SAVE_LEAST_BYTES_S, SAVE_LONGEST_S, pause_s, save_bytes_s
 from vmferry.model import Technology
 
 GIB = 1 << 30
@@ -32,7 +32,7 @@ def test_no_other_pace_promises_a_shorter_pause(growth: float, monkeypatch: pyte
     best = save_bytes_s(GIB, growth, RATE)
     promised = paused(Technology.QUICK, growth_bytes_s=growth)
     for other in (best / 2, best * 0.9, best * 1.1, best * 2):
-        monkeypatch.setattr("vmferry.forecast.save_bytes_s", lambda *_, pace=other: pace)
+        monkeypatch.setattr("vmferry.migration.forecast.save_bytes_s", lambda *_, pace=other: pace)
         assert paused(Technology.QUICK, growth_bytes_s=growth) >= promised - 1e-6
 
 

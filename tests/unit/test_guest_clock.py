@@ -16,10 +16,10 @@ pytest.importorskip("libvirt")
 import libvirt
 
 from vmferry.errors import HostRefused, HostUnreachable
-from vmferry.hosts.guest_agent import OWN_TIME_S, GuestAgent
-from vmferry.hosts.link import Link
+from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.guest_agent import OWN_TIME_S, GuestAgent
 from vmferry.hosts.records import GuestClock
-from vmferry.steps.clock import clock_note
+from vmferry.migration.steps.clock import clock_note
 
 COMMAND = "`virsh domtime web --sync`"
 NEAR_S = 0.2

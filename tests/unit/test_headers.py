@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmferry.hosts.headers import BadHeader, read
+from vmferry.hosts.libvirt.headers import BadHeader, read
 
 NAME = b"json:" + b"[" * 900
 HOSTILE = {

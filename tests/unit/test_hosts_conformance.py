@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
+from tests.support.realm import Realm
 
 from vmferry.errors import Cancelled, DestinationExists, HostRefused, NoSuchVm, Superseded
-from vmferry.hosts import memory_others as others
-from vmferry.hosts.memory import InMemory, MemoryHosts, World
-from vmferry.hosts.memory_world import add_machine
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.queries import LOOKING
 from vmferry.hosts.records import Fold, GuestClock, Quiesced
-from vmferry.hosts.remote import remote_host
+from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.simulator import others
+from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.world import add_machine
 from vmferry.hosts.wire import CALLS
-from vmferry.lab.realm import Realm
 from vmferry.model import Changes, Finding, FolderUse, Lack, Placed, Power, Severity, Token, Url, UserKind
 from vmferry.transfer import Place, Throttle, Transfer
 
@@ -382,7 +382,7 @@ def test_a_disk_on_a_volume_travels_as_a_place(host: Host, world: World) -> None
 def test_what_is_listed_as_looking_is_what_acts_nowhere() -> None:
     """A method that is new in the protocol is an act, unless it is listed; and libvirt's host must agree."""
     pytest.importorskip("libvirt")
-    from vmferry.hosts.libvirt import LibvirtHost
+    from vmferry.hosts.libvirt.driver import LibvirtHost
 
     guarded = {name for name in CALLS if "acting" in inspect.getsource(getattr(LibvirtHost, name)).split("def ")[0]}
     assert set(CALLS) - guarded == LOOKING

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from vmferry import errors, model
 from vmferry.errors import BadRequest, HostRefused, VmferryError
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.wire import CALLS, dump_error, load_error
 from vmferry.model import Placed, Url
 from vmferry.transfer import Compared, Copied, Place, Transfer, Watch

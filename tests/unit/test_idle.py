@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmferry.manager.limits.guest_backoff import START_BYTES_S, TRICKLE_BYTES_S, Idle, Look
 from vmferry.model import DiskWaits, Load
-from vmferry.transfer.idle import START_BYTES_S, TRICKLE_BYTES_S, Idle, Look
 
 MIB = 1 << 20
 USUAL_S = 0.002

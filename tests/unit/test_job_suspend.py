@@ -12,13 +12,13 @@ from memory_site import Site
 from test_jobs import DEADLINE_S, Gate, ended, request, until, worker, world_of
 
 from vmferry.errors import WrongState
-from vmferry.hosts.memory import World
-from vmferry.jobs import Jobs
+from vmferry.hosts.simulator.driver import World
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.store import Store
+from vmferry.manager.store.notices import NoticeStore
+from vmferry.migration.saga import Strategy
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import JobState, JobView, NoticeState, Power, Receivers
-from vmferry.saga import Strategy
-from vmferry.store import Store
-from vmferry.store.notices import NoticeStore
-from vmferry.strategies import STRATEGIES
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_a_source_that_fills_up_meanwhile_has_the_job_undone(tmp_path: Path, mon
     gate, world = Gate("copy part"), world_of(1)
     with worker(tmp_path, world, gate) as jobs:
         view = suspended(jobs, gate)
-        monkeypatch.setattr("vmferry.steps.progress.SOURCE_FLOOR_BYTES", 1 << 62)
+        monkeypatch.setattr("vmferry.migration.steps.progress.SOURCE_FLOOR_BYTES", 1 << 62)
         view = ended(jobs, view.id)
         assert (view.state, view.kind) == (JobState.UNDONE, "SourceFilling")
     assert active(world) == SOURCE / "vm0.img"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
 
-from vmferry.claims import HOST_SLOTS
 from vmferry.errors import (
     AmbiguousJob,
     NoSuchJob,
@@ -24,10 +23,13 @@ from vmferry.errors import (
     WorkerRunning,
     WrongState,
 )
-from vmferry.hosts.memory import Hook, InMemory, MemoryHost, MemoryHosts, Moment, World
-from vmferry.hosts.memory_world import File, add_machine
-from vmferry.hosts.protocol import Host
-from vmferry.jobs import Jobs
+from vmferry.hosts.interface import Host
+from vmferry.hosts.simulator.driver import Hook, InMemory, MemoryHost, MemoryHosts, Moment, World
+from vmferry.hosts.simulator.world import File, add_machine
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.limits.slots import HOST_SLOTS
+from vmferry.migration.saga import Strategy
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     FINAL,
     JobState,
@@ -41,8 +43,6 @@ from vmferry.model import (
     Where,
 )
 from vmferry.model.names import LETTERS
-from vmferry.saga import Strategy
-from vmferry.strategies import STRATEGIES
 
 pytestmark = pytest.mark.slow
 
@@ -289,7 +289,7 @@ def test_a_second_worker_for_the_same_state_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_stuck_job_goes_on_when_an_operator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.saga.RETRY_S", 0.01)
+    monkeypatch.setattr("vmferry.migration.saga.RETRY_S", 0.01)
     broken = True
 
     def hook(moment: Moment, world: World) -> None:
@@ -306,7 +306,7 @@ def test_a_stuck_job_goes_on_when_an_operator_says_so(tmp_path: Path, monkeypatc
 
 
 def test_a_stuck_job_survives_a_restart_and_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.saga.RETRY_S", 0.01)
+    monkeypatch.setattr("vmferry.migration.saga.RETRY_S", 0.01)
     world = world_of(1)
 
     def on_fire(moment: Moment, world: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.lab.console import Ack, Console, Edge, longest_jump_s
+from vmferry.lab.guests.console import Ack, Console, Edge, longest_jump_s
 
 
 def console(tmp_path: Path, said: str) -> Console:

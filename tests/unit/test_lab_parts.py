@@ -10,15 +10,15 @@ from lxml import etree
 
 from vmferry.errors import LabLate, LabLinkUnfit, LabNeeds, LabPlaceUnfit, LabProgramFailed, UsageError
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
-from vmferry.lab.boot import Boot
-from vmferry.lab.disks import make_disk
-from vmferry.lab.domain import Place, domain_xml
-from vmferry.lab.kernel import Kernel
-from vmferry.lab.links import Link
-from vmferry.lab.node import LabNode
-from vmferry.lab.processes import in_lab, lab_processes
+from vmferry.lab.guests.boot import Boot
+from vmferry.lab.guests.disks import make_disk
+from vmferry.lab.guests.domain import Place, domain_xml
+from vmferry.lab.guests.kernel import Kernel
+from vmferry.lab.hosts.links import Link
+from vmferry.lab.hosts.node import LabNode
+from vmferry.lab.hosts.processes import in_lab, lab_processes
+from vmferry.lab.hosts.record import HostsRecord, LabRecord, read_hosts, read_record, write_hosts, write_record
 from vmferry.lab.programs import program, run
-from vmferry.lab.record import HostsRecord, LabRecord, read_hosts, read_record, write_hosts, write_record
 
 BOOT = Boot(Path("/k"), Path("/i"), "quiet", "tcg")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.lab.console import Ack, Erasure
-from vmferry.lab.disks import DiskSpec
-from vmferry.lab.verdict import BLOCK, HEAD, MAGIC, Region, judge, read_region
+from vmferry.lab.guests.console import Ack, Erasure
+from vmferry.lab.guests.disks import DiskSpec
+from vmferry.lab.guests.verdict import BLOCK, HEAD, MAGIC, Region, judge, read_region
 
 FIRST, BLOCKS = 256, 64
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.hosts.lacking import lacks
+from vmferry.hosts.libvirt.host_resources import lacks
 from vmferry.model import Changes, Definition, WrittenSnapshot
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
@@ -141,7 +141,7 @@ def test_huge_pages_have_to_be_free_for_all_of_the_memory(
 ) -> None:
     (folder := tmp_path / "hugepages-2048kB").mkdir()
     (folder / "free_hugepages").write_text(f"{free}\n")
-    monkeypatch.setattr("vmferry.hosts.lacking._HUGE_PAGES", tmp_path)
+    monkeypatch.setattr("vmferry.hosts.libvirt.host_resources._HUGE_PAGES", tmp_path)
     xml = f"<domain><memory unit='MiB'>64</memory><memoryBacking>{pages}</memoryBacking></domain>"
     told = lacks(Definition(UUID, xml), Changes())
     assert [lack.what.split(" free ")[0] for lack in told] == ([str(needed)] if needed else [])

@@ -12,16 +12,16 @@ import pytest
 import sqlalchemy as sa
 from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
 
-from vmferry.claims import host_slot
 from vmferry.cli.calendars import parse_window
 from vmferry.errors import Cancelled, UsageError
-from vmferry.hosts.memory import InMemory, MemoryHosts, World
-from vmferry.hosts.memory_world import add_machine
-from vmferry.jobs import Jobs
+from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.world import add_machine
 from vmferry.lab.programs import wait_for
-from vmferry.limits import Limits
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.limits.shared import Limits
+from vmferry.manager.limits.slots import host_slot
+from vmferry.manager.store import Store
 from vmferry.model import JobState, JobView, MoveRequest, Scope, SharedLimit, Window
-from vmferry.store import Store
 from vmferry.transfer import Throttle
 from vmferry.transfer.throttle import Gate
 
@@ -142,7 +142,7 @@ def test_a_storage_of_two_names_has_the_lower_limit(folder: Path) -> None:
 
 
 def test_what_is_left_out_of_a_change_stays(folder: Path) -> None:
-    from vmferry.api.bodies import SharedLimitBody
+    from vmferry.api.requests import SharedLimitBody
 
     def ask(**given: object) -> SharedLimit:
         body = SharedLimitBody.model_validate({"scope": "host", "connect": "memory", **given})

@@ -6,7 +6,7 @@ import libvirt
 import pytest
 
 from vmferry.errors import HostRefused, VmHeld, WayBroke
-from vmferry.hosts.link import refusal
+from vmferry.hosts.libvirt.connection import refusal
 
 
 class Said(libvirt.libvirtError):  # type: ignore[misc]

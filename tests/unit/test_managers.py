@@ -21,20 +21,21 @@ from test_jobs import DEADLINE_S, Gate, HeldHosts, ended, request, until, world_
 from test_store import job
 from tests.postgres import cluster
 
-from vmferry import managers, preflight
-from vmferry.claims import HOST_SLOTS
+from vmferry import preflight
 from vmferry.errors import HostKnown, StorageKnown, StoreAway, Superseded, TransferElsewhere, WorkerRunning
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.jobs import Jobs
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.manager.jobs import failover
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.limits.slots import HOST_SLOTS
+from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.store import NewJob, Store, leases, notices
+from vmferry.manager.store.fleet import FleetStore, StorageRow
+from vmferry.manager.store.leases import Presence
+from vmferry.manager.store.notices import NoticeStore
+from vmferry.manager.store.transfers import TransferStore
 from vmferry.model import JobState, NoticeState, Progress, Receivers, Scope, SharedLimit, Token
 from vmferry.model.transfers import TransferRequest, TransferState
-from vmferry.notify.courier import Courier
-from vmferry.seat import Seat
-from vmferry.store import NewJob, Store, notices, presence
-from vmferry.store.fleet import FleetStore, StorageRow
-from vmferry.store.notices import NoticeStore
-from vmferry.store.presence import Presence
-from vmferry.store.transfers import TransferStore
+from vmferry.process.state import Seat
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(managers, "LOOK_S", 0.05)
+    monkeypatch.setattr(failover, "LOOK_S", 0.05)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def closing_presence(records: str, name: str) -> Iterator[Presence]:
 def lasting_presence(records: str, name: str) -> Iterator[Presence]:
     """Held however slow the test is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence, "LEASE_S", 600.0)
+        patch.setattr(leases, "LEASE_S", 600.0)
         lock = Presence(records, name)
     try:
         assert lock.hold() == 1
@@ -171,7 +172,7 @@ def test_of_many_who_take_over_at_once_one_does(records: str, other: Store) -> N
 
 def test_a_manager_that_is_silent_too_long_has_lost_its_lock(records: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernel still answers TCP, as that of a frozen process does."""
-    monkeypatch.setattr(presence, "LEASE_S", 0.5)
+    monkeypatch.setattr(leases, "LEASE_S", 0.5)
     with closing_presence(records, "frozen") as frozen:
         monkeypatch.undo()
         with closing_presence(records, "awake") as awake:
@@ -207,7 +208,7 @@ def test_a_job_that_nobody_walks_any_more_is_gone_on_with(
     tmp_path: Path, records: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a manager that woke up took its workflow, and then saw that the job is another's."""
-    monkeypatch.setattr(managers, "IDLE_S", 0.5)
+    monkeypatch.setattr(failover, "IDLE_S", 0.5)
     gate = Gate("copy")
     with manager(tmp_path, records, world_of(1), gate) as jobs:
         view = jobs.submit(request(via="live"))

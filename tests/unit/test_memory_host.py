@@ -8,8 +8,8 @@ import pytest
 from chaos_worlds import SOURCE, UUID, make_world
 
 from vmferry.errors import DestinationExists, HostRefused, Superseded
-from vmferry.hosts.memory import InFile, InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File, add_machine
+from vmferry.hosts.simulator.driver import InFile, InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.model import Changes, Placed, Power, Token
 from vmferry.transfer import Throttle, Transfer
 

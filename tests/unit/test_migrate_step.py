@@ -6,7 +6,7 @@ import pytest
 from chaos_worlds import Scenario
 from test_crash_matrix import assert_kept, new
 
-from vmferry.hosts.memory import MemoryHost
+from vmferry.hosts.simulator.driver import MemoryHost
 from vmferry.model import JobState, Power, Technology
 
 AWAY = Scenario(Technology.LIVE_RELOCATION, Power.RUNNING)

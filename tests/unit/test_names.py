@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry import leftovers
-from vmferry.hosts import files
+from vmferry.hosts.libvirt import files
+from vmferry.manager.jobs import leftovers
 from vmferry.model.names import LETTERS, LONGEST_BYTES, Overlay, beside, new_id, overlay_in
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(

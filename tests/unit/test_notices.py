@@ -24,13 +24,13 @@ from memory_site import NAME, Site, until
 from test_store import job
 
 from vmferry.errors import NotTold, UsageError
+from vmferry.manager.notify import command, webhook
+from vmferry.manager.notify.delivery import Courier, Patience, check
+from vmferry.manager.store import Store
+from vmferry.manager.store.notices import Notice, NoticeStore
+from vmferry.manager.store.transfers import TransferStore
 from vmferry.model import JobState, NoticeState, Receivers, Token, Way
 from vmferry.model.transfers import TransferRequest, TransferState
-from vmferry.notify import command, webhook
-from vmferry.notify.courier import Courier, Patience, check
-from vmferry.store import Store
-from vmferry.store.notices import Notice, NoticeStore
-from vmferry.store.transfers import TransferStore
 
 S, T = JobState, TransferState
 EVER = Event()

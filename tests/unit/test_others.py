@@ -14,10 +14,10 @@ from chaos_worlds import FAR, UUID, Bench, Scenario, at, kill
 from test_crash_matrix import kill_qemu, moments
 from tests.sampling import SAMPLE, sampled
 
-from vmferry.hosts import memory_others as others
-from vmferry.hosts.memory import Moment, World
-from vmferry.hosts.memory_call import Killed
-from vmferry.hosts.memory_world import Machine
+from vmferry.hosts.simulator import others
+from vmferry.hosts.simulator.calls import Killed
+from vmferry.hosts.simulator.driver import Moment, World
+from vmferry.hosts.simulator.world import Machine
 from vmferry.model import JobState, Power, Technology, Where
 
 SCENARIOS = [

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmferry.hosts.memory_cpu import EPYC, KVM, platform
+from vmferry.hosts.simulator.cpu_models import EPYC, KVM, platform
 from vmferry.model import Finding, Severity
 from vmferry.model.processors import Cpu, CpuMode, Guests, Offer, Platform, VmNeeds
 from vmferry.preflight.platform import platform_findings

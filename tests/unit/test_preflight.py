@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from chaos_worlds import make_world
 
-from vmferry.hosts.memory import InMemory, MemoryHost
-from vmferry.hosts.memory_world import File
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost
+from vmferry.hosts.simulator.world import File
 from vmferry.model import (
     SAME_HOST,
     Disk,

@@ -9,8 +9,8 @@ import pytest
 
 from vmferry import preflight
 from vmferry.hosts.asking import ask_host
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_world import File, add_machine
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.model import Disk, Image, MoveRequest, Power, Severity, Url, Vm, Volume, volume_bytes
 from vmferry.preflight.moves import Wanted, disk_move
 from vmferry.preflight.volumes import of_volumes

@@ -18,13 +18,13 @@ from vmferry.errors import (
     VendorsDiffer,
     VmBusy,
 )
-from vmferry.hosts import cpu_xml
-from vmferry.hosts.memory import InMemory, MemoryHost, World
-from vmferry.hosts.memory_cpu import EPYC, platform
-from vmferry.hosts.memory_world import Machine, add_machine
+from vmferry.hosts.libvirt import cpu_xml
+from vmferry.hosts.simulator.cpu_models import EPYC, platform
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.world import Machine, add_machine
+from vmferry.manager.fleet.cpu_compatibility import LEVELS, Processors
 from vmferry.model import Power, Token
 from vmferry.model.processors import CpuLimited, CpuLimitRequest, CpuMode, Guests
-from vmferry.processors import LEVELS, Processors
 
 UUID = "11111111-2222-3333-4444-555555555555"
 OLD = ("cx16", "lahf_lm", "pni", "popcnt", "sse4.1", "sse4.2", "ssse3")

@@ -11,7 +11,8 @@ import pytest
 from lxml import etree
 
 from vmferry.errors import BadCpuXml
-from vmferry.hosts import cpu_xml, domain_xml, processors
+from vmferry.hosts.libvirt import cpu as processors
+from vmferry.hosts.libvirt import cpu_xml, domain_xml
 from vmferry.model.processors import Guests, Platform
 
 RECORDED = Path(__file__).with_name("recorded")

@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from vmferry.hosts import domain_xml
-from vmferry.hosts.qemu_names import (
-    canonical,
-    identity_of,
-    network_source,
-    qemu_name,
-    url_of,
-    where_named,
-    whoever_asks,
-)
+from vmferry.hosts.libvirt import domain_xml
 from vmferry.model import Placed, Url, Where
+from vmferry.qemu.names import canonical, identity_of, network_source, qemu_name, url_of, where_named, whoever_asks
 
 URLS = (
     "nbd://host/export",

@@ -15,9 +15,9 @@ from vmferry.errors import BadReceipt, OldReceipt, VmferryError
 from vmferry.model import Seal, checksum
 from vmferry.transfer import CHUNK, Place, Unwatched
 from vmferry.transfer.ranges import Range
-from vmferry.transfer.seals import Stamp, Written, stamp, unpack_marks, written
 from vmferry.transfer.standalone import Carriage
-from vmferry.transfer.verifying import Outcome, verify
+from vmferry.transfer.verification.seals import Stamp, Written, stamp, unpack_marks, written
+from vmferry.transfer.verification.verify import Outcome, verify
 
 BYTES = random.Random(5).randbytes(CHUNK) + bytes(CHUNK) + random.Random(6).randbytes(CHUNK + 4096)
 SEAL = Seal("/x", "raw", "bytes", 9, "ab", "eJw=", "inode 7 9", "100", "200")

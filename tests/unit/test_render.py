@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from vmferry.api.wire import Event, PlannedStep, Preview, from_json, to_json
-from vmferry.cli.job_pages import job_page, jobs_page
-from vmferry.cli.live import picture
-from vmferry.cli.plan_page import plan_page
-from vmferry.cli.receipt_page import receipt_page
-from vmferry.cli.screen import shown
-from vmferry.cli.viewers import JsonLines, PlainLines
-from vmferry.cli.vm_pages import vm_page, vms_page
-from vmferry.cli.words import exit_code
+from vmferry.api.codec import Event, PlannedStep, Preview, from_json, to_json
+from vmferry.cli.render.job_pages import job_page, jobs_page
+from vmferry.cli.render.live import picture
+from vmferry.cli.render.plan_page import plan_page
+from vmferry.cli.render.receipt_page import receipt_page
+from vmferry.cli.render.screen import shown
+from vmferry.cli.render.viewers import JsonLines, PlainLines
+from vmferry.cli.render.vm_pages import vm_page, vms_page
+from vmferry.cli.render.words import exit_code
 from vmferry.model import (
     Disk,
     DiskMove,

@@ -15,11 +15,18 @@ from chaos_worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts, Scenar
 from test_jobs import until
 
 from vmferry.errors import HostLost, HostRefused, HostUnreachable, NotResolvable, Superseded, UsageError, WrongState
+from vmferry.hosts.interface import Host
 from vmferry.hosts.lost import LEFT, NOT_THERE, lost_host
-from vmferry.hosts.memory import InMemory, Killed, MemoryHost, World
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.simulator.driver import InMemory, Killed, MemoryHost, World
 from vmferry.hosts.wire import CALLS
-from vmferry.jobs import Jobs
+from vmferry.manager.jobs.resolve import Resolution
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.store import Row
+from vmferry.manager.store.codec import dump
+from vmferry.migration.saga import Outcome, walk
+from vmferry.migration.steps.saved_state import first_images
+from vmferry.migration.steps.step import Job, Step
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     FINAL,
     Changes,
@@ -34,13 +41,6 @@ from vmferry.model import (
     Token,
     checksum,
 )
-from vmferry.resolving import Resolution
-from vmferry.saga import Outcome, walk
-from vmferry.steps.base import Job, Step
-from vmferry.steps.saved import first_images
-from vmferry.store import Row
-from vmferry.store.codec import dump
-from vmferry.strategies import STRATEGIES
 
 NEAR = "memory"
 SCENARIOS = [
@@ -380,7 +380,7 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.saga.RETRY_S", 0.02)
+    monkeypatch.setattr("vmferry.migration.saga.RETRY_S", 0.02)
 
 
 def away_at(fleet: Fleet, host: str, call: str) -> None:

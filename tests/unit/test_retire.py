@@ -10,8 +10,8 @@ from chaos_worlds import SOURCE, Bench, Scenario, at
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmferry.hosts.memory import Moment, World
-from vmferry.hosts.memory_world import File, Machine
+from vmferry.hosts.simulator.driver import Moment, World
+from vmferry.hosts.simulator.world import File, Machine
 from vmferry.model import JobState, Placed, Power, Technology
 
 LATE = "6f1c3a52-0000-4000-8000-000000000009"

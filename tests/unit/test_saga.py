@@ -10,9 +10,9 @@ import pytest
 from chaos_worlds import Facts
 
 from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError, VmHeld
+from vmferry.migration.saga import Outcome, Strategy, walk
+from vmferry.migration.steps.step import Job, Step
 from vmferry.model import ALLOWED, JobState
-from vmferry.saga import Outcome, Strategy, walk
-from vmferry.steps.base import Job, Step
 
 
 class Failed(VmferryError):

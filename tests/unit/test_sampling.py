@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from vmferry.errors import HostUnreachable
-from vmferry.hosts.load import stalled_s
-from vmferry.hosts.memory import InMemory, MemoryHost, World
+from vmferry.hosts.libvirt.load import stalled_s
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
 from vmferry.lab.programs import wait_for
+from vmferry.manager.limits.guest_backoff import START_BYTES_S
+from vmferry.manager.limits.sampler import Sampler
 from vmferry.model import DiskWaits, LinkCount, Load
-from vmferry.sampling import Sampler
-from vmferry.transfer.idle import START_BYTES_S
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.cli.sizes import bytes_text, parse_bytes, parse_link, parse_rate, parse_seconds, seconds_text
+from vmferry.cli.render.sizes import bytes_text, parse_bytes, parse_link, parse_rate, parse_seconds, seconds_text
 
 FACTORS = {"B": 1, "K": 2**10, "KiB": 2**10, "KB": 1000, "MiB": 2**20, "m": 2**20, "GB": 10**9, "g": 2**30}
 

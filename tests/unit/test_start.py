@@ -13,8 +13,8 @@ import pytest
 from chaos_worlds import DESTINATION, FAR, UUID, Bench, Scenario, broken
 
 from vmferry import preflight
-from vmferry.hosts import domain_xml, processors, start
-from vmferry.hosts.memory import InMemory, MemoryHost, Moment, World
+from vmferry.hosts.libvirt import cpu, domain_xml, start
+from vmferry.hosts.simulator.driver import InMemory, MemoryHost, Moment, World
 from vmferry.model import Disk, Image, JobState, Lack, MoveRequest, Power, Technology, Vm
 from vmferry.preflight.destination import uses
 from vmferry.preflight.moves import Wanted, disk_move
@@ -276,9 +276,9 @@ def test_qemus_user_is_read_where_it_is_another_one(
             return f"<capabilities><host>{models}</host></capabilities>"
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert processors.other_user(cast(Any, Told())) == user
+    assert cpu.other_user(cast(Any, Told())) == user
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    assert processors.other_user(cast(Any, Told())) is None
+    assert cpu.other_user(cast(Any, Told())) is None
 
 
 @pytest.mark.parametrize(

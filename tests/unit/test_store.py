@@ -10,6 +10,8 @@ import pytest
 from chaos_worlds import Scenario, make_plan, make_world
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
+from vmferry.manager.store import NewJob, Store
+from vmferry.manager.store.jobs import now
 from vmferry.model import (
     ALLOWED,
     DiskReceipt,
@@ -24,8 +26,6 @@ from vmferry.model import (
     Technology,
     Token,
 )
-from vmferry.store import NewJob, Store
-from vmferry.store.store import now
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,13 +8,13 @@ import pytest
 
 from vmferry.errors import Cancelled, CopyDiffers, DestinationFull, SourceChanged, SourceUnreadable
 from vmferry.transfer.bookmarks import Identity, Journal, read
-from vmferry.transfer.comparing import Comparer
 from vmferry.transfer.contract import Unwatched, Watch
-from vmferry.transfer.copying import Copier, Recorder, with_strays
-from vmferry.transfer.memory import Memory, Trouble, no_trouble
-from vmferry.transfer.progress import Progress
+from vmferry.transfer.endpoints.in_memory import Memory, Trouble, no_trouble
+from vmferry.transfer.engine.compare import Comparer
+from vmferry.transfer.engine.copy_loop import Copier, Recorder, with_strays
+from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import BLOCK, CHUNK, Chunk, Range, by_chunk, chunk_range, total
-from vmferry.transfer.streams import Lane, Streams
 
 CHUNKS = 6
 NOISE = random.Random(1).randbytes(CHUNKS * CHUNK)

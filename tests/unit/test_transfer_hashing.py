@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.transfer.contract import Unwatched
-from vmferry.transfer.copying import Reader, scan
-from vmferry.transfer.hashing import nonzero, root_hash
-from vmferry.transfer.memory import Memory
-from vmferry.transfer.progress import Progress
+from vmferry.transfer.endpoints.in_memory import Memory
+from vmferry.transfer.engine.copy_loop import Reader, scan
+from vmferry.transfer.engine.hashing import nonzero, root_hash
+from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import BLOCK, CHUNK, Chunk, Range, by_chunk
-from vmferry.transfer.streams import Lane, Streams
 
 SIZE = CHUNK + 5 * BLOCK + 4096 + 17
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import BadPlace, UsageError
-from vmferry.transfer.places import FORMATS, Place, Scheme, place_of, shown
+from vmferry.qemu.places import FORMATS, Place, Scheme, place_of, shown
 
 GOOD = [
     ("/srv/disk.img", Scheme.PATH),

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vmferry.transfer.endpoints.route import End, Kind, Opening, openings
 from vmferry.transfer.ranges import Range, gaps
-from vmferry.transfer.route import End, Kind, Opening, openings
 
 FILE_QCOW2, FILE_RAW = End(Kind.FILE, "qcow2"), End(Kind.FILE, "raw")
 

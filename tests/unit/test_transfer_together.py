@@ -13,7 +13,7 @@ import pytest
 from vmferry import transfer as service
 from vmferry.errors import Cancelled, DestinationFull
 from vmferry.transfer import Copied, Throttle, Transfer, Watch
-from vmferry.transfer.together import together
+from vmferry.transfer.engine.parallel import together
 
 SIZES = (3 << 20, 9 << 20, 70_000)
 

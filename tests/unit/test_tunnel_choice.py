@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmferry.tunnel.choice import FIRST_PROBE_S, Choice, Sent
+from vmferry.tunnel.compression import FIRST_PROBE_S, Choice, Sent
 from vmferry.tunnel.frames import MOST
 from vmferry.tunnel.wire import UNSENT
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from memory_site import until
 
 from vmferry.errors import TunnelCut, VmferryError
-from vmferry.tunnel.choice import Choice
+from vmferry.tunnel.compression import Choice
 from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
-from vmferry.tunnel.outward import LEAST_AHEAD, TOLD_EACH, Bell, Outward
+from vmferry.tunnel.sender import LEAST_AHEAD, TOLD_EACH, Bell, Outward
 from vmferry.tunnel.tickets import Tickets
 from vmferry.tunnel.wire import Wire, unpaced
 

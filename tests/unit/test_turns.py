@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmferry.turns import Claim, Turns, turns
+from vmferry.manager.transfers.scheduling import Claim, Turns, turns
 
 FOREGROUND, HIGH, NORMAL, LOW = range(4)
 

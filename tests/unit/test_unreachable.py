@@ -9,7 +9,7 @@ pytest.importorskip("libvirt")
 import libvirt
 
 from vmferry.errors import BadConnectUri, HostDenied, HostNotFound, HostUnreachable, NoQemuDriver
-from vmferry.hosts.link import unreachable
+from vmferry.hosts.libvirt.connection import unreachable
 
 SYSTEM = "qemu:///system"
 SSH = "qemu+ssh://root@host2/system"

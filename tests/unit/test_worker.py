@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from memory_site import COMMAND, HOST, NAME, Site, until
 
+from vmferry.api.codec import to_json
 from vmferry.api.place import ALREADY_RUNNING
-from vmferry.api.wire import to_json
 from vmferry.model import MoveRequest
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import libvirt
 import pytest
 from lxml import etree
 
-from vmferry.hosts import files, tpm, written
+from vmferry.hosts.libvirt import definition, files, tpm
 from vmferry.model import Changes, Definition, Placed
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
@@ -29,18 +29,18 @@ def connection() -> Iterator[libvirt.virConnect]:
 
 def test_a_lost_connection_is_not_taken_for_a_vm_that_is_not_there(connection: libvirt.virConnect) -> None:
     """Giving a VM up would have been reported done while it was still defined."""
-    assert written.find(connection, UUID) is None
-    assert written.find(connection, "test") is not None
+    assert definition.find(connection, UUID) is None
+    assert definition.find(connection, "test") is not None
     lost = libvirt.open("test:///default")
     lost.close()
     with pytest.raises(libvirt.libvirtError):
-        written.find(lost, "test")
+        definition.find(lost, "test")
 
 
 def test_a_placeholder_names_no_disk_that_libvirt_may_leave_out(connection: libvirt.virConnect) -> None:
-    written.announce(connection, Definition(UUID, XML), "abcd2345", "there")
+    definition.announce(connection, Definition(UUID, XML), "abcd2345", "there")
     placeholder = connection.lookupByUUIDString(UUID)
-    assert written.marked(placeholder) == "abcd2345"
+    assert definition.marked(placeholder) == "abcd2345"
     source = etree.fromstring(placeholder.XMLDesc(0)).find("./devices/disk[@device='disk']/source")
     assert source is not None
     assert source.get("file", "").startswith("/nonexistent/")
@@ -49,7 +49,7 @@ def test_a_placeholder_names_no_disk_that_libvirt_may_leave_out(connection: libv
 
 def test_a_drive_gets_another_disc_or_none() -> None:
     for media, disc in ((Placed(Path("/there.iso"), "raw"), ["/there.iso"]), (None, [])):
-        root = etree.fromstring(written.text(Definition(UUID, XML), Changes(media={"sda": media})))
+        root = etree.fromstring(definition.text(Definition(UUID, XML), Changes(media={"sda": media})))
         assert root.xpath("./devices/disk[@device='cdrom']/source/@file") == disc
         assert root.xpath("./devices/disk[not(@device)]/source/@file") == ["/a"]
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from vmferry.agent.answers import LARGEST_BODY, install, mismatch
+from vmferry.agent.error_responses import LARGEST_BODY, install, mismatch
 from vmferry.agent.metrics import REFUSED
 from vmferry.authority import TlsFolder, make_key, make_request
 from vmferry.authority.ca import write_private

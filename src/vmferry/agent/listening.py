@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vmferry.agent.metrics import REFUSED
 from vmferry.authority import peer_of
-from vmferry.hosts.agent_link import SOCKET_OPTIONS
+from vmferry.hosts.remote.client import SOCKET_OPTIONS
 
 PEER = "peer"
 HANDSHAKE_S = 5.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from vmferry.agent.granted import Granted
+from vmferry.agent.granted_throttle import Granted
 from vmferry.errors import AgentFailed, AgentUnreachable, Superseded, VmferryError
 from vmferry.errors.system import in_words
 from vmferry.hosts.wire import Json, dump_error

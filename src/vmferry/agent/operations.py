@@ -15,7 +15,7 @@ from typing import Any
 
 from vmferry.agent.operation import Operation
 from vmferry.errors import AgentUnreachable
-from vmferry.fence import Fence
+from vmferry.hosts.fence import Fence
 from vmferry.model import Token
 from vmferry.transfer import Watch
 

@@ -17,19 +17,19 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from vmferry import worker_log
-from vmferry.agent.crossing import TunnelCrossing
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.metrics import REGISTRY
 from vmferry.agent.service import Agent, HostsFor, Server
+from vmferry.agent.tunnels import TunnelCrossing
 from vmferry.authority import TlsFolder
 from vmferry.errors import AgentRunning, StateUnusable, UsageError, WorkerRunning
 from vmferry.errors.system import said
-from vmferry.fence import Fence
-from vmferry.hosts.protocol import Hosts
-from vmferry.lock import WorkerLock
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.interface import Hosts
 from vmferry.model.fleet import host_port
+from vmferry.process import log as worker_log
+from vmferry.process.folder_lock import WorkerLock
 
 log = structlog.get_logger()
 
@@ -93,8 +93,8 @@ def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
-    from vmferry.hosts.exports import Exports, Front
-    from vmferry.hosts.libvirt import LibvirtHosts
+    from vmferry.hosts.libvirt.driver import LibvirtHosts
+    from vmferry.hosts.libvirt.nbd_exports import Exports, Front
 
     front = Front(tls.address, tls.path, options.link_bytes_s)
     crossing = TunnelCrossing(options.connect, tls, link_bytes_s=options.link_bytes_s)

@@ -12,19 +12,19 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from vmferry.agent import admin, calls
-from vmferry.agent.admin import Office
-from vmferry.agent.answers import install
-from vmferry.agent.calls import Desk
-from vmferry.agent.confined import Confined, ToStorages
-from vmferry.agent.door import Door
+from vmferry.agent import admin_routes, host_routes
+from vmferry.agent.admin_routes import Office
+from vmferry.agent.error_responses import install
+from vmferry.agent.host_routes import Desk
 from vmferry.agent.listening import configured
+from vmferry.agent.middleware import Door
 from vmferry.agent.operations import Operations
+from vmferry.agent.path_policy import Confined, ToStorages
+from vmferry.agent.peer_policy import Trust
 from vmferry.agent.storages import Storages
-from vmferry.agent.trust import Trust
 from vmferry.authority import TlsFolder, server_context
-from vmferry.fence import Fence
-from vmferry.hosts.protocol import Hosts
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.interface import Hosts
 
 LAST_WORDS_S = 10.0
 HostsFor = Callable[[Fence], Hosts]
@@ -86,8 +86,8 @@ class Server(uvicorn.Server):
 def _app(name: str, desk: Desk, office: Office, trust: Trust) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.desk, app.state.office = desk, office
-    app.include_router(calls.router)
-    app.include_router(admin.router)
+    app.include_router(host_routes.router)
+    app.include_router(admin_routes.router)
     app.add_middleware(Door, name=name, trust=trust)
     install(app, name)
     return app

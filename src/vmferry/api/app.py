@@ -9,20 +9,21 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from vmferry.api import cpu as about_cpu
-from vmferry.api import fleet as about_fleet
-from vmferry.api import jobs as about_jobs
-from vmferry.api import limits as about_limits
-from vmferry.api import looking, problems
-from vmferry.api import notices as about_notices
-from vmferry.api import transfers as about_transfers
-from vmferry.api.life import Door, Life
-from vmferry.api.version import VERSION
-from vmferry.fleet import Fleet
-from vmferry.hosts.protocol import Hosts
-from vmferry.jobs import Jobs
-from vmferry.notify.courier import Courier
-from vmferry.transfers import Transfers
+from vmferry.api import error_responses
+from vmferry.api.idle_exit import Door, Life
+from vmferry.api.routes import cpu as about_cpu
+from vmferry.api.routes import fleet as about_fleet
+from vmferry.api.routes import jobs as about_jobs
+from vmferry.api.routes import limits as about_limits
+from vmferry.api.routes import notices as about_notices
+from vmferry.api.routes import transfers as about_transfers
+from vmferry.api.routes import vms
+from vmferry.hosts.interface import Hosts
+from vmferry.manager.fleet.service import Fleet
+from vmferry.manager.jobs.service import Jobs
+from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.transfers.service import Transfers
+from vmferry.process.version import VERSION
 
 LARGEST_BODY = 256 << 10
 """256 disks with long paths fit; nothing that a client sends is larger."""
@@ -51,12 +52,12 @@ def make_app(
     app.state.transfers, app.state.fleet, app.state.courier = transfers, fleet, courier
     app.state.jobs, app.state.hosts, app.state.life = jobs, hosts, life
     app.add_middleware(Door, life=life)
-    app.include_router(looking.router, prefix="/v1")
+    app.include_router(vms.router, prefix="/v1")
     app.include_router(about_jobs.router, prefix="/v1")
     app.include_router(about_limits.router, prefix="/v1")
     app.include_router(about_fleet.router, prefix="/v1")
     app.include_router(about_transfers.router, prefix="/v1")
     app.include_router(about_cpu.router, prefix="/v1")
     app.include_router(about_notices.router, prefix="/v1")
-    problems.install(app, log_path)
+    error_responses.install(app, log_path)
     return app

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from vmferry.errors import StateUnusable
 from vmferry.errors.system import said
-from vmferry.seat import Seat
+from vmferry.process.state import Seat
 
 ALREADY_RUNNING = 75
 """What a worker exits with beside a living one (EX_TEMPFAIL): the other one answers."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vmferry.cli.options import Connect, connect_uri, saying
-from vmferry.cli.sizes import parse_link
+from vmferry.cli.render.sizes import parse_link
 
 DEFAULT_STATE = Path("/var/lib/vmferry-agent")
 
@@ -55,7 +55,7 @@ def agent(
     Until a manager has let it in, with `vmferry host add`, it answers nothing else.
     """
     from vmferry.agent import process
-    from vmferry.hosts.join import split_address
+    from vmferry.hosts.remote.join import split_address
 
     folder = (state or Path(os.environ.get("VMFERRY_AGENT_STATE") or DEFAULT_STATE)).absolute()
     if new_token:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vmferry.cli.sizes import parse_bytes, rate_text
+from vmferry.cli.render.sizes import parse_bytes, rate_text
 from vmferry.model import Window
 from vmferry.model.limits import DAY_MIN, DAYS
 

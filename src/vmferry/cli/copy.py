@@ -20,9 +20,9 @@ from vmferry.cli.copy_detached import (
 )
 from vmferry.cli.notify_options import NotifyCommand, NotifySecret, NotifyUrl, receivers
 from vmferry.cli.options import Connect, Json, Limit, Rate, State, connect_uri, globals_of, state_place
-from vmferry.cli.screen import print_error, print_json, show
+from vmferry.cli.render.screen import print_error, print_json, show
+from vmferry.cli.render.words import LEFT
 from vmferry.cli.session import transfer_client
-from vmferry.cli.words import LEFT
 
 if TYPE_CHECKING:
     from vmferry.transfer import Place
@@ -89,8 +89,8 @@ def copy(
 
 def _place(text: str, format_: str, tls: Path | None) -> Place:
     """A path is taken from where the user stands."""
+    from vmferry.qemu.places import Scheme
     from vmferry.transfer import Place
-    from vmferry.transfer.places import Scheme
 
     named = Place(text, format_)
     if named.scheme is Scheme.PATH:
@@ -101,18 +101,18 @@ def _place(text: str, format_: str, tls: Path | None) -> Place:
 def _format_there(source: Place, destination: str) -> str:
     """From file to file the format stays; devices and exports hold raw disks."""
     from vmferry.transfer import Place
-    from vmferry.transfer.looking import end_of
-    from vmferry.transfer.route import Kind
+    from vmferry.transfer.endpoints.probe import end_of
+    from vmferry.transfer.endpoints.route import Kind
 
     ends = (end_of(source).kind, end_of(Place(destination)).kind)
     return source.format if ends == (Kind.FILE, Kind.FILE) else "raw"
 
 
 def _carry(source: Place, destination: Place, memory: Path, limit: Rate | None, streams: int, *, json: bool) -> None:
-    from vmferry.cli.copy_page import CopyView, receipt_text
+    from vmferry.cli.render.copy_page import CopyView, receipt_text
     from vmferry.transfer import Throttle
-    from vmferry.transfer.receipts import receipt
     from vmferry.transfer.standalone import Carriage
+    from vmferry.transfer.verification.receipts import receipt
 
     with CopyView(Throttle(limit.bytes_s if limit else None), json=json) as view:
         done = Carriage(source, destination, memory).run(view.phase("copying"), view.phase("comparing"), streams)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmferry.cli.options import priority_text, saying
+from vmferry.cli.render.sizes import parse_days
 from vmferry.cli.session import answer
-from vmferry.cli.sizes import parse_days
 from vmferry.model import NOBODY, Receivers
 
 if TYPE_CHECKING:
-    from vmferry.api.transfer_client import TransferClient
+    from vmferry.api.client.transfers import TransferClient
     from vmferry.model.transfers import TransferRequest
     from vmferry.transfer import Place
 

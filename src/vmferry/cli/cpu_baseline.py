@@ -39,7 +39,7 @@ def cpu_baseline(
     state: State = None,
 ) -> None:
     """Find the greatest CPU that all these hosts can give their guests."""
-    from vmferry.cli.cpu_pages import baseline_page
+    from vmferry.cli.render.cpu_pages import baseline_page
 
     found = cpu_client(ctx, state, json=json).cpu_baseline(hosts, virt)
     if xml:

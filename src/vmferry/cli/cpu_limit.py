@@ -38,7 +38,7 @@ def cpu_limit(
     state: State = None,
 ) -> None:
     """Limit a VM's CPU so that it can move between hosts with different processors; from its next start on."""
-    from vmferry.cli.cpu_pages import limited_page
+    from vmferry.cli.render.cpu_pages import limited_page
 
     name, xml = _read(to)
     request = CpuLimitRequest(vm, connect_uri(ctx, connect), name, tuple(host or ()), xml)

@@ -20,7 +20,7 @@ OnHost = Annotated[str, typer.Option("--host", metavar="HOST", help="The host th
 def hosts_page(hosts: Sequence[HostView]) -> RenderableType:
     from rich.text import Text
 
-    from vmferry.cli.screen import shown, table
+    from vmferry.cli.render.screen import shown, table
 
     if not hosts:
         return Text("no hosts: add one with vmferry host add")
@@ -36,7 +36,7 @@ def hosts_page(hosts: Sequence[HostView]) -> RenderableType:
 def storages_page(storages: Sequence[StorageView]) -> RenderableType:
     from rich.text import Text
 
-    from vmferry.cli.screen import shown, table
+    from vmferry.cli.render.screen import shown, table
 
     if not storages:
         return Text("no storages: declare one with vmferry storage add")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from vmferry.cli.options import JobId, Json, NewMaxPause, NewRate, State
+from vmferry.cli.render.sizes import rate_text, seconds_text
 from vmferry.cli.session import answer, client
-from vmferry.cli.sizes import rate_text, seconds_text
 
 
 def job_limit(

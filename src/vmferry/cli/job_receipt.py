@@ -10,7 +10,7 @@ from vmferry.cli.session import answer, client
 
 def job_receipt(ctx: typer.Context, *, job: JobId, json: Json = False, state: State = None) -> None:
     """Print the receipt of a finished job."""
-    from vmferry.cli.receipt_page import receipt_page
+    from vmferry.cli.render.receipt_page import receipt_page
 
     found = client(ctx, state, json=json).receipt(job)
     answer(found, receipt_page(found), json=json)

@@ -45,7 +45,7 @@ def job_resolve(
 
 def _asked(job: JobView, vm_is_at: str) -> str:
     """The name, as a person types it. Raises UsageError without one."""
-    from vmferry.cli.screen import shown
+    from vmferry.cli.render.screen import shown
 
     lost = job.plan.to if vm_is_at == job.plan.connect else job.plan.connect
     print(shown(f"{lost} is to be declared lost, and {job.plan.vm} to go on from {vm_is_at}."), file=sys.stderr)

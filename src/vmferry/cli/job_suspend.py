@@ -12,7 +12,7 @@ from vmferry.cli.session import answer, client
 from vmferry.model import JobState, JobView
 
 if TYPE_CHECKING:
-    from vmferry.api.client import Client
+    from vmferry.api.client.client import Client
 
 PATIENCE_S = 10.0
 LOOK_S = 0.1

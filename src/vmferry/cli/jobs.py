@@ -10,7 +10,7 @@ from vmferry.cli.session import answer, client
 
 def jobs(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
     """List jobs, newest first."""
-    from vmferry.cli.job_pages import jobs_page
+    from vmferry.cli.render.job_pages import jobs_page
 
     found = client(ctx, state, json=json).jobs()
     answer(found, jobs_page(found), json=json)

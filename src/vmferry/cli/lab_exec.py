@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vmferry.cli.lab_up import At
+from vmferry.cli.lab import At
 
 
 def lab_exec(
@@ -18,7 +18,7 @@ def lab_exec(
 ) -> None:
     """Run a command on one host of a lab of several, or in the manager's place."""
     from vmferry.lab import commands
-    from vmferry.lab.host import DEFAULT_PLACE
+    from vmferry.lab.hosts.host import DEFAULT_PLACE
 
     argv = commands.several(at or DEFAULT_PLACE).node(host).inside(*words)
     os.execv(argv[0], argv)

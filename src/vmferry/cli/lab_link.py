@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vmferry.cli.lab_up import At
+from vmferry.cli.lab import At
 from vmferry.cli.options import Json, globals_of
 
 
@@ -36,10 +36,10 @@ def lab_link(
 ) -> None:
     """Slow down, cut or heal the link of one host."""
     globals_of(ctx).json = json
-    from vmferry.cli.lab_page import print_lab
+    from vmferry.cli.render.lab_page import print_lab
     from vmferry.lab import commands
-    from vmferry.lab.host import DEFAULT_PLACE
-    from vmferry.lab.links import Cut as LinkCut
+    from vmferry.lab.hosts.host import DEFAULT_PLACE
+    from vmferry.lab.hosts.links import Cut as LinkCut
 
     words: dict[Cut, LinkCut] = {Cut.CABLE: "cable", Cut.SILENT: "silent", Cut.IN: "in", Cut.OUT: "out"}
     how = words[cut] if cut else None

@@ -21,7 +21,7 @@ def leftovers(
     state: State = None,
 ) -> None:
     """List what jobs left on a host and no job in flight needs; with --reap remove it."""
-    from vmferry.cli.screen import print_json, shown
+    from vmferry.cli.render.screen import print_json, shown
 
     worker, uri = client(ctx, state, json=json), connect_uri(ctx, connect)
     found = worker.reap(uri) if reap else worker.leftovers(uri)

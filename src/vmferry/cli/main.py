@@ -8,17 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vmferry.api.answered import Answered
+from vmferry.api.client.errors import Answered
 from vmferry.cli.agent import agent
 from vmferry.cli.copy import copy
+from vmferry.cli.cpu import cpu_check
 from vmferry.cli.cpu_baseline import cpu_baseline
-from vmferry.cli.cpu_check import cpu_check
 from vmferry.cli.cpu_limit import cpu_limit
 from vmferry.cli.host_add import host_add
-from vmferry.cli.host_list import host_list
 from vmferry.cli.host_remove import host_remove
 from vmferry.cli.host_revoke import host_revoke
 from vmferry.cli.host_show import host_show
+from vmferry.cli.hosts import host_list
 from vmferry.cli.job_cancel import job_cancel
 from vmferry.cli.job_limit import job_limit
 from vmferry.cli.job_priority import job_priority
@@ -29,23 +29,23 @@ from vmferry.cli.job_show import job_show
 from vmferry.cli.job_suspend import job_resume, job_suspend
 from vmferry.cli.job_watch import job_watch
 from vmferry.cli.jobs import jobs
+from vmferry.cli.lab import lab_up
 from vmferry.cli.lab_down import lab_down
 from vmferry.cli.lab_exec import lab_exec
 from vmferry.cli.lab_link import lab_link
 from vmferry.cli.lab_status import lab_status
-from vmferry.cli.lab_up import lab_up
 from vmferry.cli.leftovers import leftovers
-from vmferry.cli.limit import limit_host, limit_storage, limits
+from vmferry.cli.limits import limit_host, limit_storage, limits
 from vmferry.cli.migrate import migrate
 from vmferry.cli.migrate_storage import migrate_storage
 from vmferry.cli.notify import notify_clear, notify_set, notify_show, notify_test
 from vmferry.cli.options import Connect, Globals, Runtime, State, globals_of
 from vmferry.cli.recover import recover
-from vmferry.cli.screen import print_error, print_json
+from vmferry.cli.render.screen import print_error, print_json
+from vmferry.cli.render.words import LEFT
 from vmferry.cli.storage_add import storage_add
-from vmferry.cli.storage_list import storage_list
 from vmferry.cli.storage_remove import storage_remove
-from vmferry.cli.transfer_list import transfer_list
+from vmferry.cli.storages import storage_list
 from vmferry.cli.transfer_orders import (
     transfer_acknowledge,
     transfer_cancel,
@@ -56,10 +56,10 @@ from vmferry.cli.transfer_orders import (
 )
 from vmferry.cli.transfer_show import transfer_show
 from vmferry.cli.transfer_watch import transfer_watch
+from vmferry.cli.transfers import transfer_list
 from vmferry.cli.verify import verify
 from vmferry.cli.vm_show import vm_show
 from vmferry.cli.vms import vms
-from vmferry.cli.words import LEFT
 from vmferry.errors import VmferryError
 
 
@@ -151,7 +151,7 @@ lab.command("exec")(lab_exec)
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
     if asked:
-        from vmferry.api.version import VERSION
+        from vmferry.process.version import VERSION
 
         print(f"vmferry {VERSION}")
         raise typer.Exit

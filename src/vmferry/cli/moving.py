@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmferry.cli.options import DiskTo
-from vmferry.cli.screen import print_error, show
+from vmferry.cli.render.screen import print_error, show
 from vmferry.cli.session import answer
 from vmferry.model import JobView, MoveRequest, Where
 
 if TYPE_CHECKING:
-    from vmferry.api.client import Client
+    from vmferry.api.client.client import Client
 
 KeepSource = Annotated[bool, typer.Option("--keep-source", help="Keep the source files, renamed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take devices and LUNs that are not empty, too.")]
@@ -41,8 +41,8 @@ def by_target(disks: Sequence[DiskTo]) -> dict[str, Where]:
 
 
 def _plan(worker: Client, request: MoveRequest, *, json: bool) -> int:
-    from vmferry.cli.plan_page import plan_page
-    from vmferry.cli.words import DONE, REFUSED
+    from vmferry.cli.render.plan_page import plan_page
+    from vmferry.cli.render.words import DONE, REFUSED
 
     preview = worker.plan(request)
     answer(preview, plan_page(preview), json=json)
@@ -50,7 +50,7 @@ def _plan(worker: Client, request: MoveRequest, *, json: bool) -> int:
 
 
 def _detach(worker: Client, request: MoveRequest, *, json: bool) -> int:
-    from vmferry.cli.viewers import JsonLines
+    from vmferry.cli.render.viewers import JsonLines
     from vmferry.cli.watching import in_background
 
     job = _submit(worker, request, json=json)
@@ -70,9 +70,9 @@ def _move(worker: Client, request: MoveRequest, *, json: bool) -> int:
 
 def _submit(worker: Client, request: MoveRequest, *, json: bool) -> JobView:
     """Submit; a refusal is shown to people finding by finding, each with its cure."""
-    from vmferry.api.answered import Answered
-    from vmferry.cli.plan_page import findings_page
-    from vmferry.cli.words import REFUSED
+    from vmferry.api.client.errors import Answered
+    from vmferry.cli.render.plan_page import findings_page
+    from vmferry.cli.render.words import REFUSED
     from vmferry.errors import Refused
 
     try:

@@ -9,12 +9,12 @@ import typer
 
 from vmferry.cli.notify_options import Command, Secret, Webhook, receivers
 from vmferry.cli.options import Json, State
+from vmferry.cli.render.words import DONE, FAILED
 from vmferry.cli.session import answer, notice_client
-from vmferry.cli.words import DONE, FAILED
 from vmferry.model import NOBODY, NoticeState
 
 if TYPE_CHECKING:
-    from vmferry.api.notice_client import NoticeClient
+    from vmferry.api.client.notices import NoticeClient
     from vmferry.model import NoticeView, Notifying
 
 LOOK_S = 0.1
@@ -50,7 +50,7 @@ def notify_clear(ctx: typer.Context, *, json: Json = False, state: State = None)
 
 def notify_test(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
     """Send a test, once, and wait for how it goes: 1 if one was not told."""
-    from vmferry.cli.notice_pages import notices_page
+    from vmferry.cli.render.notice_pages import notices_page
 
     found = _settled(notice_client(ctx, state, json=json))
     answer(found, notices_page(found), json=json)
@@ -67,6 +67,6 @@ def _settled(worker: NoticeClient) -> list[NoticeView]:
 
 
 def _answer(found: Notifying, *, json: bool) -> None:
-    from vmferry.cli.notice_pages import notifying_page
+    from vmferry.cli.render.notice_pages import notifying_page
 
     answer(found, notifying_page(found), json=json)

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from vmferry.api.place import Place, home
-from vmferry.cli.sizes import parse_rate, parse_seconds
+from vmferry.cli.render.sizes import parse_rate, parse_seconds
 from vmferry.model import Priority, Url, Where
 
 T = TypeVar("T")

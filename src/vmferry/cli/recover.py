@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from vmferry.cli.options import Json, State
-from vmferry.cli.screen import print_json, shown
+from vmferry.cli.render.screen import print_json, shown
+from vmferry.cli.render.words import DONE, STATE, STUCK, ended_in_words
 from vmferry.cli.session import transfer_client
-from vmferry.cli.words import DONE, STATE, STUCK, ended_in_words
 from vmferry.model import FINAL, JobState, JobView
 from vmferry.model.transfers import NEEDS_WORKER
 
 if TYPE_CHECKING:
-    from vmferry.api.client import Client
+    from vmferry.api.client.client import Client
 
 ENDED = FINAL | {JobState.STUCK}
 
@@ -54,7 +54,7 @@ def _needs_someone(job: JobView) -> bool:
 
 
 def _say(job: JobView, *, json: bool) -> None:
-    from vmferry.api.wire import to_json
+    from vmferry.api.codec import to_json
 
     if json:
         print_json(to_json(job))

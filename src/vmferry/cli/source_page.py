@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vmferry.cli.screen import shown
-from vmferry.cli.sizes import bytes_text
+from vmferry.cli.render.screen import shown
+from vmferry.cli.render.sizes import bytes_text
 from vmferry.model import Fate, SourceFile
 
 STYLES = {Fate.REMOVED: "red", Fate.RENAMED: "yellow", Fate.STAYS: "green"}

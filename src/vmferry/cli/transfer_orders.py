@@ -54,6 +54,6 @@ def transfer_priority(
 
 
 def _answer(found: TransferView, *, json: bool) -> None:
-    from vmferry.cli.transfer_pages import transfer_page
+    from vmferry.cli.render.transfer_pages import transfer_page
 
     answer(found, transfer_page(found), json=json)

@@ -10,7 +10,7 @@ from vmferry.cli.session import answer, transfer_client
 
 def transfer_show(ctx: typer.Context, *, transfer: TransferId, json: Json = False, state: State = None) -> None:
     """Show what a transfer does, how far it is, and what went wrong."""
-    from vmferry.cli.transfer_pages import transfer_page
+    from vmferry.cli.render.transfer_pages import transfer_page
 
     found = transfer_client(ctx, state, json=json).transfer(transfer)
     answer(found, transfer_page(found), json=json)

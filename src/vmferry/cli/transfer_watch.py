@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from vmferry.cli.options import Json, State, TransferId
-from vmferry.cli.screen import print_error, print_json, shown
+from vmferry.cli.render.screen import print_error, print_json, shown
+from vmferry.cli.render.words import CANCELLED, DONE, LEFT, UNDONE
 from vmferry.cli.session import transfer_client
-from vmferry.cli.words import CANCELLED, DONE, LEFT, UNDONE
 
 if TYPE_CHECKING:
     from vmferry.model.transfers import TransferView
@@ -49,8 +49,8 @@ class _Page:
         self._at = time.monotonic()
 
     def show(self, seen: TransferView) -> None:
-        from vmferry.api.wire import to_json
-        from vmferry.cli.transfer_pages import figures_text, next_text, state_text
+        from vmferry.api.codec import to_json
+        from vmferry.cli.render.transfer_pages import figures_text, next_text, state_text
 
         if self._json:
             print_json(to_json(seen))

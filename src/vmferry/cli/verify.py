@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.api.answered import Answered
+from vmferry.api.client.errors import Answered
 from vmferry.cli.copy import TlsFolder
 from vmferry.cli.options import Json, Limit, State, globals_of
-from vmferry.cli.screen import print_json, shown
+from vmferry.cli.render.screen import print_json, shown
+from vmferry.cli.render.sizes import bytes_text
+from vmferry.cli.render.words import DONE, UNDONE, WRITTEN
 from vmferry.cli.session import transfer_client
-from vmferry.cli.sizes import bytes_text
-from vmferry.cli.words import DONE, UNDONE, WRITTEN
 from vmferry.errors import NoSuchJob
 
 if TYPE_CHECKING:
     from vmferry.transfer.ranges import Range
-    from vmferry.transfer.verifying import Verdict
+    from vmferry.transfer.verification.verify import Verdict
 
 MOST_SHOWN = 20
 
@@ -40,10 +40,10 @@ def verify(
     Ends with 0 if all is the same, 1 if something differs, 6 if something was written since: nothing can
     be said of that.
     """
-    from vmferry.cli.copy_page import CopyView
     from vmferry.cli.receipt_file import seals_of
+    from vmferry.cli.render.copy_page import CopyView
     from vmferry.transfer import Throttle
-    from vmferry.transfer.verifying import verify as verify_one
+    from vmferry.transfer.verification.verify import verify as verify_one
 
     globals_of(ctx).json = json
     seals = seals_of(_receipt(ctx, receipt, state, json=json), receipt)
@@ -66,7 +66,7 @@ def exit_code(verdicts: list[Verdict]) -> int:
 
 def _receipt(ctx: typer.Context, name: str, state: str | None, *, json: bool) -> Mapping[str, object]:
     """A file of that name goes before a job, a job before a transfer."""
-    from vmferry.api.wire import to_json
+    from vmferry.api.codec import to_json
     from vmferry.cli.receipt_file import read_receipt
 
     path = Path(name).expanduser()

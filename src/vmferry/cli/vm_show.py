@@ -19,7 +19,7 @@ def vm_show(
     state: State = None,
 ) -> None:
     """Show a VM's disks with their chains, its snapshots, NVRAM and TPM."""
-    from vmferry.cli.vm_pages import vm_page
+    from vmferry.cli.render.vm_pages import vm_page
 
     found = client(ctx, state, json=json).vm(vm, connect_uri(ctx, connect))
     answer(found, vm_page(found), json=json)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import select
 import sys
 
-from vmferry.api.answered import Answered
-from vmferry.api.client import Client
-from vmferry.cli.screen import answered, print_error, seen
-from vmferry.cli.viewers import JsonLines, PlainLines, Viewer
-from vmferry.cli.words import LEFT, STUCK, exit_code
+from vmferry.api.client.client import Client
+from vmferry.api.client.errors import Answered
+from vmferry.cli.render.screen import answered, print_error, seen
+from vmferry.cli.render.viewers import JsonLines, PlainLines, Viewer
+from vmferry.cli.render.words import LEFT, STUCK, exit_code
 from vmferry.errors import WorkerUnreachable
 from vmferry.model import JobState, JobView, Receipt
 
@@ -23,7 +23,7 @@ def viewer(*, json: bool) -> Viewer:
     if json:
         return JsonLines()
     if seen():
-        from vmferry.cli.live import LiveView
+        from vmferry.cli.render.live import LiveView
 
         return LiveView()
     return PlainLines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.model import FileUser, Where
 
 AskUsers = Callable[[Host, Sequence[Where], Sequence[Path]], Sequence[FileUser]]

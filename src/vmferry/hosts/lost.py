@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from vmferry.errors import HostLost, NoSuchVm
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.wire import CALLS
 from vmferry.model import Power
+from vmferry.qemu.places import Scheme
 from vmferry.transfer import Place, Transfer
-from vmferry.transfer.places import Scheme
 
 NOT_THERE: Mapping[str, object] = {
     "vms": (),

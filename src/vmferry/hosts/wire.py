@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vmferry import errors
 from vmferry.errors import AgentFailed, BadRequest, VmferryError
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.hosts.queries import LOOKING
 from vmferry.transfer import Watch
 

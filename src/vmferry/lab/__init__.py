@@ -8,16 +8,16 @@
 A guest stamps every write and acknowledges it when it is durable; afterwards each acknowledged write must be found.
 """
 
-from vmferry.lab.bare import BARE_GUEST
-from vmferry.lab.console import Ack
-from vmferry.lab.disks import DiskSpec
-from vmferry.lab.domain import GuestSpec
-from vmferry.lab.guests import LabGuest
-from vmferry.lab.host import LabHost
+from vmferry.lab.guests.bare import BARE_GUEST
+from vmferry.lab.guests.console import Ack
+from vmferry.lab.guests.disks import DiskSpec
+from vmferry.lab.guests.domain import GuestSpec
+from vmferry.lab.guests.guest import LabGuest
+from vmferry.lab.guests.verdict import Verdict
+from vmferry.lab.hosts.host import LabHost
+from vmferry.lab.hosts.lab import Lab
+from vmferry.lab.hosts.storage import StorageSpec
 from vmferry.lab.programs import wait_for
-from vmferry.lab.several import Lab
-from vmferry.lab.storage import StorageSpec
-from vmferry.lab.verdict import Verdict
 
 __all__ = [
     "BARE_GUEST",

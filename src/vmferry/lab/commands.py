@@ -9,12 +9,12 @@ from pathlib import Path
 import libvirt
 
 from vmferry.errors import LabRunning, NoLab, NoSuchVm
-from vmferry.lab.disks import DiskSpec
-from vmferry.lab.domain import GuestSpec
-from vmferry.lab.host import DEFAULT_PLACE, LabHost
-from vmferry.lab.links import Cut, LinkState
-from vmferry.lab.several import Lab, lab_at
-from vmferry.lab.storage import DEFAULT_STORAGES, StorageSpec
+from vmferry.lab.guests.disks import DiskSpec
+from vmferry.lab.guests.domain import GuestSpec
+from vmferry.lab.hosts.host import DEFAULT_PLACE, LabHost
+from vmferry.lab.hosts.lab import Lab, lab_at
+from vmferry.lab.hosts.links import Cut, LinkState
+from vmferry.lab.hosts.storage import DEFAULT_STORAGES, StorageSpec
 
 DEMO = GuestSpec("demo", disks=(DiskSpec("vda", internal_snapshot="before"), DiskSpec("vdb", format="raw")))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmferry.errors import VmferryError
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.ferry import Ferry
+from vmferry.lab.vmferry_command import Ferry
 
 GUEST = GuestSpec(
     "demo",

@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from shlex import quote
 
-from vmferry.hosts.protocol import Host, filesystem_of
+from vmferry.hosts.interface import Host, filesystem_of
 from vmferry.model import (
     MIRRORS,
     SAVES,

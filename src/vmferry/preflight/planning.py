@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vmferry.errors import NoSuchDisk, UsageError
-from vmferry.forecast import DEFAULT_RATE_BYTES_S, move_s, pause_s
 from vmferry.hosts.asking import AskUsers, ask_host
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
+from vmferry.migration.forecast import DEFAULT_RATE_BYTES_S, move_s, pause_s
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     OTHER_HOST,
     SAME_HOST,
@@ -27,12 +28,11 @@ from vmferry.model import (
     Vm,
     Where,
 )
-from vmferry.preflight import chains, destination, findings, relocating, start, technologies, volumes
-from vmferry.preflight.discs import Discs, discs, is_drive
+from vmferry.preflight import chains, destination, findings, relocation, start, technologies, volumes
 from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
+from vmferry.preflight.removable_media import Discs, discs, is_drive
 from vmferry.preflight.sources import Move, judge, of_users
-from vmferry.strategies import STRATEGIES
 
 
 def plan(
@@ -65,7 +65,7 @@ def plan(
     found += of_users(judged, vm, moves)
     found += findings.of_images(ends, vm, moves, files)
     if ends.apart:
-        found += relocating.of_vm(ends, vm, request, _brought(moves, files), drives.media)
+        found += relocation.of_vm(ends, vm, request, _brought(moves, files), drives.media)
     ruled = technologies.ruled_out_apart(vm, disks) if ends.apart else technologies.ruled_out(vm, disks, files)
     chosen, blockers = technologies.choose(request.via, ruled, apart=ends.apart)
     way_out = technologies.way_out(ruled, apart=ends.apart)
@@ -138,9 +138,9 @@ def _asked(request: MoveRequest, disk: Disk, ends: Ends, drives: Discs) -> Where
     if ends.apart and is_drive(disk):
         return drives.copied.get(disk.target)
     if ends.apart:
-        if relocating.stays(ends, disk):
-            return relocating.stays_note(ends, disk)
-        return request.path or relocating.same_folder(disk)
+        if relocation.stays(ends, disk):
+            return relocation.stays_note(ends, disk)
+        return request.path or relocation.same_folder(disk)
     if request.path is None:
         return None
     why = findings.stays(disk)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vmferry.hosts.asking import AskUsers
-from vmferry.hosts.protocol import Host
+from vmferry.hosts.interface import Host
 from vmferry.model import (
     DiskMove,
     Fate,

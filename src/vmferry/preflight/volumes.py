@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from vmferry.hosts.asking import AskUsers
-from vmferry.hosts.protocol import Host
-from vmferry.hosts.qemu_names import identity_of, whoever_asks
+from vmferry.hosts.interface import Host
 from vmferry.model import DiskMove, FileUser, Finding, Power, Severity, Url, Vm, Volume, listed
 from vmferry.preflight.findings import blocker
 from vmferry.preflight.moves import Wanted, lost_checkpoints
+from vmferry.qemu.names import identity_of, whoever_asks
 
 
 def of_volumes(host: Host, vm: Vm, wanted: Sequence[Wanted], ask: AskUsers, *, overwrite: bool) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Generic, Protocol
 from typing_extensions import TypeVar
 
 from vmferry.model.seals import Seal
-from vmferry.transfer.places import Where
+from vmferry.qemu.places import Where
 from vmferry.transfer.throttle import Throttle
 
 From = TypeVar("From", bound=Where, default=Path, covariant=True)

@@ -11,25 +11,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from vmferry.errors import BookmarksDamaged, DestinationUnwritable, SourceChanged
+from vmferry.qemu.places import Place, Where, place_of, shown
 from vmferry.transfer.bookmarks import Bookmarks, Kind, Record, proved
-from vmferry.transfer.claiming import Claimed, claimed, discard, owned, reopened
-from vmferry.transfer.comparing import Comparer
 from vmferry.transfer.contract import Compared, Copied, Transfer, Unwatched, Watch
-from vmferry.transfer.copying import Copier, Reader, Recorder, scan, with_strays
-from vmferry.transfer.endpoints import Can, Destination, Source
-from vmferry.transfer.file import DestinationFile, SourceFile, reading, writing
-from vmferry.transfer.hashing import root_hash
-from vmferry.transfer.looking import end_of
-from vmferry.transfer.originals import Original, original, original_alone
-from vmferry.transfer.places import Place, Where, place_of, shown
-from vmferry.transfer.progress import Progress
+from vmferry.transfer.endpoints.claim import Claimed, claimed, discard, owned, reopened
+from vmferry.transfer.endpoints.file import DestinationFile, SourceFile, reading, writing
+from vmferry.transfer.endpoints.interface import Can, Destination, Source
+from vmferry.transfer.endpoints.ownership import remove
+from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.reflink import same_blocks
+from vmferry.transfer.endpoints.route import byte_for_byte
+from vmferry.transfer.endpoints.source import Original, original, original_alone
+from vmferry.transfer.engine.compare import Comparer
+from vmferry.transfer.engine.copy_loop import Copier, Reader, Recorder, scan, with_strays
+from vmferry.transfer.engine.hashing import root_hash
+from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import CHUNK, Chunk, Range, by_chunk, total
-from vmferry.transfer.route import byte_for_byte
-from vmferry.transfer.seals import Proof, sealed
-from vmferry.transfer.sharing import same_blocks
-from vmferry.transfer.sites import remove
-from vmferry.transfer.streams import Lane, Streams
 from vmferry.transfer.throttle import Throttle
+from vmferry.transfer.verification.seals import Proof, sealed
 
 __all__ = ["CHUNK", "Compared", "Copied", "Place", "Throttle", "Transfer", "Unwatched", "Watch", "Where"]
 __all__ += ["compare", "copy", "drop", "forget", "root_hash_of"]

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from vmferry.errors import BadPlace, CopyRunning, DestinationExists
 from vmferry.model.seals import Seal
+from vmferry.qemu.places import Place, Scheme, Where
 from vmferry.transfer.bookmarks import read, sync_folder
 from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
-from vmferry.transfer.file import writing
-from vmferry.transfer.looking import digest, end_of
-from vmferry.transfer.places import Place, Scheme, Where
-from vmferry.transfer.route import Kind, openings
-from vmferry.transfer.seals import moved
+from vmferry.transfer.endpoints.destination import Target
+from vmferry.transfer.endpoints.file import writing
+from vmferry.transfer.endpoints.ownership import remove, site_of
+from vmferry.transfer.endpoints.probe import digest, end_of
+from vmferry.transfer.endpoints.route import Kind, openings
 from vmferry.transfer.service import compare, copy, drop, forget
-from vmferry.transfer.sites import remove, site_of
-from vmferry.transfer.targets import Target
+from vmferry.transfer.verification.seals import moved
 
 PREFIX = ".vmferry-copy-"
 

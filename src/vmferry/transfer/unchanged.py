@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vmferry.qemu.places import Where
 from vmferry.transfer.bookmarks import read
 from vmferry.transfer.contract import Transfer
-from vmferry.transfer.file import identity
-from vmferry.transfer.originals import original
-from vmferry.transfer.places import Where
+from vmferry.transfer.endpoints.file import identity
+from vmferry.transfer.endpoints.source import original
 
 
 def unchanged(transfer: Transfer[Where, Where]) -> bool:

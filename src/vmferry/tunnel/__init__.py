@@ -10,7 +10,7 @@ sooner:
 
 from vmferry.tunnel.client import Peer, TunnelClient
 from vmferry.tunnel.connection import Ending, Patience
-from vmferry.tunnel.outward import Count
+from vmferry.tunnel.sender import Count
 from vmferry.tunnel.server import TunnelServer
 from vmferry.tunnel.tickets import Tickets
 

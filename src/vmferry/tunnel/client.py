@@ -15,7 +15,7 @@ import structlog
 from vmferry.errors import TunnelRefused, VmferryError
 from vmferry.model.fleet import host_port
 from vmferry.tunnel.connection import Connection, Ending, Patience
-from vmferry.tunnel.hello import knock
+from vmferry.tunnel.handshake import knock
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.server import Told, unheard
 from vmferry.tunnel.wire import tune, unpaced

@@ -10,8 +10,8 @@ from threading import Lock, Thread
 
 from vmferry.errors import TunnelCut, VmferryError
 from vmferry.tunnel.frames import BadFrame
-from vmferry.tunnel.inward import Inward
-from vmferry.tunnel.outward import Bell, Count, Outward
+from vmferry.tunnel.receiver import Inward
+from vmferry.tunnel.sender import Bell, Count, Outward
 from vmferry.tunnel.wire import Wire, hang_up
 
 QUIET_S = 30.0

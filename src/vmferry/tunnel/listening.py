@@ -12,7 +12,7 @@ import structlog
 
 from vmferry.errors import TunnelCut
 from vmferry.tunnel.connection import Connection
-from vmferry.tunnel.outward import Bell
+from vmferry.tunnel.sender import Bell
 
 MOST = 512
 """Connections at once; each has two threads, three descriptors and a megabyte of buffers."""

@@ -15,7 +15,7 @@ import structlog
 from vmferry.errors import TunnelRefused, VmferryError
 from vmferry.model.fleet import host_port
 from vmferry.tunnel.connection import Connection, Ending, Patience
-from vmferry.tunnel.hello import Answer, Hello, hear, reply
+from vmferry.tunnel.handshake import Answer, Hello, hear, reply
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.tickets import Tickets
 from vmferry.tunnel.wire import tune, unpaced

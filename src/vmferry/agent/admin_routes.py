@@ -1,0 +1,172 @@
+"""What a manager asks of an agent besides the host's own calls: about it, its storages, its certificate."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from vmferry.agent.metrics import CERTIFICATE
+from vmferry.agent.operations import Operations
+from vmferry.agent.peer_policy import Trust
+from vmferry.agent.storages import Declared, Storages
+from vmferry.authority import TlsFolder, make_key, make_request
+from vmferry.errors import BadRequest
+from vmferry.hosts.wire import PROTOCOL
+from vmferry.process.version import VERSION
+
+router = APIRouter(tags=["admin"])
+
+Pem = Annotated[str, Field(max_length=500_000)]
+
+
+class StorageBody(BaseModel):
+    """A storage to serve."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Path
+    grade: Annotated[str, Field(max_length=64)] = ""
+
+
+class RevocationsBody(BaseModel):
+    """The list, in PEM."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    revocations: Pem
+
+
+class CertificateBody(BaseModel):
+    """A certificate for the request that was given out last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    certificate: Pem
+    ca: Pem
+    revocations: Pem
+
+
+class Office:
+    """This agent's papers."""
+
+    def __init__(
+        self, name: str, connect: str, tls: TlsFolder, trust: Trust, storages: Storages, operations: Operations
+    ) -> None:
+        self.name = name
+        self.trust = trust
+        self.storages = storages
+        self._connect = connect
+        self._tls = tls
+        self._operations = operations
+        self._lock = Lock()
+        self._key: ec.EllipticCurvePrivateKey | None = None
+        self.renewed: Callable[[], None] = lambda: None
+        self._note_expiry()
+
+    def about(self) -> dict[str, Any]:
+        certificate = self._tls.certificate()
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "protocol": PROTOCOL,
+            "hostname": socket.gethostname(),
+            "connect": self._connect,
+            "pid": os.getpid(),
+            "operations": self._operations.count,
+            "serial": f"{certificate.serial_number:x}",
+            "expires": certificate.not_valid_after_utc.isoformat(),
+        }
+
+    def ask_for_certificate(self) -> str:
+        """A request with a new key; the one before is forgotten."""
+        with self._lock:
+            self._key = make_key()
+            return make_request(self._key, self.name).decode()
+
+    def take_certificate(self, body: CertificateBody) -> None:
+        """Use it from now on, for new connections. Raises BadRequest."""
+        with self._lock:
+            if self._key is None:
+                raise BadRequest(reason="no certificate was asked for")
+            words = (body.certificate.encode(), body.ca.encode(), body.revocations.encode())
+            try:
+                self._tls.install(self._key, *words)
+            except ValueError as error:
+                raise BadRequest(reason=f"the certificate cannot be used: {error}") from error
+            self._key = None
+            self.trust.read()
+            self.renewed()
+            self._note_expiry()
+
+    def set_revocations(self, pem: str) -> None:
+        """Raises BadRequest."""
+        try:
+            self.trust.set_revocations(pem.encode())
+        except ValueError as error:
+            raise BadRequest(reason=f"the list cannot be used: {error}") from error
+
+    def _note_expiry(self) -> None:
+        CERTIFICATE.set(self._tls.certificate().not_valid_after_utc.timestamp())
+
+
+async def _office(request: Request) -> Office:
+    office: Office = request.app.state.office
+    return office
+
+
+TheOffice = Annotated[Office, Depends(_office)]
+
+
+@router.get("/healthz")
+@router.get("/v1/about")
+@router.get("/v1/peer/about")
+def about(office: TheOffice) -> dict[str, Any]:
+    """Who this is, and how it is."""
+    return office.about()
+
+
+@router.get("/v1/storages")
+def storages(office: TheOffice) -> list[Declared]:
+    """Those that are served."""
+    return list(office.storages.all())
+
+
+@router.put("/v1/storages/{name}")
+def declare(name: str, body: StorageBody, office: TheOffice) -> Declared:
+    """Serve one more."""
+    return office.storages.declare(name, body.path, body.grade)
+
+
+@router.delete("/v1/storages/{name}")
+def remove(name: str, office: TheOffice) -> dict[str, Any]:
+    """Serve one no longer."""
+    office.storages.remove(name)
+    return {}
+
+
+@router.put("/v1/revocations")
+def revocations(body: RevocationsBody, office: TheOffice) -> dict[str, Any]:
+    """Refuse these from now on."""
+    office.set_revocations(body.revocations)
+    return {}
+
+
+@router.post("/v1/renewal")
+def renewal(office: TheOffice) -> dict[str, str]:
+    """A request for a new certificate."""
+    return {"request": office.ask_for_certificate()}
+
+
+@router.put("/v1/certificate")
+def certificate(body: CertificateBody, office: TheOffice) -> dict[str, Any]:
+    """Use a new certificate."""
+    office.take_certificate(body)
+    return {}

@@ -1,0 +1,45 @@
+"""Requests about processors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from vmferry.api.dependencies import Connect
+from vmferry.api.requests import CpuLimitBody
+from vmferry.manager.fleet.cpu_compatibility import Processors
+from vmferry.model.processors import CpuBaseline, CpuCheck, CpuLimited
+
+router = APIRouter(tags=["processors"])
+
+HostName = Annotated[str, Query(min_length=1, max_length=2048, description="A host's name or libvirt URI")]
+
+
+async def _processors(request: Request) -> Processors:
+    return Processors(request.app.state.hosts, request.app.state.jobs.refuse_busy)
+
+
+TheProcessors = Annotated[Processors, Depends(_processors)]
+
+
+@router.get("/cpu/check")
+def check(vm: HostName, connect: Connect, host: HostName, processors: TheProcessors) -> CpuCheck:
+    """Can that host run the VM's CPU, now with its state?"""
+    return processors.check(vm, connect, host)
+
+
+@router.get("/cpu/baseline")
+def baseline(
+    host: Annotated[list[HostName], Query(min_length=1, max_length=256)],
+    processors: TheProcessors,
+    virt: Literal["kvm", "qemu"] | None = None,
+) -> CpuBaseline:
+    """The greatest CPU that all these hosts can give their guests."""
+    return processors.baseline(host, virt)
+
+
+@router.put("/cpu/limit")
+def limit(body: CpuLimitBody, processors: TheProcessors) -> CpuLimited:
+    """Give a VM's definition a CPU that several hosts can run, or the one back that it had."""
+    return processors.limit(body.request())

@@ -1,0 +1,220 @@
+"""What a folder really bears, tried with one file that is gone when the answer is there.
+
+What a file system says of itself is not enough: a folder below one that QEMU's user may not enter, a file system
+without locks, one whose sectors are larger than those that a disk comes from. All that was once found after hours of
+copying, or when the VM was started from there.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from shlex import quote
+from typing import NamedTuple
+
+from vmferry.errors import VmferryError
+from vmferry.errors.system import said
+from vmferry.hosts.libvirt import files
+from vmferry.model import Finding, FolderUse, Severity
+from vmferry.model.names import ID, new_id
+from vmferry.qemu.locks import guard_writing
+
+_HOLE_BYTES = 1 << 20
+_ANOTHER = "or choose another folder"
+_PASSABLE = 'for d do [ -x "$d" ] || { printf %s "$d"; exit 1; }; done'
+_OPENABLE = ': <> "$1"'
+_SECTOR = 4096
+_PROBE = re.compile(rf"vmferry-{ID}\.probe(\.named)?")
+LOOK_S = 30
+OLD_S = 3600.0
+"""No probe takes that long: one this old was left by a process that was killed."""
+
+
+class User(NamedTuple):
+    """Whom QEMU runs as."""
+
+    uid: int
+    gid: int
+
+    @property
+    def name(self) -> str:
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return str(self.uid)
+
+    @property
+    def groups(self) -> list[int]:
+        """Its own, and those that name it, as libvirt gives them to QEMU."""
+        named = [group.gr_gid for group in grp.getgrall() if self.name in group.gr_mem]
+        return sorted({self.gid, *named})
+
+
+def probe(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]:
+    """What stands against these files there. `user`: QEMU's, where it is not this process's own."""
+    try:
+        return _tried(folder, use, user)
+    except subprocess.TimeoutExpired:
+        what = f"{folder} did not answer QEMU's user within {LOOK_S} s"
+        return [_blocker(what, f"see whether that storage answers, {_ANOTHER}")]
+
+
+def _tried(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]:
+    found = list(_of_room(folder, use))
+    if user is not None and (closed := _closed_to(user, folder)):
+        return [*found, closed]
+    _remove_old(folder)
+    file = folder / f"vmferry-{new_id()}.probe"
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return [*found, _blocker(f"{folder} takes no file: {said(error)}", f"mend that, {_ANOTHER}")]
+    try:
+        with os.fdopen(fd, "r+b", buffering=0):
+            found += [*_of_locks(folder, fd), *_of_size(folder, fd, use)]
+        found += [*_of_direct(folder, file, use), *_of_sectors(file, use), *_of_user(folder, file, user)]
+        found += _of_names(folder, file)
+    except OSError as error:
+        found.append(_blocker(f"a file in {folder} could not be tried: {said(error)}", f"mend that, {_ANOTHER}"))
+    finally:
+        for left in (file, _renamed(file)):
+            with suppress(OSError):
+                left.unlink()
+    return found
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the probes that killed processes left: they belong to no job, so nothing else ever would."""
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                if _PROBE.fullmatch(file.name) and file.lstat().st_mtime < time.time() - OLD_S:
+                    file.unlink()
+
+
+def _blocker(what: str, cure: str) -> Finding:
+    return Finding(Severity.BLOCKER, what, cure)
+
+
+def _renamed(file: Path) -> Path:
+    return file.with_name(f"{file.name}.named")
+
+
+def _of_room(folder: Path, use: FolderUse) -> Iterator[Finding]:
+    longest = os.pathconf(folder, "PC_NAME_MAX")
+    if 0 < longest < use.longest_name_bytes:
+        what = f"{folder} takes file names of {longest} bytes, the move makes one of {use.longest_name_bytes}"
+        yield _blocker(what, f"give the image a shorter name first, {_ANOTHER}")
+    space = os.statvfs(folder)
+    if space.f_files and space.f_favail < use.files:  # a file system that makes them as it needs them tells 0 of 0
+        what = f"{folder} has room for {space.f_favail} more files (inodes), the move makes {use.files}"
+        yield _blocker(what, f"remove files there, {_ANOTHER}")
+
+
+def _closed_to(user: User, folder: Path) -> Finding | None:
+    """The first folder on the way that QEMU's user may not enter, by whatever right: mode, ACL, a server's squash."""
+    way = dict.fromkeys([*reversed(folder.parents), folder, *reversed(folder.resolve().parents), folder.resolve()])
+    ended = _as(user, _PASSABLE, *map(str, way))
+    if ended.returncode == 0 or not ended.stdout:
+        return None
+    closed = ended.stdout
+    what = f"QEMU runs as {user.name}, who may not enter {closed}, so it could not open a disk in {folder}"
+    return _blocker(what, f"let it in: setfacl -m u:{user.name}:x {quote(closed)}, {_ANOTHER}")
+
+
+def _as(user: User, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A shell's own tests, as that user: no other program may be closed to it."""
+    return subprocess.run(
+        ("/bin/sh", "-c", script, "sh", *arguments),
+        user=user.uid,
+        group=user.gid,
+        extra_groups=user.groups,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",  # a folder's name may be no UTF-8
+        timeout=LOOK_S,
+    )
+
+
+def _of_user(folder: Path, file: Path, user: User | None) -> Iterator[Finding]:
+    if user is None:
+        return
+    with suppress(OSError):  # as libvirt does before QEMU opens it; where it cannot, the try below tells what follows
+        os.chown(file, user.uid, user.gid)
+    if _as(user, _OPENABLE, str(file)).returncode:
+        what = f"QEMU runs as {user.name}, who may not write a file in {folder}, though it was given one"
+        yield _blocker(what, f"mount it so that files there can be given to {user.name}, {_ANOTHER}")
+
+
+def _of_locks(folder: Path, fd: int) -> Iterator[Finding]:
+    """QEMU opens no image that it cannot lock."""
+    try:
+        guard_writing(fd)
+    except OSError as error:
+        what = f"files in {folder} cannot be locked, and QEMU opens no disk without: {said(error)}"
+        yield _blocker(what, f"mount it with locks (an NFS server's lock service must run), {_ANOTHER}")
+
+
+def _of_size(folder: Path, fd: int, use: FolderUse) -> Iterator[Finding]:
+    """By a hole of that size; where there are no holes it would have to be written."""
+    try:
+        os.ftruncate(fd, _HOLE_BYTES)
+        if os.fstat(fd).st_blocks * 512 < _HOLE_BYTES:
+            os.ftruncate(fd, use.largest_bytes)
+        os.ftruncate(fd, 0)
+    except OSError as error:
+        what = f"{folder} takes no file of {use.largest_bytes >> 20} MiB: {said(error)}"
+        yield _blocker(what, f"raise that limit, {_ANOTHER}")
+
+
+def _of_direct(folder: Path, file: Path, use: FolderUse) -> Iterator[Finding]:
+    if not use.direct:
+        return
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        what = f"files in {folder} cannot be opened past the page cache, as a disk's cache mode asks: {said(error)}"
+        yield _blocker(what, f"give the disk another cache mode (`virsh edit`, then start the VM anew), {_ANOTHER}")
+
+
+def _of_sectors(file: Path, use: FolderUse) -> Iterator[Finding]:
+    """QEMU writes whole sectors past the cache: a raw disk that ends within one cannot be opened there.
+
+    How large they are it finds by reads of the first block, and takes them for 4096 bytes where that is a hole.
+    """
+    for size in use.raw_bytes:
+        file.write_bytes(bytes(_SECTOR))
+        os.truncate(file, size)
+        words = ("qemu-io", "-f", "raw", "-t", "none", "-c", "quit", str(file))
+        try:
+            ended = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LOOK_S)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return
+        if ended.returncode and "alignment" in ended.stderr:
+            yield _of_odd_size(file.parent, size)
+
+
+def _of_odd_size(folder: Path, size: int) -> Finding:
+    whole = -(-size // _SECTOR) * _SECTOR
+    what = f"a raw disk of {size} bytes cannot be opened in {folder} with the cache mode that it has: it writes "
+    what += "whole sectors, and those are larger there"
+    cure = f"make it {whole} bytes long first (virsh blockresize VM DISK {whole}B; off: qemu-img resize -f raw IMAGE "
+    return _blocker(what, f"{cure}{whole}), or use --format qcow2, {_ANOTHER}")
+
+
+def _of_names(folder: Path, file: Path) -> Iterator[Finding]:
+    """As a finished copy gets its name."""
+    try:
+        files.promote(file, _renamed(file))
+    except (OSError, VmferryError) as error:
+        why = said(error) if isinstance(error, OSError) else str(error)
+        yield _blocker(f"a file in {folder} cannot be given another name: {why}", f"mend that, {_ANOTHER}")

@@ -1,0 +1,264 @@
+"""What a libvirt host does with another one: serve images, hand a VM over, let it come while it runs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+import libvirt
+
+from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
+from vmferry.hosts.acting import acting
+from vmferry.hosts.interface import DiskTransfer
+from vmferry.hosts.libvirt import definition as written
+from vmferry.hosts.libvirt import files, host_resources, start, tpm
+from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.inspect import has_job
+from vmferry.hosts.libvirt.migration import Crossing, Incoming, migrate
+from vmferry.hosts.libvirt.nbd_exports import Exports
+from vmferry.hosts.libvirt.saved_state import SavedState, settled_bytes, spent_name
+from vmferry.hosts.records import Grown
+from vmferry.model import Changes, Definition, Lack, Token
+from vmferry.transfer import Place, Watch
+
+T = TypeVar("T")
+LOST = {
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN),
+    *(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN),
+}
+
+
+class Between:
+    """The part of hosts.protocol.Host that is about another host."""
+
+    name: str
+    _link: Link
+    _token: Token | None
+    _exports: Exports | None
+    _crossing: Crossing | None
+
+    def admit(self) -> None:
+        """Raises Superseded."""
+        raise NotImplementedError
+
+    def definition(self, uuid: str) -> Definition:
+        return self._of("read its definition", uuid, written.read)
+
+    def mark_of(self, path: Path) -> str:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return ""
+        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+    @acting
+    def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
+        return [self._server().serve(self._job, source, self.name) for source in sources]
+
+    @acting
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+        """Its job is looked at before its file, which may be removed as the job begins, and not before there is one:
+        libvirt would not answer before it ends."""
+        if settled_bytes(memory) <= beyond or not self._of("look at its job", uuid, has_job):
+            return None
+        settled = settled_bytes(memory)
+        if settled <= beyond:
+            return None
+        return Grown(self._server().serve_beginning(self._job, memory, settled, self.name), settled)
+
+    @acting
+    def end_serving(self) -> None:
+        if self._exports is not None:
+            self._exports.end(self._job)
+        if self._crossing is not None:
+            self._crossing.end(self._job)
+
+    def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
+        return self._link.call("list its networks", lambda c: written.misses(c, definition, networks))
+
+    def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
+        return host_resources.lacks(definition, changes)
+
+    def definition_now(self, uuid: str) -> Definition:
+        return self._of("read it as it runs", uuid, start.definition_now)
+
+    def lacks_to_start(self, uuid: str) -> Sequence[Lack]:
+        def act(conn: libvirt.virConnect) -> Sequence[Lack]:
+            domain = written.find(conn, uuid)
+            return () if domain is None else start.lacks(conn, domain)
+
+        return self._link.call("look at what it needs to start", act)
+
+    def lacks_to_load(self, uuid: str, memory: Path, changes: Changes) -> Sequence[Lack]:
+        return SavedState(self._link, uuid, memory).lacks(changes)
+
+    def refusal(self, definition: Definition, changes: Changes) -> str:
+        return self._link.call("check its definition", lambda c: start.refusal(c, definition, changes))
+
+    def content_of(self, path: Path) -> str:
+        return files.content_of(path)
+
+    @acting
+    def announce(self, definition: Definition) -> None:
+        self._link.call("announce the VM", lambda c: written.announce(c, definition, self._job, self.name))
+
+    def defined(self, uuid: str) -> bool:
+        def act(conn: libvirt.virConnect) -> bool:
+            there = written.find(conn, uuid)
+            return there is not None and bool(there.isPersistent())
+
+        return self._link.call("look whether it is defined", act)
+
+    def announced(self, uuid: str) -> bool:
+        def act(conn: libvirt.virConnect) -> bool:
+            there = written.find(conn, uuid)
+            return there is not None and written.marked(there) == self._job != ""
+
+        return self._link.call("look at the placeholder", act)
+
+    @acting
+    def withdraw(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            there = written.find(conn, uuid)
+            if there is not None and written.marked(there) == self._job:
+                written.forget(there)
+
+        self._link.call("remove the placeholder", act)
+
+    @acting
+    def relinquish(self, uuid: str, *, runs: bool) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            domain = written.find(conn, uuid)
+            if domain is None:
+                return
+            if written.off(domain):
+                written.forget(domain)
+            elif runs:
+                written.disarm(conn, domain, self._job)
+            else:
+                raise HostRefused(host=self.name, action="give the VM up", reason="somebody has started it meanwhile")
+
+        self._link.call("give the VM up", act)
+
+    @acting
+    def reclaim(self, definition: Definition) -> None:
+        """Its TPM's state too: libvirt removes that with a QEMU that ends while the VM is not defined."""
+        if not tpm.folder(definition.uuid).is_dir():
+            tpm.write(definition.uuid, definition.tpm)
+        self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
+
+    @acting
+    def adopt(self, definition: Definition, changes: Changes) -> None:
+        if changes.cold:
+            tpm.write(definition.uuid, definition.tpm)
+        self._link.call("define the VM", lambda c: written.write(c, definition, changes))
+
+    @acting
+    def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
+        """With its TPM's state, which libvirt has removed where the VM left while it ran."""
+        if not tpm.folder(definition.uuid).is_dir():
+            tpm.write(definition.uuid, definition.tpm)
+        files.write_private(path, written.text(definition, changes).encode())
+
+    @acting
+    def clear_out(self, uuid: str) -> None:
+        def act(conn: libvirt.virConnect) -> None:
+            if written.find(conn, uuid) is None:
+                tpm.remove(uuid)
+
+        self._link.call("clear out what the VM has left", act)
+
+    @acting
+    def void(self, memory: Path) -> None:
+        if spent_name(memory).exists():
+            raise SavedStateSpent(path=memory, host=self.name, job=self._job)
+        files.remove(memory)
+
+    @acting
+    def receive(self, uuid: str) -> str:
+        return self._cross().receive(self._job)
+
+    @acting
+    def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
+        with self._cross().to(self._job, to) as incoming:
+            migrate(self._link, uuid, Incoming(*incoming), there, watch)
+
+    def standing_s(self, uuid: str) -> float:
+        return self._link.stood_s(uuid)
+
+    def arrived(self, uuid: str) -> bool:
+        try:
+            return self._of("look whether it is there", uuid, _complete)
+        except NoSuchVm:
+            return False
+
+    # -- within
+
+    @property
+    def _job(self) -> str:
+        return self._token.job if self._token is not None else ""
+
+    def _server(self) -> Exports:
+        if self._exports is None:
+            raise HostRefused(host=self.name, action="serve its images", reason="no agent runs there")
+        return self._exports
+
+    def _cross(self) -> Crossing:
+        if self._crossing is None:
+            raise HostRefused(host=self.name, action="migrate to another host", reason="no agent runs there")
+        return self._crossing
+
+    def _of(self, action: str, uuid: str, act: Callable[[libvirt.virDomain], T]) -> T:
+        def with_it(conn: libvirt.virConnect) -> T:
+            domain = written.find(conn, uuid)
+            if domain is None:
+                raise NoSuchVm(vm=uuid, host=self.name)
+            return act(domain)
+
+        return self._link.call(action, with_it)
+
+    @contextmanager
+    def _reading(self, transfer: DiskTransfer) -> Iterator[DiskTransfer]:
+        """What another host serves is read with this host's certificates, or through a tunnel."""
+        source = transfer.source
+        if not _served(transfer) or not isinstance(source, Place):
+            yield transfer
+        elif source.through:
+            url = urlsplit(source.at)
+            with self._cross().reach(url.netloc, source.through) as socket:
+                near = Place(f"nbd+unix://{url.path}?socket={quote(str(socket))}", known_as=source.known_as)
+                yield replace(transfer, source=near)
+        else:
+            yield replace(transfer, source=replace(source, tls=self._server().front.certificates))
+
+
+def _served(transfer: DiskTransfer) -> bool:
+    source = transfer.source
+    return isinstance(source, Place) and source.encrypted and bool(source.known_as)
+
+
+@contextmanager
+def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
+    """A host that cannot be reached is no damaged image: the job waits for it. Raises AgentUnreachable."""
+    try:
+        yield
+    except VmferryError as error:
+        cause = error.__cause__
+        if _served(transfer) and isinstance(cause, OSError) and cause.errno in LOST:
+            source = transfer.source
+            named = source.known_as.partition(":")[0] if isinstance(source, Place) else ""
+            raise AgentUnreachable(host=named, reason=cause.strerror or str(cause)) from error
+        raise
+
+
+def _complete(domain: libvirt.virDomain) -> bool:
+    """All of it is here: it is not still coming."""
+    state, reason = domain.state()
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return reason not in (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    return bool(state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED))

@@ -1,0 +1,125 @@
+"""A host on another machine: every method of the protocol asks the agent there.
+
+Paths mean files of that host; nothing here looks at this one's. An act that lost its answer is called again: the
+agent goes on with the one that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+from vmferry.errors import AgentFailed, HostUnreachable, NoSuchHost, VmferryError
+from vmferry.hosts.interface import Host, Hosts
+from vmferry.hosts.remote.budget import Steering
+from vmferry.hosts.remote.client import AgentLink
+from vmferry.hosts.wire import CALLS, Call, Json, ends, load_error
+from vmferry.model import Token
+from vmferry.model.processors import Platform
+from vmferry.transfer import Watch
+
+
+class Links(Protocol):
+    """The agents that are known here."""
+
+    def find(self, name: str) -> AgentLink | None: ...
+
+
+class RemoteHost:
+    """Implements hosts.protocol.Host: its methods are made below, one for each of the protocol's."""
+
+    def __init__(self, link: AgentLink, token: Token | None) -> None:
+        self.name = link.name
+        self._link = link
+        self._token = token
+
+    def call(self, call: Call, arguments: dict[str, Any]) -> Any:
+        """Ask, follow it to its end, and return or raise as the host there did."""
+        if self._token is None and not call.looks:
+            raise TypeError("this host was opened for looking only")
+        watch: Watch | None = arguments.pop(call.watched) if call.watched else None
+        token = None if self._token is None else {"job": self._token.job, "epoch": self._token.epoch}
+        body = {"token": token, "arguments": call.dump(arguments)}
+        with self._link.lines(f"host/{call.name}", body) as lines:
+            end = _followed(lines) if watch is None else _Long(self._link, watch).follow(lines)
+        if "problem" in end:
+            raise load_error(end["problem"], self.name)
+        try:
+            answer = call.load_answer(end["answer"])
+        except VmferryError as error:
+            raise AgentFailed(host=self.name, reason=str(error)) from error
+        return replace(answer, host=self.name) if isinstance(answer, Platform) else answer
+
+
+def _followed(lines: Iterator[Json]) -> Json:
+    return next(line for line in lines if ends(line))
+
+
+class _Long:
+    """A call that can be steered while it lasts."""
+
+    def __init__(self, link: AgentLink, watch: Watch) -> None:
+        self._link = link
+        self._steering = Steering(watch, self._order)
+        self._operation = ""
+
+    def follow(self, lines: Iterator[Json]) -> Json:
+        """To its end. What the watch raises ends it there too, unless this side only stops following it."""
+        for line in lines:
+            self._operation = line.get("operation", self._operation)
+            if ends(line):
+                if "answer" in line:
+                    self._acknowledge()
+                return line
+            try:
+                self._steering.heard(line)
+            except HostUnreachable:
+                raise  # another host is away: what runs here runs on, and is found again
+            except VmferryError:
+                self._order({"cancel": True})
+                _followed(lines)
+                raise
+        raise AgentFailed(host=self._link.name, reason="an answer had no end")
+
+    def _order(self, order: Json) -> None:
+        self._link.ask("POST", f"operations/{self._operation}", order)
+
+    def _acknowledge(self) -> None:
+        with suppress(HostUnreachable):  # it forgets the answer by itself, later
+            self._order({"heard": True})
+
+
+def _method(call: Call) -> Callable[..., Any]:
+    def asked(self: RemoteHost, *args: object, **kwargs: object) -> Any:
+        return self.call(call, call.bind(*args, **kwargs))
+
+    asked.__name__ = call.name
+    asked.__doc__ = f"As the protocol's `{call.name}`, on the other host."
+    return asked
+
+
+for _call in CALLS.values():
+    setattr(RemoteHost, _call.name, _method(_call))
+
+
+def remote_host(link: AgentLink, token: Token | None = None) -> Host:
+    return cast(Host, RemoteHost(link, token))  # its methods are made from the protocol's, which no checker follows
+
+
+class RemoteHosts:
+    """Hosts by the name of an agent, or by a libvirt URI through `here`."""
+
+    def __init__(self, here: Hosts, links: Links) -> None:
+        self._here = here
+        self._links = links
+
+    def open(self, connect: str, token: Token | None = None) -> Host:
+        """Raises NoSuchHost for what is neither."""
+        if ":" in connect:
+            return self._here.open(connect, token)
+        link = self._links.find(connect)
+        if link is None:
+            raise NoSuchHost(host=connect)
+        return remote_host(link, token)

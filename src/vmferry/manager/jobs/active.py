@@ -1,0 +1,129 @@
+"""The jobs that run in this process: what people want of them, how far they are, and who waits to see it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from threading import Condition
+
+from vmferry.manager.jobs.control import Board, JobDesk, Orders, Stopped
+from vmferry.manager.limits.shared import Limits
+from vmferry.manager.store import Row, Store
+from vmferry.manager.store.records import Pulse
+from vmferry.model import JobState, Progress, Token
+from vmferry.transfer import Throttle
+
+
+class Desks:
+    """One desk for each job that this process acts for. May be called from any thread."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, Orders] = {}
+        self._boards: dict[str, Board] = {}
+        self._tokens: dict[str, Token] = {}
+        self._versions: Counter[str] = Counter()
+        self._changed = Condition()
+        self._heard: dict[str, Pulse] = {}
+        self._told: dict[str, Progress] = {}
+
+    # -- desks
+
+    def open(self, store: Store, token: Token, limits: Limits) -> JobDesk:
+        """A new one; a desk that an earlier epoch of the job left is closed.
+
+        Raises Stopped for an epoch that is past: who ended it found no desk to stop.
+        """
+        with self._changed:
+            row = store.row(token.job)  # under the lock: no order may come between row and orders
+            if row.epoch != token.epoch:
+                raise Stopped
+            orders = Orders(
+                Throttle(row.limit_bytes_s, above=limits.of(row), rank=row.priority),
+                row.max_pause_s,
+                cancel=row.cancel_asked,
+                retry=row.retry_asked,
+                suspend=row.suspend_asked,
+            )
+            before = self.orders.get(row.id)
+            self.orders[row.id], self._tokens[row.id] = orders, token
+            board = self._boards[row.id] = Board(row.plan, lambda: self.bump(row.id))
+        if before is not None:
+            before.set(stop=True)
+        return JobDesk(store, token, orders, board)
+
+    def stop(self, job: str) -> None:
+        """Let nobody here act for a job any more, if somebody does."""
+        with self._changed:
+            orders = self.orders.get(job)
+        if orders is not None:
+            orders.set(stop=True)
+
+    def stop_all(self) -> None:
+        """Let nobody act: each walk leaves its job as it is, at its next look."""
+        for orders in list(self.orders.values()):
+            orders.set(stop=True)
+
+    def tell(self, row: Row | Pulse) -> None:
+        """What people want of it now."""
+        with self._changed:
+            orders = self.orders.get(row.id)
+        if orders is not None:
+            orders.set_limit(row.limit_bytes_s, row.priority)
+            orders.set(
+                max_pause_s=row.max_pause_s,
+                cancel=row.cancel_asked,
+                retry=row.retry_asked,
+                suspend=row.suspend_asked,
+            )
+
+    def progress(self, row: Row, manager: str) -> Progress:
+        """As it is here; of another manager's job as that one recorded it."""
+        board = self._boards.get(row.id)
+        if board is not None and row.manager == manager:
+            return board.progress
+        return row.progress or Progress(steps=len(row.plan.steps))
+
+    # -- who waits to see it
+
+    def bump(self, job: str) -> None:
+        with self._changed:
+            self._versions[job] += 1
+            self._changed.notify_all()
+
+    def wait(self, job: str, after: int, timeout_s: float, enough: Callable[[], bool]) -> int:
+        """Until its version differs from `after`, or it is enough, at most so long. Returns its version."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._versions[job] + 1 != after or enough(), timeout_s)
+            return self._versions[job] + 1
+
+    def wait_for_any(self, timeout_s: float) -> None:
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    # -- what is written by other managers, and for them
+
+    def hear(self, pulses: Iterable[Pulse], manager: str) -> None:
+        """Pass on orders that came in elsewhere, and tell watchers of what changed elsewhere."""
+        now = {pulse.id: pulse for pulse in pulses}
+        before, self._heard = self._heard, now
+        for job in before.keys() | now.keys():
+            old, new = before.get(job), now.get(job)
+            if new is not None and new.manager == manager:
+                if old is None or replace(old, progress=new.progress) != new:  # its progress is from here
+                    self.tell(new)
+                    self.bump(job)
+            elif old != new:
+                self.bump(job)
+
+    def untold(self) -> list[tuple[Token, Progress]]:
+        """The progress that was not recorded yet, of jobs that run here; each is given out once."""
+        seen = {job: board.progress for job, board in list(self._boards.items())}
+        fresh = [job for job, progress in seen.items() if self._told.get(job) != progress]
+        self._told = seen
+        return [(self._tokens[job], seen[job]) for job in fresh]
+
+
+def waits(pulses: Iterable[Pulse]) -> bool:
+    """Does one of them wait for its turn?"""
+    return any(pulse.state == JobState.QUEUED for pulse in pulses)

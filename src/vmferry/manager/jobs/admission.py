@@ -1,0 +1,88 @@
+"""What comes in: a request becomes a plan, and a job about to be queued."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import version
+
+from vmferry import preflight
+from vmferry.errors import Refused, UsageError
+from vmferry.hosts.interface import Host, Hosts
+from vmferry.manager.fleet.file_users import Others, Storages
+from vmferry.manager.jobs.leftovers import Leftovers
+from vmferry.manager.limits.shared import check_rate
+from vmferry.manager.limits.slots import room_of, slots_of
+from vmferry.manager.store import NewJob, Store
+from vmferry.manager.store.jobs import now
+from vmferry.migration.pause_history import LOOK_BACK, pause_factor
+from vmferry.model import ACTIVE, MoveRequest, Plan
+from vmferry.model.names import new_id
+from vmferry.process.state import Seat, is_local
+
+
+class Intake:
+    """Looks at the world and at what active jobs have claimed; writes nothing."""
+
+    def __init__(self, seat: Seat, hosts: Hosts, store: Store, storages: Storages) -> None:
+        self._seat = seat
+        self._hosts = hosts
+        self._store = store
+        self.others = Others(hosts, store, storages)
+        self.leftovers = Leftovers(store, hosts, self.others.asking())
+
+    def plan(self, request: MoveRequest) -> Plan:
+        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
+        host, there = self._ends(request)
+        self._store.refuse_busy(host.vm(request.vm).uuid)  # its disks are the job's overlays meanwhile
+        return self._plan(request, host, there)
+
+    def job(self, request: MoveRequest) -> NewJob:
+        """Raises VmBusy, Refused, and what `plan` raises."""
+        host, there = self._ends(request)
+        # Before the plan: a job that ends while we plan would leave its overlays in it.
+        self._store.refuse_busy(host.vm(request.vm).uuid)
+        plan = self._plan(request, host, there)
+        if plan.blockers:
+            reasons = "; ".join(f"{found.what}: {found.cure}" for found in plan.blockers)
+            raise Refused(vm=plan.vm, reasons=reasons)
+        return NewJob(
+            id=new_id(),
+            plan=plan,
+            request=request,
+            version=version("vmferry"),
+            slots=slots_of(plan, host, there),
+            room=room_of(plan, there),
+            created=now(),
+            machine=self._seat.reach(plan.connect, plan.to or ""),
+        )
+
+    def _plan(self, request: MoveRequest, host: Host, there: Host) -> Plan:
+        past = self._store.past(request.connect, LOOK_BACK)
+        return preflight.plan(
+            request,
+            host,
+            there,
+            self._reserved(),
+            lambda technology: pause_factor(past, technology, request.to),
+            self.others.asking(),
+        )
+
+    def _ends(self, request: MoveRequest) -> tuple[Host, Host]:
+        """Where the VM is, and where it goes to."""
+        host = self._hosts.open(request.connect)
+        return host, self._hosts.open(request.to) if request.to else host
+
+    def _reserved(self) -> dict[str, int]:
+        """File system to bytes that active jobs will need there; another machine's own file systems are others."""
+        reserved: Counter[str] = Counter()
+        for row in self._store.rows(ACTIVE):
+            here = row.machine in (None, self._seat.machine)
+            reserved.update({place: room for place, room in row.room.items() if here or not is_local(place)})
+        return dict(reserved)
+
+
+def check_limits(limit_bytes_s: int | None, max_pause_s: float) -> None:
+    """Raises UsageError for limits at which nothing would move."""
+    check_rate(limit_bytes_s)
+    if not max_pause_s > 0:
+        raise UsageError(reason=f"a pause of at most {max_pause_s:g} s is not possible: give more than 0")

@@ -1,0 +1,128 @@
+"""One manager among others: it holds its lock, takes over from those that are gone, hears what came in elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from threading import Event, Thread
+
+import structlog
+
+from vmferry.errors import StoreAway
+from vmferry.manager.jobs.active import Desks, waits
+from vmferry.manager.jobs.engine import Engine
+from vmferry.manager.store import Store
+from vmferry.manager.store.leases import Presence
+from vmferry.manager.store.records import Pulse
+from vmferry.model import JobState
+from vmferry.process.state import Seat
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0
+IDLE_S = 5.0
+"""A job of this manager that nobody has walked for so long is resumed."""
+PATIENCE_S = 20.0
+LOOKS_GONE = 2
+"""So often in a row a lock must be found free: after a restart of PostgreSQL all are, for a moment."""
+
+
+class Managers:
+    """Looks every second, resumes in the engine what shall go on here, and lets `wake` start what waits."""
+
+    def __init__(self, seat: Seat, store: Store, desks: Desks, engine: Engine, wake: Callable[[], None]) -> None:
+        self._seat = seat
+        self._store = store
+        self._presence = Presence(seat.records, seat.manager)
+        self._desks = desks
+        self._engine = engine
+        self._wake = wake
+        self._term = 0
+        self._gone: Counter[str] = Counter()
+        self._idle_since: dict[str, float] = {}
+        self._closing = Event()
+        self._thread = Thread(target=self._watch, name="managers", daemon=True)
+
+    @property
+    def standing(self) -> bool:
+        """Does this manager hold its lock, as far as it knows? What it does not know, epochs and fences do."""
+        return self._term > 0
+
+    def start(self) -> None:
+        """The first look is over when this returns."""
+        self._look_safely()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more; the lock stays, until `release`."""
+        self._closing.set()
+        self._thread.join(PATIENCE_S)
+
+    def release(self) -> None:
+        """From now on others take over."""
+        self._presence.release()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(LOOK_S):
+            self._look_safely()
+
+    def _look_safely(self) -> None:
+        try:
+            self._look()
+        except StoreAway as away:
+            log.warning("the records cannot be reached; trying again", reason=str(away))
+        except Exception:
+            log.exception("other managers could not be looked after; trying again")  # a thread's own border
+
+    def _look(self) -> None:
+        term = self._presence.hold()
+        if term != self._term:
+            self._begin_term(term)
+        if term:
+            self._take_over()
+            self._pass_on()
+
+    def _begin_term(self, term: int) -> None:
+        """Without the lock, act for nobody; with it again, for those whom nobody took over meanwhile."""
+        self._term = 0
+        self._gone.clear()
+        self._desks.stop_all()
+        log.info("the manager's lock is held" if term else "the manager's lock is lost", manager=self._seat.manager)
+        if term:
+            mine = self._store.take_over(of=self._seat.manager)  # their epochs rise: what still runs here is old
+            self._term = term
+            self._go_on(mine)
+
+    def _take_over(self) -> None:
+        absent = self._presence.absent(self._store.others())
+        self._gone = Counter({manager: self._gone[manager] + 1 for manager in absent})
+        for manager, looks in list(self._gone.items()):
+            if looks >= LOOKS_GONE:
+                taken = self._store.take_over(of=manager)
+                log.info("took over from a manager that is gone", manager=manager, jobs=sorted(taken))
+                self._go_on(taken)
+
+    def _go_on(self, jobs: Iterable[str]) -> None:
+        self._engine.halt(jobs)
+        self._wake()
+
+    def _pass_on(self) -> None:
+        for token, progress in self._desks.untold():
+            self._store.put_progress(token, progress)
+        pulses = self._store.pulses()
+        self._desks.hear(pulses, self._seat.manager)
+        self._revive(pulses)
+        if waits(pulses):
+            self._wake()
+
+    def _revive(self, pulses: Iterable[Pulse]) -> None:
+        """A manager that woke up may resume or begin a workflow before it knows that the job is another's now."""
+        mine = {p.id for p in pulses if p.manager == self._seat.manager and p.state != JobState.QUEUED}
+        now_s = time.monotonic()
+        self._idle_since = {job: self._idle_since.get(job, now_s) for job in mine - self._engine.running()}
+        idle = [job for job, since in self._idle_since.items() if now_s - since > IDLE_S]
+        for job in idle:
+            del self._idle_since[job]
+        if idle:
+            self._go_on(idle)

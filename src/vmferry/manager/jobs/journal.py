@@ -1,0 +1,152 @@
+"""Where a walk is recorded: the journal for people, the state, and at the end the receipt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from vmferry.errors import PlanChanged
+from vmferry.manager.jobs.control import JobDesk, left_of
+from vmferry.manager.store import Row, Store
+from vmferry.manager.store.codec import dump, load
+from vmferry.manager.store.jobs import Fact, now
+from vmferry.migration.saga import Outcome, Strategy
+from vmferry.migration.steps.step import Job, Step
+from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, JobView, Lost, Receipt, Seal, StepRecord, checksum
+from vmferry.model.outcomes import outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class JobLedger:
+    """The ledger of a job that runs in this process. Everything may raise Superseded."""
+
+    store: Store
+    desk: JobDesk
+    job: Job
+    strategy: Strategy
+    freed: Callable[[], None]
+    """Called when the job has given its slots back."""
+
+    def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None:
+        says = step.says if act == "do" else f"undoing: {step.says}"
+        self.store.begun(self.desk.token, StepRecord(act, number, step.name, says, now()))
+        self.desk.board.show(now=says, held="", step=number + 1, next=self._next(act, number))
+
+    def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None:
+        token = self.desk.token
+        self.store.ended(token, act, number, ok=outcome["ok"], sentence=outcome["sentence"])
+        self.desk.board.show()
+
+    def state(self, state: JobState, why: str = "", kind: str = "") -> None:
+        receipt = receipt_of(self.job, self.store) if state is JobState.DONE else None
+        self.store.advance(self.desk.token, state, why, kind, receipt)
+        if state is not JobState.STUCK:
+            self.desk.orders.set(retry=False)
+        self.desk.board.show()
+        if state in FINAL:
+            self.freed()
+
+    def wait_for_retry(self) -> None:
+        self.desk.wait_for_retry()
+
+    def _next(self, act: Literal["do", "undo"], number: int) -> str:
+        following = number + 1 if act == "do" else number - 1
+        steps = self.strategy.steps
+        return steps[following].says if 0 <= following < len(steps) else ""
+
+
+def past_return(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
+    """Has the point of no return been passed, or failed half way?"""
+    no_return = strategy.no_return
+    return any(
+        record.act == "do" and (record.number > no_return or (record.number == no_return and record.ended is not None))
+        for record in journal
+    )
+
+
+def past_stand(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
+    """Has the cut-over begun, in which nothing may stand still?"""
+    return any(record.act == "do" and record.number > strategy.last_stand for record in journal)
+
+
+def plan_changed(row: Row) -> PlanChanged:
+    """A job whose plan another version of vmferry made."""
+    return PlanChanged(job=row.id, theirs=row.version, ours=version("vmferry"))
+
+
+def receipt_of(job: Job, store: Store) -> Receipt:
+    """What the job leaves, from what its steps found out."""
+    facts = job.facts.all()
+    kept = facts.get("kept")
+    lost = facts.get("lost") == Lost.SOURCE
+    receipt = Receipt(
+        job=job.id,
+        vm=job.plan.vm,
+        technology=job.plan.technology.value,
+        disks=tuple(_disk(job, disk) for disk in job.plan.disks),
+        phases=store.phases(job.id),
+        pause_forecast_s=float(_number(facts.get("pause_forecast_s"), job.plan.pause_forecast_s)),
+        pause_s=float(_number(facts.get("pause_s"), 0.0)),
+        pause_allowed_s=job.desk.max_pause_s,
+        verified=facts.get("verified") is True,
+        rounds=int(_number(facts.get("rounds"), 0)),
+        finished=now(),
+        kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
+        clock=str(facts.get("clock") or ""),
+        from_host=job.plan.connect if job.plan.to else "",
+        to_host=job.plan.to or "",
+        lost=job.plan.connect if lost else "",
+        left=tuple(map(Path, left_of(facts))) if lost else (),
+        checkpoints_dropped=job.plan.checkpoints,
+        next_start=tuple(chosen) if isinstance(chosen := facts.get("next start"), list) else (),
+        stayed=tuple(stayed) if isinstance(stayed := facts.get("stayed"), list) else (),
+        sources=() if lost else outcomes(job.plan.sources, facts),
+        ejected=ejected_of(facts),
+        quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
+    )
+    return replace(receipt, checksum=checksum(json.loads(dump(receipt))))
+
+
+def ejected_of(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """Discs that were taken out of their drives, since their files were gone."""
+    discs = facts.get("ejected")
+    return tuple(discs) if isinstance(discs, list) else ()
+
+
+def with_ejected(view: JobView, facts: Mapping[str, Fact]) -> JobView:
+    """A job that went back tells it where it tells why; one that is done, in its receipt."""
+    discs = ejected_of(facts)
+    if not discs or not view.sentence:
+        return view
+    return replace(view, sentence=f"{view.sentence}; left out, its file being gone: {', '.join(discs)}")
+
+
+def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
+    facts = job.facts.all()
+    rounds = range(int(_number(facts.get("rounds"), 0)) + 1)
+    sources = [*(image.source for image in disk.images), *(job.overlay(disk, round_) for round_ in rounds)]
+    return DiskReceipt(
+        target=disk.target,
+        from_=str(disk.active.source),
+        to=str(disk.active.destination),
+        format=disk.to.format,
+        virtual_bytes=disk.active.virtual_bytes,
+        copied_bytes=sum(int(_number(facts.get(f"copied:{source}"), 0)) for source in sources),
+        root_hash=str(facts.get(f"hash:{disk.active.source}") or ""),
+        seal=_seal(disk, facts.get(f"seal:{disk.active.source}")),
+    )
+
+
+def _seal(disk: DiskMove, fact: Fact) -> Seal | None:
+    """As it was compared, under its real name. Promoting it changed its ctime, so that is not judged."""
+    if not isinstance(fact, str):
+        return None
+    return replace(load(Seal, fact), at=str(disk.active.destination), ctime="")
+
+
+def _number(fact: Fact, otherwise: float) -> float:
+    return fact if isinstance(fact, int | float) else otherwise

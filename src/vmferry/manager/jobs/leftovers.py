@@ -1,0 +1,130 @@
+"""What jobs left on a host: files and placeholders, which all carry their job's id, and VMs that were lost with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from vmferry.errors import PathRefused
+from vmferry.hosts.asking import AskUsers, ask_host
+from vmferry.hosts.interface import Hosts
+from vmferry.manager.store import Row, Store
+from vmferry.model import ACTIVE, FINAL, FileUser, JobState, Leaving, Lost, Plan, Token, Where, listed
+from vmferry.model.names import ID
+
+TAG = re.compile(rf"vmferry-({ID})")
+
+
+class Leftovers:
+    """What lies in the folders that plans name, and no active job needs."""
+
+    def __init__(self, store: Store, hosts: Hosts, ask: AskUsers = ask_host) -> None:
+        self._store = store
+        self._hosts = hosts
+        self._ask = ask
+
+    def list(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
+        """In words: a path, and who still needs it, or what else it is."""
+        active = {row.id for row in self._store.rows(ACTIVE)}
+        paths = [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        needed = self._needed(connect, paths)
+        files = [f"{path}, needed by {listed(needed[path])}" if path in needed else str(path) for path in paths]
+        return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
+
+    def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
+        """Those of jobs that this state folder knows: another one's job may be active.
+
+        A VM that a lost host had is only listed: by now it may be somebody's again. So is a file that somebody needs.
+        """
+        ended = {row.id: row for row in self._store.rows(FINAL)}
+        ours = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
+        needed = self._needed(connect, ours)
+        gone = [path for path in ours if path not in needed]
+        for path in gone:
+            row = ended[_job_in(path)]
+            self._hosts.open(connect, Token(row.id, row.epoch)).remove(path)
+        placeholders = list(self._placeholders(connect))
+        for row in placeholders:
+            self._hosts.open(connect, Token(row.id, row.epoch)).withdraw(row.plan.uuid)
+        return [*map(str, gone), *map(_placeholder, placeholders)]
+
+    def _tagged(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
+        places = set(folders)
+        for row in self._store.rows():
+            places |= _folders(row.plan, connect)
+        host = self._hosts.open(connect)
+        try:
+            return host.leftovers(sorted(places))
+        except PathRefused:  # one of them is in no storage of that host any more
+            return [path for folder in sorted(places) for path in self._in(connect, folder)]
+
+    def _needed(self, connect: str, paths: Sequence[Path]) -> Mapping[Where, Sequence[FileUser]]:
+        """Those that somebody needs who is none of them."""
+        if not paths:
+            return {}
+        users = self._ask(self._hosts.open(connect), paths, ())
+        return Leaving("", frozenset(), frozenset(paths), moved=True).others_in_turn(users)
+
+    def _in(self, connect: str, folder: Path) -> Sequence[Path]:
+        with suppress(PathRefused):
+            return self._hosts.open(connect).leftovers([folder])
+        return ()
+
+    def _placeholders(self, connect: str) -> Iterator[Row]:
+        """Ended jobs to that host whose placeholder still stands there."""
+        for row, _ in self._known_there(connect):
+            if self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+                yield row
+
+    def _parted(self, connect: str) -> Iterator[str]:
+        """VMs that were taken over from this host when it was lost, and that it has still."""
+        for row, newest in self._known_there(connect):
+            if not newest or connect != _lost(row, self._store):
+                continue
+            if not self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+                yield f"VM {row.plan.vm}: never start it here, job {row.id} went on without this host"
+
+    def _known_there(self, connect: str) -> Iterator[tuple[Row, bool]]:
+        """Ended relocations whose VM the host knows, and whether each is that VM's newest job."""
+        rows = self._store.rows()
+        mine = [row for row in rows if row.plan.to and row.state in FINAL and connect in (row.connect, row.plan.to)]
+        if not mine:
+            return
+        there = {vm.uuid for vm in self._hosts.open(connect).vms()}
+        newest = {row.plan.uuid: row.id for row in reversed(rows) if row.state is not JobState.FAILED}
+        for row in mine:
+            if row.plan.uuid in there:
+                yield row, newest.get(row.plan.uuid) == row.id
+
+
+def _lost(row: Row, store: Store) -> str:
+    said = store.facts(row.id).get("lost")
+    if said == Lost.SOURCE:
+        return row.connect
+    return row.plan.to or "" if said == Lost.DESTINATION else ""
+
+
+def _placeholder(row: Row) -> str:
+    return f"placeholder of VM {row.plan.vm} (vmferry-{row.id})"
+
+
+def _folders(plan: Plan, connect: str) -> set[Path]:
+    """Where a job of this plan makes files on that host."""
+    folders: set[Path] = set()
+    if connect == plan.connect:
+        files = [image.source for image in plan.images if not image.from_volume]
+        folders |= {path.parent for path in files if isinstance(path, Path)}
+        folders |= {disk.overlays.parent for disk in plan.disks}
+    if connect == (plan.to or plan.connect):
+        files = [image.destination for image in plan.images if not image.to_volume]
+        folders |= {path.parent for path in files if isinstance(path, Path)}
+        folders |= {disk.overlay_copies.parent for disk in plan.disks}
+        folders |= {file.destination.parent for file in plan.files}
+    return folders
+
+
+def _job_in(path: Path) -> str:
+    found = TAG.search(path.name)
+    return found.group(1) if found else ""

@@ -1,0 +1,295 @@
+"""Transfers that outlive who asked for them: submit, list, watch, suspend, resume, cancel, acknowledge.
+
+What a person wants is written to the store first, then told to the transfer if it is at work. There is no
+engine: a transfer is one act, and its bookmarks say how far it came.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection
+from pathlib import Path
+from threading import Condition, Lock
+
+import structlog
+
+from vmferry.errors import StoreAway, TransferWrongState, VmferryError
+from vmferry.hosts.interface import Hosts
+from vmferry.manager.limits.shared import Limits, check_rate
+from vmferry.manager.limits.slots import host_slot, jobs_at_once, storage_slot
+from vmferry.manager.notify import delivery
+from vmferry.manager.store.codec import load
+from vmferry.manager.store.transfers import TransferRow, TransferStore
+from vmferry.manager.transfers.runner import Carriers
+from vmferry.manager.transfers.running import Course, Halt
+from vmferry.model import Priority, Seal, Url
+from vmferry.model.transfers import NEEDS_WORKER, OVER, TransferRequest, TransferState, TransferView
+from vmferry.process.state import Seat
+from vmferry.qemu.places import Scheme
+from vmferry.transfer import Place
+from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.route import Kind
+from vmferry.transfer.standalone import Carriage
+from vmferry.transfer.verification.receipts import CopyReceipt, resealed
+
+log = structlog.get_logger()
+
+WAITS = frozenset({TransferState.SUSPENDED, TransferState.TRANSIENT, TransferState.ERROR})
+
+
+class Transfers:
+    """All transfers of one manager. Everything but `start` and `close` may be called from any thread.
+
+    Those of other managers with the same records can be seen, and steered only there.
+    """
+
+    def __init__(
+        self, at: Path | Seat, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once
+    ) -> None:
+        seat = Seat.at(at) if isinstance(at, Path) else at
+        self._memory = seat.folder / "transfers"
+        self._hosts = hosts
+        self._store = TransferStore(seat.records, seat.manager, seat.machine)
+        self._carriers = Carriers(self._store, limits, self._carriage, self._bump, self._arrived, most)
+        self._versions: Counter[str] = Counter()
+        self._changed = Condition()
+        self._handing_over = Lock()  # what is given its name is not cancelled, and the other way round
+        self._closing = False
+
+    # -- life
+
+    def start(self) -> None:
+        """Go on with all that were in flight. The caller holds the state folder's lock."""
+        self._store.take_over()
+        for row in self._store.rows(OVER):
+            shutil.rmtree(self._memory / row.id, ignore_errors=True)
+        for row in self._store.rows({TransferState.TRANSFERRED}):
+            self._arrived(row)
+        self._carriers.start()
+
+    def close(self) -> None:
+        """Leave all transfers as they are, for the next worker to go on with."""
+        self._closing = True
+        if self._carriers.close():
+            self._store.close()
+        else:
+            log.warning("a transfer has not stopped: its storage does not answer")
+
+    # -- looking
+
+    def list(self) -> list[TransferView]:
+        """All of them, newest first."""
+        return [self._view(row) for row in self._store.all()]
+
+    def get(self, id: str) -> TransferView:
+        """The one whose id begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
+        return self._view(self._row(id))
+
+    def receipt(self, id: str) -> CopyReceipt:
+        """What an acknowledged one leaves. Raises NoSuchTransfer, AmbiguousTransfer, TransferWrongState."""
+        row = self._row(id)
+        if row.state is not TransferState.ACKNOWLEDGED or row.receipt is None:
+            raise _wrong(row, "a receipt", "acknowledged")
+        found: CopyReceipt = json.loads(row.receipt)
+        return found
+
+    def changed(self, id: str, after: int, timeout_s: float) -> tuple[int, TransferView]:
+        """Wait until its version differs from `after`, at most so long. Returns its version and itself.
+
+        Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
+        """
+        found = self._row(id).id
+        with self._changed:
+            self._changed.wait_for(lambda: self._versions[found] + 1 != after or self._closing, timeout_s)
+            version = self._versions[found] + 1
+        return version, self.get(found)
+
+    def in_flight(self) -> int:
+        """Those that need this worker; one that waits for a person needs none."""
+        try:
+            return sum(row.state in NEEDS_WORKER or row.cancel_asked for row in self._store.rows())
+        except StoreAway:
+            return 1  # nobody knows: stay
+
+    # -- asking
+
+    def submit(self, id: str, request: TransferRequest) -> TransferView:
+        """Queue one; durable when this returns, and the same if it is asked again under the same id.
+
+        Raises BadPlace, DestinationExists, DestinationTaken, UsageError, and writes nothing then.
+        """
+        check_rate(request.limit_bytes_s)
+        delivery.check(request.notify)
+        known = [row for row in self._store.all() if row.id == id]
+        if known:
+            return self._view(known[0])
+        _carriage(self._memory / id, request).check()
+        row = self._store.add(id, request, self._slots(request))
+        self._carriers.look()
+        return self._view(row)
+
+    def suspend(self, id: str) -> TransferView:
+        """Stop it until it is resumed; one that is suspended stays so. Raises TransferWrongState."""
+        row = self._mine(id)
+        if not self._store.change(row.id, TransferState.SUSPENDED, NEEDS_WORKER):
+            self._expect(row.id, {TransferState.SUSPENDED}, "suspend", "queued or at work")
+        self._carriers.halt(row.id, Halt.SUSPEND)
+        return self._told(row.id)
+
+    def resume(self, id: str) -> TransferView:
+        """Queue one that is suspended or met an error, at once. Raises TransferWrongState."""
+        row = self._mine(id)
+        if not self._store.change(row.id, TransferState.QUEUED, WAITS, stalled_since=None):
+            self._expect(row.id, NEEDS_WORKER, "resume", "suspended or in error")
+        self._carriers.look(anew=row.id)
+        return self._told(row.id)
+
+    def cancel(self, id: str) -> TransferView:
+        """Have all of it removed; durable when this returns, done soon after. Raises TransferWrongState."""
+        row = self._mine(id)
+        with self._handing_over:
+            row = self._store.row(row.id)
+            if row.state is TransferState.ACKNOWLEDGED:
+                raise _wrong(row, "cancel", "not acknowledged")
+            if row.state is not TransferState.CANCELLED:
+                self._store.ask(row.id, cancel_asked=True)
+        self._carriers.halt(row.id, Halt.CANCEL)
+        return self._told(row.id)
+
+    def acknowledge(self, id: str) -> TransferView:
+        """Give a transferred one its name, and forget how it came there; again does nothing.
+
+        Raises TransferWrongState, DestinationExists, DestinationUnwritable.
+        """
+        row = self._mine(id)
+        with self._handing_over:
+            row = self._store.row(row.id)
+            if row.state is not TransferState.ACKNOWLEDGED:
+                self._hand_over(row)
+        return self._told(row.id)
+
+    def _hand_over(self, row: TransferRow) -> None:
+        """Name, record, bookmarks: in this order, so that after a crash in between it is done again."""
+        if row.state is not TransferState.TRANSFERRED or row.receipt is None or row.cancel_asked:
+            raise _wrong(row, "acknowledge", "transferred")
+        carriage, told = self._carriage(row), json.loads(row.receipt)
+        seal = carriage.hand_over(load(Seal, json.dumps(told["seal"])) if told["seal"] else None)
+        left = json.dumps(resealed({name: told[name] for name in told if name != "checksum"}, seal))
+        self._store.change(row.id, TransferState.ACKNOWLEDGED, {TransferState.TRANSFERRED}, receipt=left)
+        carriage.forget()
+        shutil.rmtree(self._memory / row.id, ignore_errors=True)
+
+    def limit(self, id: str, limit_bytes_s: int | None) -> TransferView:
+        """From now on so many bytes a second, None for no limit. Raises TransferWrongState, UsageError."""
+        check_rate(limit_bytes_s)
+        return self._set(id, "a new limit", limit_bytes_s=limit_bytes_s)
+
+    def prefer(self, id: str, priority: Priority) -> TransferView:
+        """Change its place, before and at work. Raises TransferWrongState."""
+        return self._set(id, "another priority", priority=priority.rank)
+
+    def _set(self, id: str, action: str, **columns: object) -> TransferView:
+        row = self._mine(id)
+        if row.state in OVER:
+            raise _wrong(row, action, "not over")
+        self._carriers.steer(row.id, lambda: self._store.ask(row.id, **columns))
+        return self._told(row.id)
+
+    def _expect(self, id: str, states: Collection[TransferState], action: str, allowed: str) -> None:
+        row = self._store.row(id)
+        if row.state not in states:
+            raise _wrong(row, action, allowed)
+
+    def _told(self, id: str) -> TransferView:
+        self._bump(id)
+        self._carriers.look()
+        return self._view(self._store.row(id))
+
+    # -- below
+
+    def _row(self, prefix: str) -> TransferRow:
+        return self._store.row(self._store.find(prefix))
+
+    def _mine(self, prefix: str) -> TransferRow:
+        return self._store.mine(self._store.find(prefix))
+
+    def _arrived(self, row: TransferRow) -> None:
+        """Hand over what was asked to be: what stands in the way is told, and somebody acknowledges it later."""
+        if not row.request.hand_over or row.cancel_asked:
+            return
+        try:
+            self.acknowledge(row.id)
+        except VmferryError as error:
+            self._store.ask(row.id, sentence=str(error), kind=type(error).__name__)
+
+    def _bump(self, transfer: str) -> None:
+        with self._changed:
+            self._versions[transfer] += 1
+            self._changed.notify_all()
+
+    def _carriage(self, row: TransferRow) -> Carriage:
+        return _carriage(self._memory / row.id, row.request)
+
+    def _slots(self, request: TransferRequest) -> tuple[str, ...]:
+        storages = {self._storage(place, request.connect) for place in _ends(request)}
+        return tuple(sorted({host_slot(request.connect)} | storages))
+
+    def _storage(self, place: Place, connect: str) -> str:
+        """As jobs name it, so that both share its budget. Looks at the file system; does not talk to libvirt."""
+        host = self._hosts.open(connect)
+        if place.scheme is not Scheme.PATH:
+            return storage_slot(Url(place.shown), host)
+        return storage_slot(place.path.parent, host) if end_of(place).kind is Kind.FILE else f"storage {place.path}"
+
+    def _view(self, row: TransferRow) -> TransferView:
+        course = self._carriers.course(row.id) or Course("", row.done_bytes, row.total_bytes)
+        source, destination = _ends(row.request)
+        return TransferView(
+            id=row.id,
+            state=row.state,
+            source=source.shown,
+            destination=destination.shown,
+            source_format=source.format,
+            destination_format=destination.format,
+            created=row.created,
+            priority=list(Priority)[row.priority].value,
+            limit_bytes_s=row.limit_bytes_s,
+            retry_delay_s=row.request.retry_delay_s,
+            no_progress_s=row.request.no_progress_s,
+            phase=course.phase,
+            done_bytes=min(course.done_bytes, course.total_bytes),
+            total_bytes=course.total_bytes,
+            rate_bytes_s=course.rate_bytes_s,
+            held=course.held if row.state is not TransferState.QUEUED else self._carriers.closed(row),
+            failures=row.failures,
+            sentence=row.sentence,
+            kind=row.kind,
+            retry_at=row.retry_at,
+            cancel_asked=row.cancel_asked,
+            ended=row.ended,
+            root_hash=str(json.loads(row.receipt)["root_hash"]) if row.receipt else "",
+            notices=self._store.notices(row.id),
+        )
+
+
+def _ends(request: TransferRequest) -> tuple[Place, Place]:
+    """Raises BadPlace."""
+    return _place(request.source, request.source_format, request), _place(
+        request.destination, request.destination_format, request
+    )
+
+
+def _place(at: str, format_: str, request: TransferRequest) -> Place:
+    place = Place(at, format_)
+    return Place(at, format_, request.tls) if request.tls and place.encrypted else place
+
+
+def _carriage(memory: Path, request: TransferRequest) -> Carriage:
+    source, destination = _ends(request)
+    return Carriage(source, destination, memory)
+
+
+def _wrong(row: TransferRow, action: str, allowed: str) -> TransferWrongState:
+    return TransferWrongState(transfer=row.id, state=row.state.value, action=action, allowed=allowed)

@@ -1,0 +1,120 @@
+"""Is what the VM's disks lie on still what the job made? Asked before each act that trusts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmferry.errors import ChainChanged, NoSuchVm
+from vmferry.hosts.interface import Host
+from vmferry.migration.steps.step import Job
+from vmferry.model import Disk, DiskMove, Where
+from vmferry.model.chains import DiskChain, Expected, Layer, differences
+
+
+def rounds(job: Job) -> int:
+    """The highest round that was ever begun."""
+    count = job.facts.get("rounds")
+    return count if isinstance(count, int) else 0
+
+
+def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
+    """All that may be there of a disk, the newest first."""
+    last = rounds(job) if newest is None else newest
+    return [job.overlay(disk, round_) for round_ in range(last, -1, -1)]
+
+
+def sources(job: Job) -> dict[str, list[Where]]:
+    """By disk, all that the job may have made a definition name where the VM began: what else it names, a person chose.
+
+    Of another host no path is among it: the agent at the source refuses what lies in no storage of its own.
+    """
+    places: dict[str, list[Where]] = {}
+    for disk in job.plan.disks:
+        places[disk.target] = [disk.active.source, *(overlays(job, disk) if disk.frozen else [])]
+        places[disk.target] += [] if job.plan.relocates else [disk.active.destination]
+    return places
+
+
+def note(job: Job) -> None:
+    """Write down what the disks lie on before the job touches them."""
+    moving = {disk.target for disk in job.plan.disks}
+    for chain in job.host.chains(job.uuid) or ():
+        if chain.target in moving:
+            job.facts.put(f"named:{chain.target}", list(chain.named))
+            job.facts.put(f"layers:{chain.target}", [_dump(layer) for layer in chain.layers])
+
+
+def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path | None = None) -> None:
+    """Is each disk on the overlay of this round, and on all that lay below it? None: on what it lay on before.
+
+    One that is off is not looked at. `mirrored`: the job's own mirrors may run, and a disk that is over is passed by.
+    `memory`: what the VM lay on when it was put into this saved state. Raises ChainChanged.
+    """
+    try:
+        found = job.host.chains(job.uuid, memory)
+    except NoSuchVm:
+        return
+    if found is None:
+        return
+    there = {chain.target: chain for chain in found}
+    disks = [disk for disk in job.plan.disks if not (mirrored and _over(job, disk, there))]
+    wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
+    if changed := differences(wanted, found):
+        raise ChainChanged(vm=job.plan.vm, change=" and ".join(difference.says for difference in changed))
+
+
+def heed(job: Job) -> None:
+    """The same, once a disk runs on no overlay of the job's; one may have arrived at the destination."""
+    prove(job, rounds(job), mirrored=True)
+
+
+def on_copy(job: Job, host: Host, disk: DiskMove) -> bool | None:
+    """Does the disk run, or start, from the destination, be it below an image that somebody has put on it since?
+
+    None of a disk that the VM no longer has.
+    """
+    active = host.active_image(job.uuid, disk.target)
+    if active == disk.active.destination:
+        return True
+    if active == disk.active.source or active in overlays(job, disk):
+        return False
+    found = disk_now(job, host, disk)
+    if found is None:
+        return None
+    copies = {image.destination for image in disk.images}
+    return any(image.path in copies for image in found.chain)
+
+
+def disk_now(job: Job, host: Host, disk: DiskMove) -> Disk | None:
+    """With all that it lies on; None of one that the VM no longer has."""
+    return next((each for each in host.vm(job.uuid).disks if each.target == disk.target), None)
+
+
+def _over(job: Job, disk: DiskMove, there: dict[str, DiskChain]) -> bool:
+    """Of a disk of a VM that stays on its host: on another one its files may have the same paths."""
+    chain = None if job.plan.relocates else there.get(disk.target)
+    return chain is not None and any(str(image.destination) in chain.named for image in disk.images)
+
+
+def _expected(job: Job, disk: DiskMove, round_: int | None, *, mirrored: bool) -> Expected | None:
+    """None where nothing was written down: the job was begun by an earlier version."""
+    named, layers = job.facts.get(f"named:{disk.target}"), job.facts.get(f"layers:{disk.target}")
+    if not isinstance(named, list) or not isinstance(layers, list):
+        return None
+    own = overlays(job, disk, round_) if disk.frozen and round_ is not None else []
+    return Expected(
+        target=disk.target,
+        overlays=tuple(map(str, own)),
+        below=tuple(named),
+        layers=tuple(map(_load, layers)),
+        mirror=str(disk.active.destination) if mirrored else "",
+    )
+
+
+def _dump(layer: Layer) -> str:
+    return f"{layer.virtual_bytes} {layer.format} {layer.name}"
+
+
+def _load(text: str) -> Layer:
+    size, format_, name = text.split(" ", 2)
+    return Layer(name, format_, int(size))

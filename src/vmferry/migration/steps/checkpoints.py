@@ -1,0 +1,39 @@
+"""Checkpoints that cannot go along: no backup may be based on one whose bitmap no longer tells all that was written.
+
+A bitmap lies in the image, and an image that is copied by content has none. But libvirt puts bitmaps of the same names
+into the overlays, and a mirror's pivot takes those over into the copy: they tell of the writes since the freeze alone.
+"""
+
+from __future__ import annotations
+
+from vmferry.migration.steps.step import Job
+from vmferry.model import Definition
+
+
+def forget(job: Job) -> None:
+    """Before a mirror is begun: from here on an incremental backup fails."""
+    if job.plan.checkpoints:
+        _written(job)
+        job.host.forget_checkpoints(job.uuid)
+
+
+def recall(job: Job) -> None:
+    """The move is undone: they are as good as they were."""
+    if job.plan.checkpoints and job.facts.get("checkpoints") is not None:
+        job.host.recall_checkpoints(_written(job))
+
+
+def drop(job: Job) -> None:
+    """The VM has moved: they go, and what was taken over of their bitmaps."""
+    if job.plan.checkpoints:
+        job.there.drop_checkpoints(_written(job))
+
+
+def _written(job: Job) -> Definition:
+    """With its checkpoints, as it was asked for first: an attempt that was cut off may have forgotten some."""
+    text = job.facts.get("checkpoints")
+    if isinstance(text, str):
+        return Definition.load(text)
+    definition = job.there.definition(job.uuid)
+    job.facts.put("checkpoints", definition.dump())
+    return definition

@@ -1,0 +1,69 @@
+"""Small closed files on their way: overlays and memory, compared and then named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmferry.hosts.records import Fold
+from vmferry.migration.steps.progress import copy_verified
+from vmferry.migration.steps.step import COPY_SUFFIX, Job
+from vmferry.model import Placed
+from vmferry.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A file that nobody writes to any more, and what it is called at the destination."""
+
+    source: Path
+    final: Path
+    below: Placed | None = None
+    """Of an overlay: what its copy lies on, and is folded into."""
+    grows: bool = False
+    """Some of it may have been copied while it was written: see `Transfer`."""
+
+    @property
+    def part(self) -> Path:
+        """The name of its copy until that is whole and compared."""
+        return self.final.with_name(f"{self.final.name}{COPY_SUFFIX}")
+
+    def transfer(self, job: Job) -> Transfer:
+        return replace(job.transfer(self.source, self.part), grows=self.grows)
+
+
+def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False) -> int:
+    """Copy those that are not there yet, all at once, and name them in this order. Returns the bytes moved.
+
+    `target`: the disk whose progress it is. `hurry`: as of `copy_verified`.
+    """
+    missing = [file for file in files if not job.there.exists(file.final)]
+    moved = copy_verified(job, [file.transfer(job) for file in missing], target, hurry=hurry)
+    for file in files:
+        if file in missing and file.below is not None:
+            job.there.rebase(file.part, file.below)
+        job.there.promote(file.part, file.final)  # cut off between its two halves, both names are there
+    return moved
+
+
+def fold(job: Job, overlays: Sequence[Closed]) -> None:
+    """Write what the copies of these overlays hold into the images that they lie on, all at once, and remove them.
+
+    Nobody has those images open. Done again after a cut they are the same: an overlay writes all that it holds anew,
+    also what its guest discarded, which it holds as zeros.
+    """
+    job.there.fold([Fold(overlay.final, overlay.below) for overlay in overlays if overlay.below is not None])
+    for overlay in overlays:
+        drop(job, overlay)
+
+
+def drop(job: Job, file: Closed) -> None:
+    """Remove its copy, whole or not."""
+    job.there.drop(job.closed(file.transfer(job)))
+    job.there.remove(file.final)
+
+
+def forget(job: Job, file: Closed) -> None:
+    """Its bookmarks."""
+    job.there.forget(job.closed(file.transfer(job)))

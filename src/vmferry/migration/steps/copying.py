@@ -1,0 +1,148 @@
+"""The base on its way: copied, compared, given its real name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vmferry.errors import DestinationExists
+from vmferry.migration.steps.progress import DeskWatch, copy_verified, phase
+from vmferry.migration.steps.step import Job, Step, file_of
+from vmferry.model import FileMove, ImageMove, Placed, Where
+
+
+class CopyBase(Step):
+    """Copy every image of every disk, while the guest writes elsewhere."""
+
+    says = "copying the base"
+    may_stand = True
+
+    def do(self, job: Job) -> None:
+        seconds = 0.0
+        with phase(job, "copy base") as moved:
+            for image, watch in _each_image(job):
+                _note_mark(job, image)
+                copied = job.there.copy(job.opened(job.base_transfer(image)), watch)
+                job.facts.put(f"copied:{image.source}", copied.copied_bytes + copied.reused_bytes)
+                job.facts.put(f"hash:{image.source}", copied.root_hash)
+                moved.append(copied.copied_bytes)
+                seconds += copied.seconds
+        if seconds > 0.05 and sum(moved) > 1 << 20:
+            job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
+            throttle = job.desk.throttle
+            job.facts.put("limited", throttle.slowed or throttle.tightest_bytes_s is not None)
+
+    def undo(self, job: Job) -> None:
+        for image in job.plan.images:
+            job.there.drop(job.closed(job.base_transfer(image)))
+        if job.plan.relocates:
+            job.host.end_serving()
+            job.there.end_serving()
+
+
+class CompareBase(Step):
+    """Compare every byte of the copies, by hash, with what was read."""
+
+    says = "comparing every byte"
+    may_stand = True
+
+    def do(self, job: Job) -> None:
+        recopied = 0
+        with phase(job, "compare base") as read:
+            for image, watch in _each_image(job):
+                compared = job.there.compare(job.opened(job.base_transfer(image)), watch)
+                job.facts.put(f"hash:{image.source}", compared.root_hash)
+                if compared.seal:
+                    job.facts.put(f"seal:{image.source}", json.dumps(asdict(compared.seal)))
+                read.append(compared.bytes)
+                recopied += compared.recopied_chunks
+        job.facts.put("verified", value=True)
+        job.facts.put("recopied_chunks", recopied)
+
+
+class Promote(Step):
+    """Give the copies their real names, bases first, each naming its new backing file."""
+
+    says = "naming the copies"
+
+    def do(self, job: Job) -> None:
+        for image in _named(job):
+            part = job.part(image)
+            if not job.there.exists(part):
+                continue  # promoted before we were cut off
+            if image.backing is not None:
+                job.there.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
+            job.there.promote(part, file_of(image.destination))
+
+    def undo(self, job: Job) -> None:
+        for image in _named(job):
+            take_back(job, file_of(image.destination), job.part(image))
+
+
+class CopyFiles(Step):
+    """Copy the VM's small files (NVRAM), now that nothing writes to them."""
+
+    says = "copying the VM's other files"
+
+    def do(self, job: Job) -> None:
+        for file in job.plan.files:
+            part = job.file_part(file)
+            if not job.facts.get(f"file:{file.destination}"):
+                _bring(job, file)
+                job.facts.put(f"file:{file.destination}", value=True)
+            if job.there.exists(part):
+                job.there.promote(part, file.destination)
+
+    def undo(self, job: Job) -> None:
+        for file in job.plan.files:
+            part = job.file_part(file)
+            if job.facts.get(f"file:{file.destination}"):
+                take_back(job, file.destination, part)
+            if job.plan.relocates:
+                job.there.drop(job.closed(job.transfer(file.source, part)))
+            job.there.remove(part)
+
+
+def _bring(job: Job, file: FileMove) -> None:
+    if job.plan.relocates:
+        copy_verified(job, [job.transfer(file.source, job.file_part(file))], job.plan.disks[0].target, hurry=True)
+    else:
+        job.host.small_copy(file.source, job.file_part(file))
+
+
+def _note_mark(job: Job, image: ImageMove) -> None:
+    """What tells later whether somebody has written to a source on another host."""
+    name = f"mark:{image.source}"
+    if job.plan.relocates and isinstance(image.source, Path) and job.facts.get(name) is None:
+        job.facts.put(name, job.host.mark_of(image.source))
+
+
+def _named(job: Job) -> list[ImageMove]:
+    """What is copied under a temporary name; a volume has its own from the beginning."""
+    return [image for image in job.plan.images if not image.to_volume]
+
+
+def take_back(job: Job, final: Path, part: Path) -> None:
+    """Undo a promotion. While both names exist and differ, the real one was never ours: leave it."""
+    if not job.there.exists(final):
+        return
+    try:
+        job.there.promote(final, part)
+    except DestinationExists:
+        return
+
+
+def _each_image(job: Job) -> list[tuple[ImageMove, DeskWatch]]:
+    """Every image once, bases first, with a watch that counts within its disk."""
+    seen: set[Where] = set()
+    each = []
+    for disk in job.plan.disks:
+        images = [image for image in reversed(disk.images) if image.source not in seen]
+        total = sum(image.data_bytes for image in images)
+        before = 0
+        for image in images:
+            seen.add(image.source)
+            each.append((image, DeskWatch(job, disk.target, before, total)))
+            before += image.data_bytes
+    return each

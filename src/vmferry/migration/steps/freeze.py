@@ -1,0 +1,320 @@
+"""The freeze, and the rounds that follow it until the rest is small."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.errors import NoSuchVm, StillNamed, VmUndefined
+from vmferry.hosts.records import Quiesced
+from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
+from vmferry.migration.steps.chains import overlays, prove, rounds
+from vmferry.migration.steps.closed_files import Closed, bring, drop, fold
+from vmferry.migration.steps.progress import DeskWatch, phase, spare_source
+from vmferry.migration.steps.step import Job, Step, power_of
+from vmferry.model import MIRRORS, DiskMove, JobState, Power, Technology
+
+QUIESCE_S = 5.0
+THAW_S = 300.0
+"""So long a job waits for a guest agent that may have frozen its guest; a freeze writes out all that is dirty."""
+MOST_ROUNDS = 32
+"""Each round makes the chain one image deeper; QEMU gets slow long before libvirt's limit of 200."""
+SMALL_BYTES = 32 << 20
+"""A live job mirrors what is below this without a further round."""
+SHRINKS = 0.9
+"""A round that leaves more than this part of the one before does not converge."""
+LOOK_S = 1.0
+ROUND_FIXED_S = 0.5
+"""A round's own time, however little there is to copy."""
+LEAST_LOOK_S = 0.5
+"""What an overlay holds at first, its tables, says nothing of how fast it grows."""
+SURE_BYTES = 256 << 20
+"""A base smaller than this shows what a copy costs to begin, not what the storages can do."""
+LITTLE_BYTES = 16 << 20
+"""It shows a slow link all the same."""
+
+
+def reached(job: Job) -> int:
+    """The highest round in which the disks have been seen: they do not go back to an earlier one by themselves."""
+    count = job.facts.get("reached")
+    return count if isinstance(count, int) else 0
+
+
+def folded(job: Job) -> int:
+    """How many rounds are in the copy at the destination."""
+    count = job.facts.get("folded")
+    return count if isinstance(count, int) else 0
+
+
+class Freeze(Step):
+    """Send the guest's writes to new overlays, so that the base stops changing."""
+
+    says = "freezing the disks"
+
+    def do(self, job: Job) -> None:
+        """With the guest's file systems frozen where its agent answers; it is told to once only, and thawed for sure.
+
+        What comes between the freeze and the thaw, a kill of libvirtd say, would leave the guest standing for good.
+        """
+        cut_off = job.facts.get("thaw_owed") is True
+        if all(job.round_of(disk) is None for disk in job.frozen_disks):
+            prove(job, None)
+        if job.plan.agent:
+            job.facts.put("thaw_owed", value=True)
+        fresh = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
+        quiesced = job.host.freeze(job.uuid, fresh, QUIESCE_S if job.plan.agent and not cut_off else None)
+        job.facts.put("frozen", value=True)
+        job.facts.put("grows_since", time.time())
+        if not job.plan.agent:
+            return
+        job.facts.put("quiesced", (Quiesced.YES if quiesced is Quiesced.YES else Quiesced.NO).value)
+        if cut_off or quiesced is Quiesced.UNSURE:
+            thaw(job)
+        else:
+            job.facts.put("thaw_owed", value=False)
+
+    def undo(self, job: Job) -> None:
+        """Merge the overlays back into what lies below them; a guest that runs keeps running.
+
+        What another tool has put on them stays on top. Nothing is removed that anybody's disk names.
+        """
+        if job.facts.get("thaw_owed") is True:
+            thaw(job)
+        job.facts.put("frozen", value=False)
+        put_home(job)
+        for disk in job.frozen_disks:
+            for overlay in reversed(overlays(job, disk)):
+                if users := job.host.users(overlay):
+                    names = ", ".join(job.host.vm(user).name for user in users)
+                    raise StillNamed(host=job.host.name, path=overlay, users=names)
+                job.host.remove(overlay)
+
+    def found(self, job: Job) -> bool:
+        frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
+        if frozen:
+            job.facts.put("frozen", value=True)
+        return frozen and job.facts.get("thaw_owed") is not True
+
+
+def put_home(job: Job) -> None:
+    """Merge each disk's overlays into what lies below. A host may stand the guest still for the instant of a switch:
+    one that was cut off in that instant is let go here, one that a person pauses meanwhile is not."""
+    cut_off = job.facts.get("merging")
+    if cut_off is None:
+        job.facts.put("merging", power_of(job.host, job.uuid) is Power.RUNNING)
+    for disk in job.frozen_disks:
+        own = overlays(job, disk)
+        if job.facts.get(f"home:{disk.target}") is not True:  # what is home may have been written to since
+            job.host.unfreeze(job.uuid, disk.target, own, disk.from_, DeskWatch(job, disk.target))
+            job.facts.put(f"home:{disk.target}", value=True)
+        if isinstance(disk.active.source, Path):
+            job.host.rewrite_snapshots(job.uuid, dict.fromkeys(own, disk.active.source))
+    if cut_off is True and power_of(job.host, job.uuid) is Power.PAUSED:
+        job.host.resume(job.uuid)
+    job.facts.put("merging", None)
+
+
+def thaw(job: Job) -> None:
+    """Tell the guest agent to thaw until it says that it has; give it up after THAW_S, and leave the fact."""
+    job.desk.says("waiting for the guest agent: the guest's file systems may be frozen")
+    end = time.monotonic() + THAW_S
+    while not job.host.thaw(job.uuid, QUIESCE_S):
+        if time.monotonic() > end:
+            return
+        job.desk.wait(LOOK_S)
+        spare_source(job)
+    job.facts.put("thaw_owed", value=False)
+
+
+@dataclass(frozen=True)
+class Rounds(Step):
+    """Close the overlay, copy it and fold it into the copy, again and again, until the rest is small enough."""
+
+    technology: Technology
+    says = "copying what was written since"
+    may_stand = True
+
+    def do(self, job: Job) -> None:
+        before = None
+        while True:
+            round_ = self._round(job)
+            with phase(job, f"round {round_}") as moved:
+                moved.append(self._fold_closed(job, round_))
+            remaining = self._remaining(job, round_)
+            _note_growth(job, remaining)
+            stalls = before is not None and remaining > SHRINKS * before
+            yields = stalls and job.desk.throttle.gives_way
+            if self._small(job, remaining, round_) or (stalls and not yields and self.technology in MIRRORS):
+                # what no longer shrinks is the mirror's: it follows the guest
+                job.facts.put("rounds", round_)
+                job.desk.check()  # the last place to stand still before the cut-over
+                return
+            if yields:
+                job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink
+            elif (stalls or round_ >= _most_rounds(job)) and not self._wait_for_calm(job, round_):
+                continue
+            before = remaining
+            self._next_round(job, round_ + 1)
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job) + 1):
+                drop(job, closed_overlay(job, disk, round_))
+
+    def _round(self, job: Job) -> int:
+        """Raises ChainChanged where it is none of the job's."""
+        try:
+            round_ = job.round_of(job.frozen_disks[0])
+        except NoSuchVm:
+            raise VmUndefined(vm=job.plan.vm) from None
+        if round_ is None or round_ not in (reached(job), rounds(job)):
+            round_ = rounds(job)
+        prove(job, round_)
+        job.facts.put("reached", round_)
+        return round_
+
+    def _fold_closed(self, job: Job, active: int) -> int:
+        """Fold all overlays below the active ones, oldest first, that are not in the copy yet. Returns the bytes moved.
+
+        Each is compared before; the base was before its first. Cut off, a round is folded again, and no later one has
+        been by then.
+        """
+        moved = 0
+        for round_ in range(max(0, folded(job) - 1), active):
+            overlays = [closed_overlay(job, disk, round_) for disk in job.frozen_disks]
+            if round_ < folded(job):  # its copies may be there still, if we were cut off
+                for overlay in overlays:
+                    drop(job, overlay)
+                continue
+            for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
+                moved += bring(job, [overlay], disk.target)
+            fold(job, overlays)
+            job.facts.put("folded", round_ + 1)
+        return moved
+
+    def _remaining(self, job: Job, round_: int) -> int:
+        return sum(job.host.allocated(job.overlay(disk, round_)) for disk in job.frozen_disks)
+
+    def _small(self, job: Job, remaining: int, round_: int) -> bool:
+        pause = forecast(job, self.technology, remaining)
+        job.facts.put("pause_forecast_s", round(pause, 3))
+        job.desk.forecast(pause)
+        if self.technology in MIRRORS:
+            return remaining <= SMALL_BYTES or round_ >= _most_rounds(job)
+        return pause <= job.desk.max_pause_s
+
+    def _next_round(self, job: Job, following: int) -> None:
+        prove(job, following - 1)
+        job.facts.put("rounds", following)
+        fresh = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
+        job.host.freeze(job.uuid, fresh, None)
+        job.facts.put("grows_since", time.time())
+
+    def _wait_for_calm(self, job: Job, round_: int) -> bool:
+        """The guest writes faster than we copy: say so, and wait with the VM untouched.
+
+        Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
+        """
+        job.desk.state(JobState.PAUSED, self._why(job, round_))
+        asked = (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s)
+        more = round_ < _most_rounds(job)
+        while (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s) == asked:
+            before = self._remaining(job, round_)
+            job.desk.wait(LOOK_S)
+            spare_source(job)
+            remaining = self._remaining(job, round_)
+            if self._small(job, remaining, round_):
+                more = False
+                break
+            if more and self._helps(job, remaining, (remaining - before) / LOOK_S):
+                break
+        job.desk.state(JobState.RUNNING)
+        return more
+
+    def _helps(self, job: Job, remaining: int, growth_bytes_s: float) -> bool:
+        """Would the guest, writing at this rate, leave little enough while one more round is copied?"""
+        left = growth_bytes_s * (ROUND_FIXED_S + remaining / copy_rate(job))
+        return forecast(job, self.technology, round(left)) <= job.desk.max_pause_s
+
+    def _why(self, job: Job, round_: int) -> str:
+        now = forecast(job, self.technology, self._remaining(job, round_))
+        return (
+            f"{self._slow_part(job)}, a cut-over now would pause it for {now:.1f} s "
+            f"(allowed: {job.desk.max_pause_s:g} s): raise the limit or the pause with "
+            f"`vmferry job limit {job.id} RATE --max-pause SECONDS`, or `vmferry job cancel {job.id}`"
+        )
+
+    def _slow_part(self, job: Job) -> str:
+        if forecast(job, self.technology, 0) > job.desk.max_pause_s:
+            return "the guest's memory alone takes longer than is allowed"
+        return "the guest writes as fast as it is copied"
+
+
+def _most_rounds(job: Job) -> int:
+    """The overlay of the freeze is the first on each disk."""
+    return min(MOST_ROUNDS, job.plan.most_overlays - 1)
+
+
+def _note_growth(job: Job, remaining: int) -> None:
+    """How fast the guest writes, as far as the newest overlay shows."""
+    since = job.facts.get("grows_since")
+    if isinstance(since, float):
+        job.facts.put("growth_bytes_s", round(remaining / max(time.time() - since, LEAST_LOOK_S)))
+
+
+def copy_rate(job: Job) -> float:
+    """Bytes a second that this job's rounds reach, under its limit."""
+    limit = job.desk.throttle.tightest_bytes_s
+    return min(full_rate(job), limit) if limit else full_rate(job)
+
+
+def full_rate(job: Job) -> float:
+    """Bytes a second that the storages allow, as far as the base's copy has shown."""
+    return _rate(job, DEFAULT_RATE_BYTES_S)
+
+
+def carry_rate(job: Job) -> float:
+    """Bytes a second that the way to another host carries.
+
+    What is too little for the memory of a guest that runs costs time alone, what is too much costs its pause.
+    """
+    return _rate(job, CARRY_BYTES_S, LITTLE_BYTES if job.plan.precopy else SURE_BYTES)
+
+
+def growth_rate(job: Job) -> float:
+    """Bytes a second that the guest writes to its disks; 0 while that was not seen."""
+    seen = job.facts.get("growth_bytes_s")
+    return float(seen) if isinstance(seen, int | float) else 0.0
+
+
+def _rate(job: Job, assumed: float, sure_bytes: int = SURE_BYTES) -> float:
+    """What the base's copy has shown, or what is assumed while that shows little."""
+    measured = job.facts.get("rate_bytes_s")
+    if not isinstance(measured, int | float) or measured <= 0:
+        return assumed
+    unsure = job.facts.get("limited") is True or job.plan.data_bytes < sure_bytes
+    return max(float(measured), assumed) if unsure else float(measured)
+
+
+def forecast(job: Job, technology: Technology, remaining: int) -> float:
+    """Seconds that the guest would stand still if it were cut over now."""
+    return job.plan.pause_factor * pause_s(
+        technology,
+        remaining_bytes=remaining,
+        rate_bytes_s=full_rate(job),
+        memory_bytes=job.plan.touched_bytes,
+        precopy=job.plan.precopy,
+        disks=len(job.plan.disks),
+        carry_bytes_s=carry_rate(job),
+        growth_bytes_s=growth_rate(job),
+    )
+
+
+def closed_overlay(job: Job, disk: DiskMove, round_: int) -> Closed:
+    """One overlay that is no longer written to; at the destination it lies on the copy, with all before it in that."""
+    return Closed(job.overlay(disk, round_), job.overlay_copy(disk, round_), disk.to)
+
+
+def last_overlays(job: Job) -> list[Closed]:
+    return [closed_overlay(job, disk, rounds(job)) for disk in job.frozen_disks]

@@ -1,0 +1,172 @@
+"""Live cut-over: a shallow mirror of the small overlay into the copy, then all disks pivot while the guest stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
+from vmferry.migration.steps import checkpoints
+from vmferry.migration.steps.chains import on_copy, prove, rounds, sources
+from vmferry.migration.steps.closed_files import bring, drop, fold
+from vmferry.migration.steps.freeze import closed_overlay
+from vmferry.migration.steps.progress import phase, spare_source
+from vmferry.migration.steps.saved_state import final_images
+from vmferry.migration.steps.step import Job, Step, power_of
+from vmferry.model import DiskMove, DiskProgress, Power
+
+LOOK_S = 0.1
+QUICK_LOOK_S = 0.02
+QUICK_LOOKS = 50
+"""A small rest is mirrored within a second: 0.1 s between looks would be a third of the step."""
+CATCH_UP_LOOKS = 50
+CLOSED_LOOK_S = 1.0
+SLOW_LOOKS = 600
+LITTLE_BYTES = 4 << 20
+"""Written in a few milliseconds."""
+
+
+def over(job: Job, disk: DiskMove) -> bool:
+    """Does the disk run from the destination?"""
+    return on_copy(job, job.host, disk) is True
+
+
+class Mirror(Step):
+    """Copy the rest of each disk into its copy and send every further write to both sides.
+
+    A mirror that was cut off has left a part of the overlay in the copy. That does no harm, whatever the guest has done
+    since: what an overlay has once taken it never gives up (a discarded cluster is kept as one of zeros), and the next
+    mirror, or a fold of the closed overlay, writes all that it holds anew.
+    """
+
+    says = "mirroring the rest"
+
+    def do(self, job: Job) -> None:
+        _wait_until_open(job)
+        prove(job, rounds(job), mirrored=True)
+        checkpoints.forget(job)
+        with phase(job, "mirror") as moved:
+            arm(job, job.frozen_disks)
+            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks)
+
+    def undo(self, job: Job) -> None:
+        for disk in job.frozen_disks:
+            job.host.end_mirror(job.uuid, disk.target, disk.to)
+        checkpoints.recall(job)
+
+
+class Pivot(Step):
+    """Stand the guest still for an instant, and make all disks run from the destination."""
+
+    says = "switching to the destination"
+
+    def do(self, job: Job) -> None:
+        power = job.host.power(job.uuid)
+        if power is Power.OFF:
+            self._finish_off(job)
+            return
+        pending = [disk for disk in job.frozen_disks if not over(job, disk)]
+        prove(job, rounds(job), mirrored=True)
+        arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
+        _let_catch_up(job, pending)
+        self._switch(job, pending)
+
+    def undo(self, job: Job) -> None:
+        """Not one disk was switched: let the guest go on."""
+        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
+            job.host.resume(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        standing = job.facts.get("ran") and job.host.power(job.uuid) is Power.PAUSED
+        return not standing and all(over(job, disk) for disk in job.frozen_disks)
+
+    def crossed(self, job: Job) -> bool:
+        return any(over(job, disk) for disk in job.frozen_disks)
+
+    def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
+        """Whether it ran is asked as late as can be: a person may have paused it meanwhile, and that stays."""
+        cut_off = job.facts.get("standing") is True
+        if not cut_off:
+            job.facts.put("ran", job.host.power(job.uuid) is Power.RUNNING)
+            job.facts.put("standing", value=True)
+        begun = time.monotonic()
+        if not job.host.suspend(job.uuid) and not cut_off:
+            job.facts.put("ran", value=False)
+        prove(job, rounds(job), mirrored=True)
+        for disk in pending:
+            job.host.pivot(job.uuid, disk.target)
+        if job.facts.get("ran"):
+            job.host.resume(job.uuid)
+        job.facts.put("pause_s", round(time.monotonic() - begun, 4))
+
+    def _finish_off(self, job: Job) -> None:
+        """QEMU ended between two pivots: fold what is left over as files, and start from there."""
+        if not self.crossed(job):
+            raise GuestGone(vm=job.plan.vm)
+        for disk in job.frozen_disks:
+            if not over(job, disk):
+                overlay = closed_overlay(job, disk, rounds(job))
+                drop(job, overlay)
+                bring(job, [overlay], disk.target, hurry=True)
+                fold(job, [overlay])
+        job.host.point(job.uuid, final_images(job), {}, sources(job))
+
+
+def arm(job: Job, disks: Iterable[DiskMove]) -> None:
+    """Start the mirrors that do not run, and wait until all are ready."""
+    disks = list(disks)
+    limit = _limit(job, disks)
+    looks = 0
+    while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
+        job.desk.wait(QUICK_LOOK_S if looks < QUICK_LOOKS else LOOK_S)
+        spare_source(job)
+        looks += 1
+        if looks == SLOW_LOOKS:
+            job.desk.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
+        if job.desk.throttle.ordered_bytes_s != limit:
+            limit = _limit(job, disks)
+
+
+def _limit(job: Job, disks: list[DiskMove]) -> int | None:
+    """Start the mirrors, or give running ones their share of the job's limit. Returns the limit."""
+    limit = job.desk.throttle.ordered_bytes_s  # giving way to a guest, it would never catch up with it
+    for disk in disks:
+        share = max(1, limit // len(disks)) if limit else None
+        job.host.mirror(job.uuid, disk.target, disk.to, share)
+    return limit
+
+
+def _wait_until_open(job: Job) -> None:
+    """While a calendar lets nothing move, no mirror is begun: one that runs has to go on to its end."""
+    while why := job.desk.throttle.closed:
+        job.desk.says(why)
+        job.desk.wait(CLOSED_LOOK_S)
+        spare_source(job)
+    job.desk.says(Mirror.says)
+
+
+def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
+    """What is left when the guest stands is written while it stands: let that become little first."""
+    disks = list(disks)
+    for _ in range(CATCH_UP_LOOKS):
+        left = 0
+        for disk in disks:
+            _, done, total = job.host.mirrored(job.uuid, disk.target)
+            left += total - done
+        if left <= LITTLE_BYTES:
+            return
+        job.desk.wait(LOOK_S)
+
+
+def _ready(job: Job, disk: DiskMove) -> bool:
+    try:
+        ready, done, total = job.host.mirrored(job.uuid, disk.target)
+    except VmHeld:
+        raise  # it told nothing of the mirror
+    except HostRefused as refused:
+        if job.host.power(job.uuid) is Power.OFF:
+            raise GuestGone(vm=job.plan.vm) from refused
+        prove(job, rounds(job), mirrored=True)  # a mirror ends when its disk is resized, and blames the destination
+        raise MirrorEnded(vm=job.plan.vm, target=disk.target, reason=refused.fields["reason"]) from refused
+    job.desk.disk(DiskProgress(disk.target, done, total), 0.0)
+    return ready

@@ -1,0 +1,85 @@
+"""Passes a transfer's progress on to the desk, disk by disk, and the desk's orders to the transfer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from vmferry.errors import NoSuchVm, SourceFilling
+from vmferry.migration.steps.chains import heed
+from vmferry.migration.steps.step import Job
+from vmferry.model import DiskProgress, Phase
+from vmferry.transfer import Throttle, Transfer
+
+LOOK_S = 1.0
+SOURCE_FLOOR_BYTES = 64 << 20
+"""The guest must never meet a full source storage because of its overlay: below this the job gives up."""
+
+
+class DeskWatch:
+    """What a transfer is given to report to."""
+
+    def __init__(
+        self, job: Job, target: str, before_bytes: int = 0, total_bytes: int = 0, *, hurry: bool = False
+    ) -> None:
+        self._job = job
+        self._target = target
+        self._before = before_bytes
+        self._total = total_bytes
+        self._looked = time.monotonic()
+        self._own = Throttle(None) if hurry else None
+
+    @property
+    def throttle(self) -> Throttle:
+        return self._own or self._job.desk.throttle
+
+    def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
+        total = max(self._total, self._before + total_bytes)
+        self._job.desk.disk(DiskProgress(self._target, self._before + done_bytes, total), rate_bytes_s)
+
+    def check(self) -> None:
+        self._job.desk.check()
+        if self._own is None and time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            spare_source(self._job)
+
+
+def spare_source(job: Job) -> None:
+    """Raise SourceFilling while there is still room to merge the overlays back."""
+    if job.facts.get("frozen") is not True:
+        return
+    for disk in job.frozen_disks:
+        folder = job.host.folder(disk.overlays.parent)
+        try:
+            round_ = job.round_of(disk)
+        except NoSuchVm:
+            return
+        if round_ is None:
+            heed(job)
+            return  # it has just left for the other host: nothing grows here any more
+        grown = job.host.allocated(job.overlay(disk, round_))
+        if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:
+            raise SourceFilling(path=folder.path, free=folder.free_bytes >> 20)
+
+
+@contextmanager
+def phase(job: Job, name: str) -> Iterator[list[int]]:
+    """Time a phase for the receipt; what is appended to the list is counted as its bytes."""
+    moved: list[int] = []
+    begun = time.monotonic()
+    yield moved
+    job.desk.phase(Phase(name, round(time.monotonic() - begun, 3), sum(moved)))
+
+
+def copy_verified(job: Job, files: Sequence[Transfer], target: str, *, hurry: bool = False) -> int:
+    """Copy small closed files to temporary names and compare them, all at once. Returns the bytes moved.
+
+    `hurry`: the guest stands still meanwhile, so no limit holds, and nothing grows at the source.
+    """
+    if not files:
+        return 0
+    copied = job.there.bring(job.all_opened(files), DeskWatch(job, target, hurry=hurry))
+    for file, each in zip(files, copied, strict=True):
+        job.facts.put(f"copied:{file.source}", each.copied_bytes + each.reused_bytes)
+    return sum(each.copied_bytes for each in copied)

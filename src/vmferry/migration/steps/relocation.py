@@ -1,0 +1,248 @@
+"""What a move to another host adds: the VM's definition, its memory and the right to run it change hosts.
+
+The right to run is a single token. The source gives it up first (`Relinquish`), durably; only then the
+destination may take it, by releasing the saved state or the guest that arrived standing. To go back the
+destination has to give it up first: as long as it does not answer, nobody runs the VM.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
+from vmferry.migration.steps.chains import prove, rounds, sources
+from vmferry.migration.steps.closed_files import forget
+from vmferry.migration.steps.progress import DeskWatch, phase
+from vmferry.migration.steps.proof import prove_start
+from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
+from vmferry.migration.steps.step import Job, Step, file_of, power_of
+from vmferry.model import MIRRORS, SAVES, Definition, Lost, Power
+
+PROVE_S = 0.25
+
+
+ATTEMPTS = 3
+"""What was away for a moment may go once more as it comes back."""
+
+
+class Announce(Step):
+    """Show the VM at the destination as a placeholder, which takes no memory and cannot start."""
+
+    says = "announcing the VM at the destination"
+
+    def do(self, job: Job) -> None:
+        job.there.announce(job.host.definition(job.uuid))
+
+    def undo(self, job: Job) -> None:
+        job.there.withdraw(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return job.there.announced(job.uuid)
+
+
+class Relinquish(Step):
+    """Make it impossible that the source starts the VM by itself."""
+
+    says = "giving up the VM at the source"
+
+    def do(self, job: Job) -> None:
+        """Read once: an attempt that was cut off may have forgotten its snapshots already.
+
+        One that somebody has undefined meanwhile is written down as it runs, or as it was saved, for the time of the
+        move alone.
+        """
+        fresh = written(job) is None
+        if job.plan.technology in SAVES:
+            keep_known(job)
+            if fresh or job.host.defined(job.uuid):
+                still_saved(job)  # asked again of what can still be started there
+        if fresh:
+            job.facts.put("definition", self._definition(job).dump())
+        job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
+
+    def _definition(self, job: Job) -> Definition:
+        """With the disks for whose next start a person has chosen another image: that is not at the other host."""
+        frozen = job.facts.get("frozen") is True
+        named = first_images(job) if frozen else {disk.target: disk.from_ for disk in job.plan.disks}
+        chosen = job.host.point(job.uuid, named, {}, sources(job))
+        job.facts.put("next start", list(chosen))
+        definition = job.host.definition(job.uuid)
+        if not job.host.defined(job.uuid):
+            job.facts.put("undefined", value=True)
+        return definition
+
+    def undo(self, job: Job) -> None:
+        """Only once the destination can never run it."""
+        job.there.void(job.memory)
+        definition = written(job)
+        if definition is not None:
+            job.host.reclaim(definition)
+            if job.facts.get("frozen") is True:
+                job.host.point(job.uuid, first_images(job), {}, sources(job))
+
+
+class StillOff(Step):
+    """A VM that was off must have stayed so while it was copied."""
+
+    says = "looking whether the VM was touched"
+
+    def do(self, job: Job) -> None:
+        if power_of(job.host, job.uuid) is not Power.OFF:
+            raise VmChanged(vm=job.plan.vm, change="it was started while it was copied")
+        for image in job.plan.images:
+            if not image.from_volume and job.host.mark_of(file_of(image.source)) != job.facts.get(
+                f"mark:{image.source}"
+            ):
+                raise SourceChanged(path=image.source)
+
+    def found(self, job: Job) -> bool:
+        """Of a source that is lost there is nothing to look at: the copy is all that is left."""
+        return job.lost is Lost.SOURCE
+
+
+class Migrate(Step):
+    """Let libvirt carry memory and the last changes while the guest runs, then let it run there.
+
+    The last changes go straight into the copies. What an attempt that was cut off has left there does no harm: see
+    Mirror.
+
+    It arrives standing, and it is written down before it is let run: what was not has never run there, so that an
+    end in doubt is decided for the source. What was may have, and its disks are the newer ones whatever became of it.
+    """
+
+    says = "migrating the guest to the other host"
+
+    def do(self, job: Job) -> None:
+        power = power_of(job.host, job.uuid)
+        gone = power is Power.OFF and not self.crossed(job)
+        if gone and job.lost is not Lost.SOURCE:
+            raise GuestGone(vm=job.plan.vm)
+        if job.facts.get("ran") is None:
+            job.facts.put("ran", power is Power.RUNNING)
+        with phase(job, "migrate"):
+            if power is not Power.OFF:
+                self._carry(job)
+            begun = time.monotonic()
+            if not gone:
+                self._let_go(job)
+            job.facts.put("pause_s", round(_stood_s(job, begun), 4))
+
+    def _carry(self, job: Job) -> None:
+        """More than once, if need be: what was away for a moment costs the memory again, and not all that was copied.
+
+        Raises HostUnreachable where the destination is away for longer, HostRefused.
+        """
+        changes = job.changes(final_images(job))
+        for attempt in range(1, ATTEMPTS + 1):
+            self._back(job)
+            prove_start(job)  # what an attempt before has left there held its port and its huge pages
+            to = job.there.receive(job.uuid)
+            prove(job, rounds(job))
+            try:
+                job.host.migrate(job.uuid, to, changes, _Proving(job, job.plan.disks[0].target))
+                return
+            except HostRefused:
+                job.there.arrived(job.uuid)  # libvirt at the source says the same, whatever became of the other end
+                if attempt == ATTEMPTS or power_of(job.host, job.uuid) is Power.OFF:
+                    raise
+
+    def _let_go(self, job: Job) -> None:
+        """Nothing is asked here that can be asked later: the guest stands.
+
+        Raises GuestGone for one that ended before it was let run: the source has all that it wrote.
+        """
+        if job.facts.get("let go") is not True:
+            if not self._arrived(job):
+                raise GuestGone(vm=job.plan.vm)
+            job.facts.put("let go", value=True)
+        if job.facts.get("ran"):
+            with suppress(NoSuchVm):  # let run by an attempt before this one, and shut down since
+                job.there.resume(job.uuid)
+
+    def _arrived(self, job: Job) -> bool:
+        """One that is not there may be about to be: QEMU's end is seen before libvirt has told both sides of it."""
+        if job.there.arrived(job.uuid):
+            return True
+        power_of(job.host, job.uuid)  # waits until libvirt has
+        return job.there.arrived(job.uuid)
+
+    def undo(self, job: Job) -> None:
+        self._back(job)
+
+    def _back(self, job: Job) -> None:
+        """After an attempt that was cut off: the guest lives at the source, so the destination's half has to go."""
+        job.there.end_serving()
+        job.there.unload(job.uuid)
+        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
+            job.host.resume(job.uuid)
+
+    def found(self, job: Job) -> bool:
+        return self.crossed(job) and not (job.facts.get("ran") and power_of(job.there, job.uuid) is Power.PAUSED)
+
+    def crossed(self, job: Job) -> bool:
+        if job.facts.get("let go") is True:
+            return True
+        return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
+
+
+class _Proving(DeskWatch):
+    """Proves the chain while libvirt is at work on the VM: until then somebody may have changed it."""
+
+    def __init__(self, job: Job, target: str) -> None:
+        super().__init__(job, target)
+        self._proved = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if time.monotonic() - self._proved > PROVE_S:
+            prove(self._job, rounds(self._job))
+            self._proved = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Arrive(Step):
+    """Define the VM at the destination, in the placeholder's place, with all that was written down of it."""
+
+    cold: bool = False
+    """It is off, and has been all the time."""
+    says = "defining the VM at the destination"
+
+    def do(self, job: Job) -> None:
+        definition = written(job)
+        if definition is None:
+            raise NoSuchVm(vm=job.plan.vm, host=job.plan.connect)
+        changes = replace(job.changes(final_images(job)), files=job.paths(), cold=self.cold)
+        job.there.adopt(definition, changes)
+
+    def undo(self, job: Job) -> None:
+        """Cut off before it took effect."""
+
+    def found(self, job: Job) -> bool:
+        return self.crossed(job)
+
+    def crossed(self, job: Job) -> bool:
+        return job.there.defined(job.uuid) and not job.there.announced(job.uuid)
+
+
+def _stood_s(job: Job, begun: float) -> float:
+    """How long the guest has stood until now; since `begun`, by the monotonic clock, where the source cannot tell."""
+    ended = time.monotonic()
+    stands = 0.0
+    with suppress(VmferryError):  # whom the source does not answer now need not wait for it
+        stands = job.host.standing_s(job.uuid)
+    return stands - (time.monotonic() - ended) if stands > 0 else ended - begun
+
+
+def written(job: Job) -> Definition | None:
+    """The VM's definition, once the source has given it up."""
+    text = job.facts.get("definition")
+    return Definition.load(text) if isinstance(text, str) else None
+
+
+def forget_carried(job: Job) -> None:
+    """The bookmarks of what was carried beside the disks."""
+    forget(job, saved_memory(job))
+    for file in job.plan.files:
+        job.there.forget(job.closed(job.transfer(file.source, job.file_part(file))))

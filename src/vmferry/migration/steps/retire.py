@@ -1,0 +1,168 @@
+"""The source, last of all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vmferry.errors import NotSeenRunning
+from vmferry.hosts.records import Fold
+from vmferry.migration.steps import pools
+from vmferry.migration.steps.chains import rounds
+from vmferry.migration.steps.relocation import forget_carried, written
+from vmferry.migration.steps.step import Job, Step, file_of
+from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFile, Where, listed
+from vmferry.model.names import beside
+from vmferry.model.outcomes import dumped, outcome_name
+
+
+class Retire(Step):
+    """Remove the source, or keep it under a dated name, once the VM has been seen at the destination.
+
+    Before each file goes it is asked once more who needs it: a file that has got a user since the plan was made stays.
+    """
+
+    says = "retiring the source"
+
+    def do(self, job: Job) -> None:
+        if job.facts.get("seen") is not True:
+            raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
+        job.there.remove(job.memory)
+        if job.plan.relocates:
+            job.host.withdraw(job.uuid)
+            job.host.end_serving()
+            job.there.end_serving()
+            job.host.remove(job.saved)
+        keep = job.plan.keep_source and job.lost is not Lost.SOURCE
+        if keep:  # a way back as of the cut-over
+            job.host.fold([Fold(job.overlay(disk, rounds(job)), disk.from_) for disk in job.frozen_disks])
+        for disk in job.frozen_disks:
+            for round_ in range(rounds(job), -1, -1):
+                job.host.remove(job.overlay(disk, round_))
+        if keep:
+            self._keep(job)
+        elif not job.plan.keep_source:
+            self._remove(job)
+        if job.plan.relocates and not job.plan.keep_source:
+            job.host.clear_out(job.uuid)
+        self._forget(job)
+        pools.refresh(job)
+
+    def _remove(self, job: Job) -> None:
+        for source in _going(job):
+            if not job.host.exists(_data(source)):  # removed before we were cut off
+                _remove_links(job, source)
+            elif _asked(job, source).goes:
+                entry = job.host.entry(_data(source))
+                freed = entry.bytes if entry is not None and entry.names == 1 else 0
+                _note(job, replace(source, freed_bytes=freed))
+                job.host.remove(_data(source))
+                _remove_links(job, source)
+
+    def _keep(self, job: Job) -> None:
+        """Give the images dated names, bases first."""
+        dated = {source.path: self._kept(job, _data(source)) for source in _going(job)}
+        going: dict[Where, SourceFile] = {}
+        for source in _going(job):  # a base goes only with all that lies on it
+            own = {name for above in going.values() for name in above.names}
+            if _asked(job, source, own.union(source.names, dated.values())).goes:
+                going[source.path] = source
+        names = {path: dated[path] for path in going if isinstance(path, Path)}
+        for image in job.plan.images:
+            if image.source not in going:
+                continue
+            below = _backing_of(job, image)
+            backing = names.get(below) if isinstance(below, Path) else None
+            self._rename(job, going[image.source], kept := names[_file(image)])
+            if backing is not None:
+                job.host.rebase(kept, Placed(backing, image.backing_format or "raw"))
+        kept_files = [str(names[image.source]) for image in job.plan.images if image.source in names]
+        job.facts.put("kept", kept_files + self._keep_definition(job, names))
+
+    def _rename(self, job: Job, source: SourceFile, kept: Path) -> None:
+        if job.host.exists(_data(source)):
+            job.host.rename(_data(source), kept)
+        _remove_links(job, source)
+
+    def _keep_definition(self, job: Job, names: Mapping[Path, Path]) -> list[str]:
+        """On a host that has forgotten the VM: what to define it from, on the kept images."""
+        definition = written(job)
+        if definition is None or not job.plan.relocates:
+            return []
+        disks = {disk.target: disk.from_ for disk in job.frozen_disks}
+        for disk in job.plan.disks:
+            if not disk.active.from_volume and (kept := names.get(_file(disk.active))):
+                disks[disk.target] = disk.from_._replace(path=kept)
+        folder = next(iter(names.values()), job.saved).parent
+        xml = self._kept(job, folder / f"{job.plan.vm.replace('/', '_')}.xml")
+        job.host.keep_definition(definition, Changes(disks), xml)
+        return [str(xml)]
+
+    def _kept(self, job: Job, source: Path) -> Path:
+        day = job.facts.get("kept_day")
+        if not isinstance(day, str):
+            day = datetime.now(UTC).strftime("%Y%m%d")
+            job.facts.put("kept_day", day)
+        return beside(source, f".kept-{day}-{job.id}")
+
+    def _forget(self, job: Job) -> None:
+        for image in job.plan.images:
+            job.there.forget(job.closed(job.base_transfer(image)))
+        if job.plan.relocates:
+            forget_carried(job)
+
+
+def _going(job: Job) -> Iterator[SourceFile]:
+    """What the plan takes away, those that lie on others first."""
+    yield from (source for source in job.plan.sources if source.goes)
+
+
+def _asked(job: Job, source: SourceFile, own: Collection[Where] = ()) -> SourceFile:
+    """The same, as it is now: somebody may need it since, or its link may lead elsewhere.
+
+    `own`: files that need it and go with it, or have gone to where they need it no longer.
+    """
+    told = source
+    if job.lost is not Lost.SOURCE and (why := _why_it_stays(job, source, own)):
+        told = replace(source, fate=Fate.STAYS, why=why)
+    _note(job, told)
+    return told
+
+
+def _why_it_stays(job: Job, source: SourceFile, own: Collection[Where]) -> str:
+    entry, data = job.host.entry(file_of(source.path)), _data(source)
+    if entry is not None and entry.path != data:
+        return f"it leads to {entry.path} now"
+    folders = sorted({data.parent, *(path.parent for path in job.paths().values() if not job.plan.relocates)})
+    leaving = Leaving(job.uuid, frozenset(), frozenset(own), tag=job.tag, moved=True)
+    others = leaving.others(job.ask(job.host, [data], folders))
+    return f"needed by {listed(others)}" if others else ""
+
+
+def _note(job: Job, source: SourceFile) -> None:
+    job.facts.put(outcome_name(source.path), dumped(source))
+
+
+def _remove_links(job: Job, source: SourceFile) -> None:
+    """Links that led to what has gone; a link of a folder is none of them."""
+    for link in source.links:
+        if job.host.entry(link) is None and job.host.exists(link):
+            job.host.remove(link)
+
+
+def _data(source: SourceFile) -> Path:
+    return source.data or file_of(source.path)
+
+
+def _file(image: ImageMove) -> Path:
+    return file_of(image.source)
+
+
+def _backing_of(job: Job, image: ImageMove) -> Where | None:
+    for disk in job.plan.disks:
+        sources = [i.source for i in disk.images]
+        if image.source in sources[:-1]:
+            return sources[sources.index(image.source) + 1]
+    return None

@@ -1,0 +1,91 @@
+"""What becomes of the discs in the drives of a VM that goes to another host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmferry.errors import PathRefused
+from vmferry.hosts.interface import Host
+from vmferry.model import Disk, Finding, MoveRequest, Placed, Severity, Vm
+from vmferry.preflight.findings import Ends, blocker
+from vmferry.preflight.relocation import stays, stays_note
+
+
+@dataclass(frozen=True, slots=True)
+class Discs:
+    """By target of the drive."""
+
+    copied: dict[str, Path] = field(default_factory=dict)
+    """The folder that it is copied to."""
+    media: dict[str, Placed | None] = field(default_factory=dict)
+    found: list[Finding] = field(default_factory=list)
+
+
+def is_drive(disk: Disk) -> bool:
+    return disk.device in ("cdrom", "floppy")
+
+
+def discs(ends: Ends, vm: Vm, request: MoveRequest) -> Discs:
+    """Of each drive with something in it that --disk does not name."""
+    told = Discs()
+    for disk in vm.disks:
+        if is_drive(disk) and disk.chain and disk.target not in request.disks:
+            _of_drive(told, ends, disk, request)
+    return told
+
+
+def _of_drive(told: Discs, ends: Ends, disk: Disk, request: MoveRequest) -> None:
+    image = disk.active
+    if request.iso == "eject":
+        told.media[disk.target] = None
+        told.found.append(_note(f"{image.path} in {disk.target} is ejected"))
+    elif not isinstance(image.path, Path):
+        told.found.append(_note(f"{image.path} in {disk.target} stays: it is reached over the network"))
+    elif image.volume:
+        what = f"{disk.target} is the drive {image.path} of {ends.host.name}"
+        told.found.append(blocker(what, "eject it on the way with --iso eject"))
+    elif stays(ends, disk):
+        told.found.append(stays_note(ends, disk))
+    elif _content(ends.host, image.path) is None:
+        what = f"{image.path} in {disk.target} lies in no storage of {ends.host.name}, so it cannot be read there"
+        told.found.append(blocker(what, "declare one with `vmferry storage add`, or use --iso eject"))
+    elif request.iso == "same":
+        _same(told, ends, disk, image.path)
+    else:
+        _copied(told, ends, disk, (request.path or image.path.parent) / image.path.name)
+
+
+def _same(told: Discs, ends: Ends, disk: Disk, path: Path) -> None:
+    if _equal(ends, path, path):
+        told.found.append(_note(f"{path} in {disk.target} is taken from the same path of {ends.there.name}"))
+        return
+    what = f"{path} in {disk.target} is not on {ends.there.name} with the same content"
+    told.found.append(blocker(what, "put it there, in a storage, or use --iso copy or --iso eject"))
+
+
+def _copied(told: Discs, ends: Ends, disk: Disk, to: Path) -> None:
+    """One that lies there already, with the same content, is not copied again: discs are shared by many VMs."""
+    path = disk.active.path
+    if isinstance(path, Path) and ends.there.exists(to) and _equal(ends, path, to):
+        told.media[disk.target] = Placed(to, disk.active.format)
+        told.found.append(_note(f"{path} in {disk.target} is at {to} already, with the same content"))
+    else:
+        told.copied[disk.target] = to.parent
+
+
+def _equal(ends: Ends, here: Path, there: Path) -> bool:
+    content = _content(ends.host, here)
+    return bool(content) and content == _content(ends.there, there)
+
+
+def _content(host: Host, path: Path) -> str | None:
+    """None where the host does not serve it."""
+    try:
+        return host.content_of(path)
+    except PathRefused:
+        return None
+
+
+def _note(what: str) -> Finding:
+    return Finding(Severity.NOTE, what)

@@ -1,0 +1,150 @@
+"""Who owns the destination: it is written, or removed, only if the bookmarks prove that it is ours.
+
+The order that makes this hold after a crash at any instant: the bookmarks are durable first, saying that a
+destination is about to be created; then it is created, exclusively; then its inode is recorded; only then
+does it grow. So a file without bookmarks, or with another inode, is somebody else's. An image is recorded as
+made once it is durable and empty; one of which that is not known is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+
+from vmferry.errors import BookmarksDamaged, SourceChanged, VmferryError
+from vmferry.qemu import img
+from vmferry.qemu.places import Where, place_of, shown
+from vmferry.transfer.bookmarks import Bookmarks, Identity, Journal, Kind, Record, proved, read
+from vmferry.transfer.contract import Transfer
+from vmferry.transfer.endpoints.destination import Opened, Target
+from vmferry.transfer.endpoints.file import writing
+from vmferry.transfer.endpoints.ownership import Site, remove, site_of
+from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.route import openings
+from vmferry.transfer.endpoints.source import Original
+from vmferry.transfer.ranges import Range, total
+
+Asked = Transfer[Where, Where]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A destination of ours, open, with its bookmarks."""
+
+    opened: Opened
+    journal: Journal
+    known: dict[int, bytes | None]  # chunks that were durable before this call
+    proved: frozenset[int]  # those of them that need not be read back again
+    resumed: bool  # the destination may hold anything outside the known chunks
+
+
+@contextmanager
+def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[Claimed]:
+    """Make the destination, or go on with the one that we made.
+
+    Raises DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, SourceChanged,
+    ExportFailed, DestinationFull, DestinationUnwritable.
+    """
+    site, target = site_of(transfer.destination), _target(transfer, original.source.size)
+    target.check()
+    found = _found(transfer, site, original.identity)
+    with ExitStack() as stack:
+        journal = _journal(transfer, site, found, original.identity, stack)
+        fresh = found is None
+        if target.is_made and _remade(target, found, original):
+            fresh = True
+            with writing(transfer.bookmarks):
+                journal.append(Record(Kind.MADE, 0))
+        opened = stack.enter_context(target.opened(connections))
+        kept = Bookmarks() if found is None or fresh else found
+        resumed = not fresh or not _reads_as_zero(target, opened)
+        yield Claimed(opened, journal, kept.chunks, frozenset(kept.proved), resumed)
+
+
+@contextmanager
+def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> Iterator[Claimed]:
+    """The destination that these bookmarks prove to be ours, of this size, to go on with.
+
+    Raises ExportFailed, DestinationInUse, DestinationTooSmall, DestinationFull, DestinationUnwritable.
+    """
+    with ExitStack() as stack:
+        with writing(transfer.bookmarks):
+            journal = stack.enter_context(closing(Journal.resume(transfer.bookmarks, found)))
+        opened = stack.enter_context(_target(transfer, size).opened(connections))
+        yield Claimed(opened, journal, found.chunks, frozenset(found.proved), resumed=True)
+
+
+def owned(transfer: Asked) -> Bookmarks | None:
+    """The bookmarks, if they prove that what lies at the destination is ours; None if they do not.
+
+    Raises DestinationUnwritable when it cannot be told.
+    """
+    found = _bookmarks(transfer)
+    return found if found and site_of(transfer.destination).owned(found) else None
+
+
+def discard(transfer: Asked) -> None:
+    """Remove the destination if it is ours to remove. Raises DestinationUnwritable."""
+    if owned(transfer):
+        site_of(transfer.destination).remove()
+
+
+def _target(transfer: Asked, size: int) -> Target:
+    _, way = openings(end_of(transfer.source), end_of(transfer.destination))
+    return Target(place_of(transfer.destination), way, size)
+
+
+def _bookmarks(transfer: Asked) -> Bookmarks | None:
+    with writing(transfer.bookmarks):
+        return read(transfer.bookmarks)
+
+
+def _found(transfer: Asked, site: Site, source: Identity) -> Bookmarks | None:
+    """The bookmarks to go on with; None to begin afresh, after what was ours and useless has been removed."""
+    found = _bookmarks(transfer)
+    if found is None or not site.owned(found):
+        site.refuse(found, transfer.bookmarks)
+        return None
+    try:
+        if proved(transfer.bookmarks, found) != source:
+            raise SourceChanged(path=shown(transfer.source))
+    except BookmarksDamaged:
+        site.remove()
+        return None
+    return found
+
+
+def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Identity, stack: ExitStack) -> Journal:
+    """The bookmarks, open; of a destination that exists and is recorded as ours."""
+    with writing(transfer.bookmarks):
+        opened = (
+            Journal.begin(transfer.bookmarks, source) if found is None else Journal.resume(transfer.bookmarks, found)
+        )
+        journal = stack.enter_context(closing(opened))
+    if found is None:
+        try:
+            site.create()
+        except VmferryError:
+            with suppress(VmferryError):  # the first error is the one to tell
+                remove(transfer.bookmarks)
+            raise
+    if found is None or found.claim is None:
+        claim = site.claim()
+        with writing(transfer.bookmarks):
+            journal.append(Record(Kind.CLAIM, claim))
+    return journal
+
+
+def _remade(target: Target, found: Bookmarks | None, original: Original) -> bool:
+    """Make the image, unless it was made before and is intact."""
+    if found is not None and found.made and (target.place.format != "qcow2" or img.mend(target.place)):
+        return False
+    source = original.source
+    target.make(total(source.extents(Range(0, source.size))), original.options)
+    return True
+
+
+def _reads_as_zero(target: Target, opened: Opened) -> bool:
+    """Is all that we have not written a hole? Not on what existed before us."""
+    return opened.file is not None or target.is_made

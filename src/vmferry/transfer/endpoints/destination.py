@@ -1,0 +1,149 @@
+"""The destination of a copy, open to be written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.errors import BadPlace, DestinationInUse, DestinationTooSmall
+from vmferry.qemu import img
+from vmferry.qemu.img import Options
+from vmferry.qemu.locks import guard_writing
+from vmferry.qemu.places import Place
+from vmferry.transfer.bookmarks import sync_folder
+from vmferry.transfer.endpoints.adapters import Medium, MediumDestination
+from vmferry.transfer.endpoints.device import device_to_write
+from vmferry.transfer.endpoints.file import DestinationFile, writing
+from vmferry.transfer.endpoints.interface import Destination
+from vmferry.transfer.endpoints.nbd import nbd_link
+from vmferry.transfer.endpoints.nbd_url import connecting
+from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.qemu_nbd import exported
+from vmferry.transfer.endpoints.raw_file import RawFile
+from vmferry.transfer.endpoints.route import End, Kind, Opening
+
+Settle = Callable[[os.stat_result | None], None]
+WRITABLE = ("raw", "qcow2")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A destination, and how it is left when all has been written: durable, with its name, owner and mode."""
+
+    destination: Destination
+    settle: Settle
+    file: DestinationFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination of which it is known how it is opened."""
+
+    place: Place
+    way: Opening
+    size: int  # of the source
+
+    @property
+    def end(self) -> End:
+        return end_of(self.place)
+
+    @property
+    def is_made(self) -> bool:
+        """Is there an image to make before it can be opened?"""
+        return self.way is Opening.EXPORT and (self.place.format != "raw" or self.end.kind is Kind.NFS)
+
+    def check(self) -> None:
+        """Raises BadPlace if nothing can be written in this format."""
+        if self.way is not Opening.FILE and self.place.format not in WRITABLE:
+            raise BadPlace(place=self.place.shown, reason=f"only {' and '.join(WRITABLE)} can be written")
+        if self.way is Opening.EXPORT and self.place.encrypted:
+            raise BadPlace(place=self.place.shown, reason="over TLS only raw can be written")
+
+    def make(self, data_bytes: int, options: Options) -> None:
+        """An empty image there, durable. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
+        options = options if self.place.format == "qcow2" else ()
+        standing = self.end.kind not in (Kind.FILE, Kind.NFS)
+        with self._guard():
+            if standing:
+                needed = img.required(self.place, self.size, data_bytes, options)
+                room = img.look(Place(self.place.at, "raw", self.place.tls)).size
+                enough(self.place, room, needed)
+            if self.place.format == "raw":
+                img.create(self.place, 0)  # over a file on NFS that exists qemu-img keeps what was in it
+            img.create(self.place, self.size, options)
+        if self.end.kind is Kind.FILE:
+            with writing(self.place.at):
+                _sync(self.place.path)
+
+    @contextmanager
+    def opened(self, connections: int) -> Iterator[Opened]:
+        """Raises DestinationInUse, DestinationTooSmall, DestinationUnwritable, ExportFailed."""
+        with ExitStack() as stack:
+            if self.way is Opening.FILE:
+                yield self._file(stack)
+                return
+            medium = self._medium(connections, stack)
+            enough(self.place, medium.size, self.size)
+            yield Opened(MediumDestination(medium, self.place.shown, self.size), self._settled)
+
+    def _guard(self) -> AbstractContextManager[object]:
+        """Keep mounts and other tools off a device that QEMU writes for us."""
+        return device_to_write(self.place.path) if self.end.kind is Kind.DEVICE else nullcontext()
+
+    def _file(self, stack: ExitStack) -> Opened:
+        path = self.place.path
+        with writing(path):
+            raw = RawFile(path, os.O_RDWR | os.O_NOFOLLOW)
+        file = stack.enter_context(DestinationFile(path, raw))
+        file.resize(self.size)
+
+        def settle(attributes: os.stat_result | None) -> None:
+            file.take_attributes(attributes)
+            with writing(path):
+                sync_folder(path.parent)
+
+        return Opened(file, settle, file)
+
+    def _medium(self, connections: int, stack: ExitStack) -> Medium:
+        if self.way is Opening.EXPORT:
+            stack.enter_context(self._guard())
+            return stack.enter_context(exported(self.place, connections, writable=True))
+        if self.way is Opening.NBD:
+            with writing(self.place.shown):
+                return stack.enter_context(nbd_link(connecting(self.place), connections))
+        device = stack.enter_context(device_to_write(self.place.path))
+        with writing(self.place.at):
+            if not guard_writing(device.fd):
+                raise DestinationInUse(path=self.place.at)
+        return device
+
+    def _settled(self, attributes: os.stat_result | None) -> None:
+        """An image in a file gets the source's owner and mode, and its name is made durable."""
+        if self.end.kind is not Kind.FILE:
+            return
+        path = self.place.path
+        with writing(path):
+            if attributes is not None:
+                with suppress(PermissionError):
+                    os.chown(path, attributes.st_uid, attributes.st_gid)
+                path.chmod(stat.S_IMODE(attributes.st_mode))
+            _sync(path)
+            sync_folder(path.parent)
+
+
+def enough(place: Place, size: int, needed: int) -> None:
+    """Raise DestinationTooSmall unless it is."""
+    if size < needed:
+        raise DestinationTooSmall(path=place.shown, size=size, needed=needed)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,141 @@
+"""Where a destination lies, and how it is known whether it is ours.
+
+A file is made by us, exclusively, and its inode is the proof. A device, a LUN or an export exists already: it
+is ours while the bookmarks name it. A file on NFS by URL is made by us, but QEMU's driver can neither make it
+exclusively nor remove it; so a VM's disk goes to one that its owner has made.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from vmferry.errors import DestinationChanged, DestinationExists, DestinationUnwritable, SourceUnreadable
+from vmferry.qemu.img import absent
+from vmferry.qemu.places import Place, Where, place_of
+from vmferry.transfer.bookmarks import Bookmarks, sync_folder
+from vmferry.transfer.endpoints.file import writing
+from vmferry.transfer.endpoints.probe import claim_of, end_of
+from vmferry.transfer.endpoints.route import Kind
+
+
+class Site(Protocol):
+    """Every method raises DestinationUnwritable when it cannot be told."""
+
+    def owned(self, found: Bookmarks) -> bool:
+        """Do these bookmarks prove that what lies there is ours?"""
+
+    def refuse(self, found: Bookmarks | None, path: Path) -> None:
+        """Raise DestinationExists or DestinationChanged if what lies there, not owned, must stay as it is."""
+
+    def create(self) -> None:
+        """Make it, if it is of the kind that we make. Raises DestinationExists."""
+
+    def claim(self) -> int:
+        """What the bookmarks shall remember it by."""
+
+    def remove(self) -> None:
+        """Remove it for good, if it is of the kind that we make; it may be gone already."""
+
+
+def site_of(destination: Where) -> Site:
+    """Raises DestinationUnwritable if it cannot be told what it is."""
+    place = place_of(destination)
+    try:
+        kind = end_of(place).kind
+    except SourceUnreadable as error:
+        raise DestinationUnwritable(path=place.shown, reason=error.fields["reason"]) from error
+    if kind is Kind.FILE:
+        return FileSite(place.path)
+    return NfsSite(place) if kind is Kind.NFS and not place.exists else StandingSite(place)
+
+
+class FileSite:
+    """A local file that we make."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def owned(self, found: Bookmarks) -> bool:
+        """The inode is the proof; before it was recorded, an empty file is the one that we were about to make."""
+        there = self._status()
+        if there is None or not stat.S_ISREG(there.st_mode):
+            return False
+        if found.claim is None:
+            return found.source is not None and there.st_size == 0
+        return found.claim == there.st_ino
+
+    def refuse(self, found: Bookmarks | None, path: Path) -> None:
+        if self._status() is not None:
+            raise DestinationExists(path=self._path)
+
+    def create(self) -> None:
+        try:
+            with writing(self._path):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except DestinationUnwritable as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise DestinationExists(path=self._path) from error
+            raise
+
+    def claim(self) -> int:
+        with writing(self._path):
+            sync_folder(self._path.parent)
+            return self._path.lstat().st_ino
+
+    def remove(self) -> None:
+        remove(self._path)
+
+    def _status(self) -> os.stat_result | None:
+        with writing(self._path):
+            try:
+                return self._path.lstat()
+            except FileNotFoundError:
+                return None
+
+
+class StandingSite:
+    """A device, a LUN or an export: there before us, and after us."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def owned(self, found: Bookmarks) -> bool:
+        return found.claim is None or found.claim == self.claim()
+
+    def refuse(self, found: Bookmarks | None, path: Path) -> None:
+        if found is not None:
+            raise DestinationChanged(path=self._place.shown, bookmarks=path)
+
+    def create(self) -> None:
+        """It exists."""
+
+    def claim(self) -> int:
+        with writing(self._place.shown):
+            return claim_of(self._place)
+
+    def remove(self) -> None:
+        """It is not ours to remove."""
+
+
+class NfsSite(StandingSite):
+    """A file on NFS, by URL."""
+
+    def refuse(self, found: Bookmarks | None, path: Path) -> None:
+        super().refuse(found, path)
+        self.create()
+
+    def create(self) -> None:
+        """Only look: the image is made, over whatever came there meanwhile, when it is written for the first time."""
+        if not absent(self._place):
+            raise DestinationExists(path=self._place.shown)
+
+
+def remove(path: Path) -> None:
+    """Remove a file for good; it may be gone already."""
+    with writing(path), suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)

@@ -1,0 +1,155 @@
+"""qemu-nbd as our reader and writer of formats and protocols: started for one call, gone after it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
+
+import nbd
+
+from vmferry.errors import BadPlace, ExportFailed
+from vmferry.qemu.img import image_name
+from vmferry.qemu.places import Place
+from vmferry.transfer.endpoints.nbd import NbdLink, nbd_link
+
+LOCKED_S = 5.0
+_LOOK_S = 0.25
+_END_S = 10.0
+_LAST_WORDS_S = 1.0
+_LOST = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN}
+_NO_DIRECT = "O_DIRECT"
+_LOCKED = "Failed to get"  # QEMU's words: Failed to get "write" lock; Failed to get shared "write" lock
+
+# The listening socket comes as standard input and goes on as descriptor 3 (sd_listen_fds(3)), whose reader
+# wants to find its own process id. The check of the parent closes the gap before setpriv has asked the kernel.
+START = (
+    *("setpriv", "--pdeathsig", "KILL", "sh", "-c"),
+    '[ "$PPID" = "$1" ] || exit 1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null',
+    "sh",
+)
+
+
+@contextmanager
+def exported(place: Place, connections: int, *, writable: bool) -> Iterator[NbdLink]:
+    """The content of an image, as QEMU sees it, past the page cache; qemu-nbd dies with this process.
+
+    QEMU's image locks hold: what a VM has open for writing is refused. Call and leave it in one thread: the
+    kernel ends qemu-nbd with the thread that started it. Raises ExportFailed, BadPlace.
+    """
+    if place.encrypted:
+        raise BadPlace(place=place.shown, reason="over TLS only raw can be read and written")
+    with ExitStack() as stack:
+        yield _opened(_Wanted(place, connections, writable), stack)
+
+
+class _Wanted(NamedTuple):
+    place: Place
+    connections: int
+    writable: bool
+
+
+class _Server:
+    """A qemu-nbd that runs, and connections that wait in its queue."""
+
+    def __init__(self, wanted: _Wanted, cache: str) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
+        self._sockets: list[socket.socket] = []
+        # The socket's folder is gone once all our connections are in the queue: a kill leaves nothing behind.
+        folder = tempfile.mkdtemp(prefix="vmferry-")
+        try:
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(f"{folder}/nbd")
+                listening.listen(wanted.connections)
+                for _ in range(wanted.connections):
+                    waiting = socket.socket(socket.AF_UNIX)
+                    self._sockets.append(waiting)
+                    waiting.connect(f"{folder}/nbd")
+                self._process = subprocess.Popen(
+                    [*START, str(os.getpid()), *_command(wanted, cache)],
+                    stdin=listening.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._said,
+                    start_new_session=True,  # Ctrl-C is for us
+                )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def connect(self, handle: nbd.NBD) -> None:
+        """Give one of the connections to libnbd, which closes it."""
+        handle.aio_connect_socket(self._sockets.pop().detach())
+
+    def explain(self, error: OSError) -> OSError:
+        """An error of the connection, with the server's reason if it has ended."""
+        if error.errno in _LOST:
+            with suppress(subprocess.TimeoutExpired):  # its sockets are closed before it can be waited for
+                self._process.wait(_LAST_WORDS_S)
+        code = self._process.poll()
+        return error if code is None else OSError(error.errno, f"qemu-nbd ended with {code}: {self._last_words()}")
+
+    def reason(self, error: OSError) -> str:
+        """Why it could not begin: what it said, if it ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_S)
+            return self._last_words()
+        return error.strerror or str(error)
+
+    def end(self) -> None:
+        """Stop it and take its status."""
+        for each in self._sockets:
+            each.close()
+        self._process.terminate()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("qemu-nbd: ") if lines else "it gave no reason"
+
+
+def _opened(wanted: _Wanted, stack: ExitStack) -> NbdLink:
+    """Open it; without O_DIRECT on a tmpfs, which has nothing past the cache.
+
+    Again and again for LOCKED_S while the lock is held: by a qemu-nbd, perhaps, that dies with a process of
+    ours that was killed.
+    """
+    cache, until = "none", time.monotonic() + LOCKED_S
+    while True:
+        with ExitStack() as attempt:
+            server = _Server(wanted, cache)
+            attempt.callback(server.end)
+            try:
+                link = attempt.enter_context(nbd_link(server.connect, wanted.connections, server.explain))
+            except OSError as error:
+                reason = server.reason(error)
+                if _NO_DIRECT in reason and cache == "none":
+                    cache = "writeback"
+                elif _LOCKED in reason and time.monotonic() < until:
+                    time.sleep(_LOOK_S)
+                else:
+                    raise ExportFailed(path=wanted.place.shown, reason=reason) from error
+                continue
+            stack.push(attempt.pop_all())
+            return link
+
+
+def _command(wanted: _Wanted, cache: str) -> list[str]:
+    """The image is named so that neither its format nor its path is guessed at."""
+    aio = "native" if cache == "none" else "threads"
+    words = ["qemu-nbd", "--persistent", f"--shared={wanted.connections}", f"--cache={cache}", f"--aio={aio}"]
+    words += ["--discard=unmap", "--detect-zeroes=off", f"--format={wanted.place.format}"]
+    if not wanted.writable:
+        words.append("--read-only")
+    return [*words, "--", image_name(wanted.place)]

@@ -1,0 +1,126 @@
+"""The source of a copy, open, with what proves that it is still the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from vmferry.errors import BadPlace, SourceChanged, SourceInUse
+from vmferry.qemu.img import Look, Options, look
+from vmferry.qemu.locks import guard_reading
+from vmferry.qemu.places import Place, Where, place_of, shown
+from vmferry.transfer.bookmarks import Identity
+from vmferry.transfer.endpoints.adapters import MediumSource
+from vmferry.transfer.endpoints.device import device_to_read
+from vmferry.transfer.endpoints.file import SourceFile, reading
+from vmferry.transfer.endpoints.interface import Source
+from vmferry.transfer.endpoints.nbd import nbd_link
+from vmferry.transfer.endpoints.nbd_url import connecting
+from vmferry.transfer.endpoints.probe import device_facts, digest, end_of, file_facts
+from vmferry.transfer.endpoints.qemu_nbd import exported
+from vmferry.transfer.endpoints.route import Kind, Opening, opening, openings
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A frozen source."""
+
+    source: Source
+    identity: Identity
+    confirm: Callable[[], None]
+    """Raises SourceChanged unless it is still what was opened; of a URL nobody can tell."""
+    file: SourceFile | None = None  # if its bytes are what is copied
+    attributes: os.stat_result | None = None  # owner and mode, if it is a file
+    options: Options = ()  # with which an image of its kind is made
+
+
+@contextmanager
+def original(source: Where, destination: Where, connections: int, *, grows: bool = False) -> Iterator[Original]:
+    """Open the source of a copy to that destination; of one that grows, what there is of it.
+
+    Raises SourceUnreadable, SourceInUse, ExportFailed, BadPlace.
+    """
+    way, _ = openings(end_of(source), end_of(destination))
+    with _opened(source, way, connections) as found:
+        yield _growing(found, shown(source)) if grows else found
+
+
+@contextmanager
+def original_alone(source: Where, connections: int) -> Iterator[Original]:
+    """Open a source for its content; a bare path for its bytes. Raises as original does."""
+    with _opened(source, opening(end_of(source)), connections) as found:
+        yield found
+
+
+@contextmanager
+def _opened(where: Where, way: Opening, connections: int) -> Iterator[Original]:
+    place = place_of(where)
+    with ExitStack() as stack:
+        if way is Opening.FILE:
+            yield _file(where, stack)
+        elif way is Opening.DEVICE:
+            yield _device(place, stack)
+        elif way is Opening.NBD:
+            with reading(place.shown):
+                link = stack.enter_context(nbd_link(connecting(place), connections))
+            source = MediumSource(link, place.shown)
+            yield Original(source, Identity(link.size, 0, 0, digest("url", place.shown)), _untold)
+        else:
+            yield _image(place, connections, stack)
+
+
+def _file(where: Where, stack: ExitStack) -> Original:
+    """Whoever gives a bare path sees to it himself that nobody writes there."""
+    place = place_of(where)
+    source = stack.enter_context(SourceFile(place.path if isinstance(where, Place) else where))
+    if isinstance(where, Place):
+        with reading(place.at):
+            if not guard_reading(source.raw.fd):
+                raise SourceInUse(path=place.at)
+        if place.format == "qcow2" and look(place).data_file:
+            raise BadPlace(place=place.at, reason="its data lie in another file: copy it to another format or storage")
+    return Original(source, source.identity, source.confirm, source, source.attributes())
+
+
+def _device(place: Place, stack: ExitStack) -> Original:
+    device = stack.enter_context(device_to_read(place.path))
+    with reading(place.at):
+        if not guard_reading(device.fd):
+            raise SourceInUse(path=place.at)
+        facts = device_facts(os.fstat(device.fd))
+    identity = Identity(device.size, 0, 0, digest(*facts))
+    return Original(MediumSource(device, place.at), identity, _untold)
+
+
+def _image(place: Place, connections: int, stack: ExitStack) -> Original:
+    link = stack.enter_context(exported(place, connections, writable=False))
+    seen = look(place)
+    mine = identity_of_image(place, seen)
+    local = end_of(place).kind is Kind.FILE
+    with reading(place.shown):
+        attributes = place.path.stat() if local else None
+    source = MediumSource(link, place.shown)
+    return Original(source, mine, partial(_confirm_image, place, mine), None, attributes, seen.options)
+
+
+def identity_of_image(place: Place, seen: Look) -> Identity:
+    """Size, and a digest of all the files that the content comes from."""
+    facts = [fact for name in seen.files for fact in file_facts(name)]
+    return Identity(seen.size, 0, 0, digest(place.format, place.shown, *facts))
+
+
+def _confirm_image(place: Place, mine: Identity) -> None:
+    if identity_of_image(place, look(place)) != mine:
+        raise SourceChanged(path=shown(place))
+
+
+def _growing(found: Original, name: str) -> Original:
+    """It has another size each time, so its name is all that is the same."""
+    return replace(found, identity=Identity(0, 0, 0, digest("grows", name)), confirm=_untold)
+
+
+def _untold() -> None:
+    """A device and a URL have no time of change."""

@@ -1,0 +1,41 @@
+"""What a finished copy leaves for programs, and for `vmferry verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from vmferry.model.seals import Seal, checksum
+from vmferry.qemu.places import Place
+from vmferry.transfer.standalone import Carried
+
+CopyReceipt = dict[str, Any]
+
+
+def receipt(source: Place, destination: Place, done: Carried) -> CopyReceipt:
+    """What was done; what an earlier call did and this one did not is None. Pure."""
+    copied = done.copied
+    told = {
+        "event": "end",
+        "source": source.shown,
+        "source_format": source.format,
+        "destination": destination.shown,
+        "destination_format": destination.format,
+        "method": copied.method if copied else None,
+        "virtual_bytes": copied.virtual_bytes if copied else None,
+        "data_bytes": copied.data_bytes if copied else None,
+        "copied_bytes": copied.copied_bytes if copied else 0,
+        "reused_bytes": copied.reused_bytes if copied else None,
+        "compared_bytes": done.compared.bytes,
+        "recopied_chunks": done.compared.recopied_chunks,
+        "root_hash": done.compared.root_hash,
+        "copy_seconds": round(copied.seconds, 3) if copied else 0.0,
+        "compare_seconds": round(done.compared.seconds, 3),
+    }
+    return resealed(told, done.seal)
+
+
+def resealed(told: CopyReceipt, seal: Seal | None) -> CopyReceipt:
+    """The same with this seal, and a checksum of it all. Pure."""
+    told = {**told, "seal": asdict(seal) if seal else None}
+    return {**told, "checksum": checksum(told)}

@@ -1,0 +1,142 @@
+"""Verifying: what a seal names is read again, past the page cache, and held against its hashes."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vmferry.errors import BadReceipt, SourceChanged, SourceInUse, SourceUnreadable
+from vmferry.model.seals import Seal
+from vmferry.qemu.locks import guard_reading
+from vmferry.qemu.places import Place, Scheme
+from vmferry.transfer.contract import Watch
+from vmferry.transfer.endpoints.file import reading
+from vmferry.transfer.endpoints.source import original_alone
+from vmferry.transfer.engine.copy_loop import Reader, scan
+from vmferry.transfer.engine.hashing import root_hash
+from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.streams import Lane, Streams
+from vmferry.transfer.ranges import Chunk, Range, by_chunk, chunk_range, clip, total
+from vmferry.transfer.verification.seals import Written, mark_of, stamp, unpack_marks, written
+
+_UNREADABLE = b"unreadable"  # no digest, and no mark either
+
+
+class Outcome(StrEnum):
+    SAME = "same"
+    """Every byte is what the receipt says."""
+    DIFFERS = "differs"
+    """It is not, and nothing tells that it was written since on purpose."""
+    WRITTEN = "written"
+    """It was written since, or is being written: its hashes would say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    at: str
+    outcome: Outcome
+    why: str = ""
+    """What is uncertain, or how it is known that it was written."""
+    wrong: tuple[Range, ...] = ()
+    """The chunks that differ, by offset; empty if only the root hash does."""
+    unreadable: tuple[Range, ...] = ()
+    compared_bytes: int = 0
+
+
+def verify(seal: Seal, watch: Watch, tls: Path | None = None, streams: int = 4) -> Verdict:
+    """Read all that the seal names, unless it was written since.
+
+    SAME is said only of what was read from the storage and has the root hash. Raises BadReceipt, BadPlace,
+    ExportFailed, SourceUnreadable if it cannot be opened, and what watch.check() raises.
+    """
+    place, marks = _place(seal, tls), unpack_marks(seal)
+    try:
+        now = stamp(place)
+        known, why = written(seal, now)
+        if known is Written.YES:
+            return Verdict(seal.at, Outcome.WRITTEN, why)
+        _refuse_open(place)
+        found = _read(seal, place, watch, streams)
+        later = stamp(place)
+    except FileNotFoundError:
+        return Verdict(seal.at, Outcome.WRITTEN, "there is no such file any more")
+    except (SourceInUse, SourceChanged):
+        return Verdict(seal.at, Outcome.WRITTEN, "a VM or another program has it open for writing")
+    except OSError as error:
+        raise SourceUnreadable(path=seal.at, offset=0, reason=error.strerror or str(error)) from error
+    if later != now:
+        return Verdict(seal.at, Outcome.WRITTEN, "it was written while it was read")
+    return _judged(seal, marks, found, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    size: int
+    data_bytes: int
+    digests: dict[int, bytes | None]
+
+
+def _place(seal: Seal, tls: Path | None) -> Place:
+    place = Place(seal.at, "raw" if seal.hashed == "bytes" else seal.format)
+    if seal.hashed not in ("bytes", "content") or (seal.hashed == "bytes" and place.scheme is not Scheme.PATH):
+        raise BadReceipt(receipt=seal.at, reason="it does not say what was hashed")
+    return Place(place.at, place.format, tls) if tls and place.encrypted else place
+
+
+def _refuse_open(place: Place) -> None:
+    """A VM that has it open for writing holds QEMU's lock. Raises SourceInUse, OSError."""
+    if place.scheme is not Scheme.PATH:
+        return
+    fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with reading(place.at):
+            if not guard_reading(fd):
+                raise SourceInUse(path=place.at)
+    finally:
+        os.close(fd)
+
+
+def _read(seal: Seal, place: Place, watch: Watch, streams: int) -> _Found:
+    """The digest of each chunk; of a file or device also where it cannot be read."""
+    with original_alone(place, streams) as of:
+        size = min(seal.size, of.source.size)
+        data = list(clip(of.source.extents(Range(0, size)), Range(0, size)))
+        digests: dict[int, bytes | None] = {}
+
+        def hash_one(chunk: Chunk, lane: Lane) -> None:
+            before = lane.moved
+            try:
+                digests[chunk.index] = scan(Reader(of.source.read, size), chunk, lane)
+            except SourceUnreadable:
+                if place.scheme is not Scheme.PATH:
+                    raise  # a link that is down says nothing of the disk
+                digests[chunk.index] = _UNREADABLE
+                lane.settle(before + total(chunk.data))
+
+        Streams(watch, Progress(total(data), time.monotonic), streams).run(by_chunk(data), hash_one)
+        of.confirm()
+    return _Found(of.source.size, total(data), digests)
+
+
+def _judged(seal: Seal, marks: list[bytes], found: _Found, why: str) -> Verdict:
+    """Pure."""
+    if found.size < seal.size:
+        return Verdict(seal.at, Outcome.WRITTEN, f"it has {found.size} bytes, not {seal.size}")
+    unreadable = [index for index, digest in found.digests.items() if digest == _UNREADABLE]
+    if not unreadable and root_hash(seal.size, found.digests) == seal.root_hash:
+        return Verdict(seal.at, Outcome.SAME, why, compared_bytes=found.data_bytes)
+    broken = set(unreadable)
+    wrong = [
+        index for index, mark in enumerate(marks) if mark_of(found.digests.get(index)) != mark and index not in broken
+    ]
+    return Verdict(
+        seal.at,
+        Outcome.DIFFERS,
+        why,
+        tuple(chunk_range(index, seal.size) for index in wrong),
+        tuple(chunk_range(index, seal.size) for index in sorted(unreadable)),
+        found.data_bytes,
+    )

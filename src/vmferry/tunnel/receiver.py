@@ -1,0 +1,104 @@
+"""From the wire to the local socket: one thread, one buffer; it also notices when the peer is gone."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+from vmferry.errors import TunnelCut
+from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Head, Kind, head_of
+from vmferry.tunnel.sender import Count, Outward
+from vmferry.tunnel.wire import Wire
+
+
+class Inward:
+    """Delivers what the peer sends, until it sends no more and has got all of ours.
+
+    A local program that does not read holds the peer back, through the window of TCP, and by what the peer is told of
+    compressed frames that were delivered; no more than a frame waits here. Silence counts only while this thread
+    listens.
+    """
+
+    def __init__(self, wire: Wire, local: socket.socket, outward: Outward, quiet_s: float) -> None:
+        self.count = Count()
+        self._wire, self._local, self._outward, self._quiet_s = wire, local, outward, quiet_s
+        self._view = memoryview(bytearray(MOST))
+        self._expander = Expander()
+        self._ended = self._acknowledged = False
+        self._poll = select.poll()
+        self._poll.register(local, select.POLLOUT)
+
+    def run(self) -> None:
+        """Returns when the peer has no more to say. Raises BadFrame, TunnelCut, EOFError, OSError."""
+        packed = memoryview(bytearray(HEAD.size))
+        while not (self._ended and self._acknowledged):
+            self._fill(packed)
+            head = head_of(packed)
+            self.count.wire += HEAD.size + head.wire
+            self._take(head)
+
+    def _take(self, head: Head) -> None:
+        if head.kind is Kind.DONE:
+            if self._acknowledged or not self._outward.ended:
+                raise BadFrame("it has all that was sent, it says, while more is to come")
+            self._acknowledged = True
+        elif head.kind is Kind.GOT:
+            self._outward.got(head.plain)
+        elif head.kind is not Kind.PING:
+            if self._ended:
+                raise BadFrame("more after the end")
+            self._advance(head)
+
+    def _advance(self, head: Head) -> None:
+        """What brings the peer's bytes forward."""
+        if head.kind is Kind.END:
+            self._ended = True
+            self._local.shutdown(socket.SHUT_WR)
+            self._outward.delivered()
+        elif head.kind is Kind.RAW:
+            self._pass_on(head.wire)
+        else:
+            squeezed = self._view[: head.wire]
+            self._fill(squeezed)
+            self._deliver(self._expander.expand(squeezed, head.plain))
+            self._outward.took(head.plain)
+
+    def _pass_on(self, length: int) -> None:
+        """Raw bytes need not wait for the end of their frame, which a slow link brings seconds later."""
+        given = have = 0
+        while have < length:
+            got = self._wire.receive(self._view[have:length])
+            have += got
+            if not got and have > given:
+                self._deliver(self._view[given:have])
+                given = have
+            elif not got:
+                self._wait()
+        self._deliver(self._view[given:have])
+
+    def _fill(self, into: memoryview) -> None:
+        have = 0
+        while have < len(into):
+            got = self._wire.receive(into[have:])
+            have += got
+            if not got:
+                self._wait()
+
+    def _wait(self) -> None:
+        began = time.monotonic()
+        while not self._wire.wait(max(0.0, began + self._quiet_s - time.monotonic())):
+            if time.monotonic() >= began + self._quiet_s:
+                raise TunnelCut(reason=f"nothing was heard of the other host for {self._quiet_s:g} s")
+
+    def _deliver(self, content: memoryview) -> None:
+        while content:
+            try:
+                count = self._local.send(content)
+            except BlockingIOError:
+                self._poll.poll()  # a cut wakes it
+                continue
+            except OSError as error:
+                raise TunnelCut(reason=f"the program at the socket left: {error}") from error
+            content = content[count:]
+            self.count.plain += count
