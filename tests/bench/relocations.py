@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from tests.libvirt.fleets import ManagedLab, managed
+from tests.support.fleets import ManagedLab, managed
 
 from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from tests.block.servers import certificates
+from tests.support.nbd_servers import certificates
 
 from vmferry.lab.programs import program
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.block.links import LOOPBACK, Link, shaped
-from tests.block.servers import certificates, free_port, until
-from tests.block.tunnel_ends import tunnel_between
+from tests.support.nbd_servers import certificates, free_port, until
+from tests.support.shaped_links import LOOPBACK, Link, shaped
+from tests.support.tunnel_ends import tunnel_between
 
 from .table import Aim, Row, Sample, Samples, alternate, table, values
 

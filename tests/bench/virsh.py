@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lxml import etree
-from tests.block.servers import certificates
+from tests.support.nbd_servers import certificates
 
 from vmferry.lab import LabGuest, LabHost
 from vmferry.lab.programs import run

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.block.servers import answers, free_port, listens
+from tests.support.nbd_servers import answers, free_port, listens
 
 from vmferry.errors import LabProgramFailed
 from vmferry.lab.programs import program, run, wait_for

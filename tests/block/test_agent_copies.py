@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.block.servers import nbd_on_port
+from tests.support.nbd_servers import nbd_on_port
 from tests.support.realm import Realm
 
 from vmferry.authority import Role, TlsFolder

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.block.places import image
-from tests.block.servers import loop_device, nbd_on_port, nbd_on_socket, until
+from tests.support.nbd_servers import loop_device, nbd_on_port, nbd_on_socket, until
+from tests.support.places import image
 
 from vmferry.transfer import CHUNK, Unwatched, root_hash_of
 

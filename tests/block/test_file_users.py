@@ -14,7 +14,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.block.servers import needs
+from tests.support.nbd_servers import needs
 
 from vmferry.hosts.libvirt import file_users, header_cache, headers, image_folders, images
 from vmferry.hosts.libvirt.file_users import vms_using

@@ -19,7 +19,7 @@ import libvirt
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.sampling import fewer
+from tests.support.sampling import fewer
 
 from vmferry.hosts.asking import ask_host
 from vmferry.hosts.interface import Host

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import nbd
 import pytest
-from tests.block.qmp import StorageDaemon, storage_daemon, writer
-from tests.block.servers import needs
-from tests.sampling import fewer
+from tests.support.nbd_servers import needs
+from tests.support.qmp import StorageDaemon, storage_daemon, writer
+from tests.support.sampling import fewer
 
 from vmferry.hosts.libvirt import images
 from vmferry.model import Placed

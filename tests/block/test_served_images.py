@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbd
 import pytest
-from tests.block.servers import answers, certificates, needs, running, until
+from tests.support.nbd_servers import answers, certificates, needs, running, until
 from tests.support.realm import Realm
 
 from vmferry.agent.tunnels import TunnelCrossing

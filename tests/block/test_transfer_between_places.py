@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.block.places import MAKERS, image
-from tests.block.servers import loop_device, nbd_on_socket, nbdkit
+from tests.support.nbd_servers import loop_device, nbd_on_socket, nbdkit
+from tests.support.places import MAKERS, image
 
 from vmferry.errors import (
     BadPlace,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.block.servers import loop_device, until
 from tests.block.test_copy_command import VMFERRY, vmferry
+from tests.support.nbd_servers import loop_device, until
 
 from vmferry.transfer import CHUNK
 

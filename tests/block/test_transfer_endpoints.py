@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.block.places import MAKERS
+from tests.support.places import MAKERS
 
 from vmferry.errors import DestinationUnwritable, ExportFailed, SourceUnreadable, VmferryError
 from vmferry.transfer import CHUNK, Place

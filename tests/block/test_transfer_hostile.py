@@ -14,7 +14,7 @@ from threading import Event, Thread
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.block.places import image
+from tests.support.places import image
 
 from vmferry.errors import VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, root_hash_of

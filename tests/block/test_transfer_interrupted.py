@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.block.places import image
-from tests.block.servers import answers, nbdkit, running, until
+from tests.support.nbd_servers import answers, nbdkit, running, until
+from tests.support.places import image
 
 from vmferry.errors import DestinationFull, VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, drop, root_hash_of

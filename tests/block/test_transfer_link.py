@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.block.places import image
-from tests.block.servers import Link, answers, iscsi_server, link, running, until
 from tests.block.test_copy_command import VMFERRY
+from tests.support.nbd_servers import Link, answers, iscsi_server, link, running, until
+from tests.support.places import image
 
 from vmferry.lab.programs import wait_for
 from vmferry.transfer import CHUNK, Place

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.block.places import image
-from tests.block.servers import iscsi_target, nfs_server
+from tests.support.nbd_servers import iscsi_target, nfs_server
+from tests.support.places import image
 
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, Where, compare, copy, root_hash_of
 

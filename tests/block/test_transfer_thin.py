@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.block.servers import iscsi_target, nbd_on_socket
 from tests.block.test_transfer_filesystems import MIB, extents, mounted, write_at
+from tests.support.nbd_servers import iscsi_target, nbd_on_socket
 
 from vmferry.transfer import Place, Transfer, Unwatched, Where, compare, copy, root_hash_of
 

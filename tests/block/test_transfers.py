@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.block.servers import until
+from tests.support.nbd_servers import until
 
 from vmferry.errors import BadPlace, DestinationExists, DestinationTaken, TransferWrongState
 from vmferry.hosts.fence import Fence

@@ -12,19 +12,8 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.block.servers import certificates, until
-from tests.block.tunnels import (
-    ANSWER_S,
-    QUICK,
-    Pair,
-    admitted,
-    call,
-    context,
-    pair,
-    read_all,
-    sending,
-    stranger,
-)
+from tests.support.nbd_servers import certificates, until
+from tests.support.tunnels import ANSWER_S, QUICK, Pair, admitted, call, context, pair, read_all, sending, stranger
 
 from vmferry.tunnel import Patience, Peer, TunnelClient, TunnelServer
 from vmferry.tunnel.compression import Choice

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.block.links import Link, shaped
-from tests.block.servers import certificates, needs
-from tests.block.tunnel_ends import Ends, tunnel_between
-from tests.block.tunnels import call, read_all, sending
+from tests.support.nbd_servers import certificates, needs
+from tests.support.shaped_links import Link, shaped
+from tests.support.tunnel_ends import Ends, tunnel_between
+from tests.support.tunnels import call, read_all, sending
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.block.servers import certificates, nbd_on_socket
-from tests.block.tunnels import tunnel_to
+from tests.support.nbd_servers import certificates, nbd_on_socket
+from tests.support.tunnels import tunnel_to
 
 from vmferry.errors import VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, root_hash_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, power_off
+from tests.support.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, power_off
 from tests.support.served import ServedHost
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import destination, power_off, run
 from tests.libvirt.test_faults import until_ended, until_step
+from tests.support.seen import destination, power_off, run
 from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for

@@ -10,9 +10,9 @@ from pathlib import Path
 import libvirt
 import libvirt_qemu
 import pytest
-from tests.libvirt.seen import destination, power_off, run
 from tests.libvirt.test_faults import until_ended, until_step
 from tests.libvirt.test_guest_agent import step_s
+from tests.support.seen import destination, power_off, run
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for

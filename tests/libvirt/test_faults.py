@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off, run
+from tests.support.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for

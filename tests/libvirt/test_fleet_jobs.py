@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.fleets import INSIDE_URI, ManagedLab, managed
-from tests.libvirt.seen import nothing_of_ours
 from tests.libvirt.test_lab_hosts import MOVING
-from tests.postgres import Cluster, cluster
+from tests.support.fleets import INSIDE_URI, ManagedLab, managed
+from tests.support.postgres import Cluster, cluster
+from tests.support.seen import nothing_of_ours
 
 from vmferry.lab import Lab, LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS, Ferry

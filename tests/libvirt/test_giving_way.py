@@ -11,8 +11,8 @@ from typing import Any
 import libvirt
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.fleets import managed
-from tests.libvirt.seen import destination, images, nothing_of_ours, power_off
+from tests.support.fleets import managed
+from tests.support.seen import destination, images, nothing_of_ours, power_off
 
 from vmferry.hosts.fence import Fence
 from vmferry.hosts.libvirt.driver import LibvirtHosts

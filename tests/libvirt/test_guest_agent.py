@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import destination, nothing_of_ours, power_off, run
+from tests.support.seen import destination, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for

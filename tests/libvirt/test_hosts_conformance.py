@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 import libvirt
 import pytest
-from tests.libvirt.seen import TWO_DISKS, destination, power_off
+from tests.support.seen import TWO_DISKS, destination, power_off
 from tests.support.served import ServedHost
 
 from vmferry.errors import DestinationExists, HostRefused, NoSuchVm, Superseded, VmHeld

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off
+from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
 from vmferry.lab.vmferry_command import Ferry

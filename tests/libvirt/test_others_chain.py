@@ -9,16 +9,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import (
-    TWO_DISKS,
-    check_image,
-    destination,
-    images,
-    long,
-    nothing_of_ours,
-    power_off,
-    run,
-)
+from tests.support.seen import TWO_DISKS, check_image, destination, images, long, nothing_of_ours, power_off, run
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS, Ferry

@@ -10,8 +10,8 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import destination, images, long, nothing_of_ours, power_off
 from tests.libvirt.test_others_start import said
+from tests.support.seen import destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds
 from vmferry.hosts.fence import Fence

@@ -12,8 +12,8 @@ from typing import Any
 
 import libvirt
 import pytest
-from tests.libvirt.namers import NAMERS, Yard, can_start, file_disk, firmware, image, volume_disk, written, yard
-from tests.libvirt.seen import long, power_off, run
+from tests.support.namers import NAMERS, Yard, can_start, file_disk, firmware, image, volume_disk, written, yard
+from tests.support.seen import long, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import Ended, Ferry

@@ -11,8 +11,8 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off
-from tests.libvirt.starts import restart, told
+from tests.support.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off
+from tests.support.starts import restart, told
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.disks import make_image

@@ -9,7 +9,7 @@ from threading import Thread
 
 import libvirt
 import pytest
-from tests.libvirt.seen import check_image, destination, images, long, nothing_of_ours, power_off
+from tests.support.seen import check_image, destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds
 from vmferry.hosts.fence import Fence

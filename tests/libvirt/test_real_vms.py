@@ -9,7 +9,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import (
+from tests.support.seen import (
     HARD,
     TWO_DISKS,
     check_image,

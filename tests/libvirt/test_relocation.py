@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.libvirt import starts
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
 from tests.libvirt.test_faults import until_ended, until_step
 from tests.libvirt.test_lab_hosts import MOVING
+from tests.support import starts
+from tests.support.fleets import ManagedLab, managed
+from tests.support.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 

@@ -18,12 +18,12 @@ from uuid import uuid4
 import libvirt
 import pytest
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.faults import FAULTS, Case, Fault
-from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.matrix import not_run, record
-from tests.libvirt.seen import nothing_of_ours
-from tests.libvirt.starts import restart
 from tests.libvirt.test_lab_hosts import MOVING
+from tests.support.fault_matrix import not_run, record
+from tests.support.faults import FAULTS, Case, Fault
+from tests.support.fleets import ManagedLab, managed
+from tests.support.seen import nothing_of_ours
+from tests.support.starts import restart
 
 from vmferry.errors import HostUnreachable, LabProgramFailed
 from vmferry.hosts.fence import Fence

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from lxml import etree
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.seen import check_image, of_snapshot, run, whole
 from tests.libvirt.test_relocation import folder_on
+from tests.support.fleets import ManagedLab, managed
+from tests.support.seen import check_image, of_snapshot, run, whole
 
 from vmferry.errors import LabProgramFailed
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for

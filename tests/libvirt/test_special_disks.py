@@ -14,7 +14,7 @@ import libvirt
 import pytest
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
-from tests.libvirt.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
+from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.guests.disks import make_image

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.seen import (
+from tests.support.seen import (
     ERASER,
     HARD,
     TWO_DISKS,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import MakeGuest, MakeGuestOn
-from tests.libvirt.fleets import ManagedLab, managed
-from tests.libvirt.seen import destination, long
-from tests.libvirt.torture import APART, HERE, Draw, Report, Torture, draw, spec_of
-from tests.libvirt.with_others import came_to, page, phase_of
+from tests.support.fleets import ManagedLab, managed
+from tests.support.seen import destination, long
+from tests.support.torture import APART, HERE, Draw, Report, Torture, draw, spec_of
+from tests.support.with_others import came_to, page, phase_of
 
 from vmferry.lab import Lab, LabHost
 from vmferry.lab.vmferry_command import Ferry

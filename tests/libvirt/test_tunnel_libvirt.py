@@ -7,10 +7,10 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.block.servers import certificates
-from tests.block.tunnels import tunnel_to
 from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.fleets import managed
+from tests.support.fleets import managed
+from tests.support.nbd_servers import certificates
+from tests.support.tunnels import tunnel_to
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabHost
 from vmferry.lab.hosts.links import PORT

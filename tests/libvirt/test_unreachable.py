@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import MakeGuest
-from tests.libvirt.seen import destination
 from tests.libvirt.test_faults import SLOW, until_ended, until_step
+from tests.support.seen import destination
 
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
 from vmferry.lab.vmferry_command import Ended, Ferry

@@ -13,7 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.seen import destination, long, power_off, untouched
+from tests.support.seen import destination, long, power_off, untouched
 from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for

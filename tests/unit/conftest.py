@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos_worlds import quick_folder
-from memory_site import Site
-from tests.postgres import Cluster, cluster
+from tests.support.postgres import Cluster, cluster
+from tests.support.simulated_site import Site
+from tests.support.worlds import quick_folder
 
 
 @pytest.fixture(autouse=True)

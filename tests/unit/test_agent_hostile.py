@@ -12,8 +12,8 @@ from threading import Event
 
 import httpx
 import pytest
-from chaos_worlds import SOURCE, UUID, make_world
 from tests.support.realm import LOOPBACK, Realm, Served
+from tests.support.worlds import SOURCE, UUID, make_world
 
 from vmferry.agent import host_routes, listening
 from vmferry.agent.error_responses import LARGEST_BODY

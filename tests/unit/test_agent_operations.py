@@ -12,8 +12,8 @@ from threading import Event
 from typing import Any
 
 import pytest
-from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 from tests.support.realm import Realm, Served
+from tests.support.worlds import DESTINATION, SOURCE, UUID, make_world
 
 from vmferry.agent.operation import Operation
 from vmferry.errors import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_worlds import DESTINATION, FAR, UUID, Bench, Scenario, make_world
+from tests.support.worlds import DESTINATION, FAR, UUID, Bench, Scenario, make_world
 
 from vmferry import preflight
 from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from chaos import ManagersTormentor, Post, Tormentor, world_file
-from chaos_worlds import quick_folder
-from tests.postgres import cluster
+from tests.support.chaos import ManagersTormentor, Post, Tormentor, world_file
+from tests.support.postgres import cluster
+from tests.support.worlds import quick_folder
 
 from vmferry.hosts.simulator.driver import World
 from vmferry.manager.limits.slots import HOST_SLOTS

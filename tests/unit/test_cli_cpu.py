@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memory_site import HOST, NAME, UUID, Site
+from tests.support.simulated_site import HOST, NAME, UUID, Site
 
 from vmferry.hosts.simulator.cpu_models import EPYC
 

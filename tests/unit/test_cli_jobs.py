@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from memory_site import HOST, NAME, UUID, Site, until
+from tests.support.simulated_site import HOST, NAME, UUID, Site, until
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from memory_site import COMMAND, DEADLINE_S, NAME, Site
+from tests.support.simulated_site import COMMAND, DEADLINE_S, NAME, Site
 
 pytestmark = pytest.mark.slow
 

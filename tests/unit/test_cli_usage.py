@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 import typer
-from memory_site import COMMAND, Site
+from tests.support.simulated_site import COMMAND, Site
 
 from vmferry.cli.options import Globals, connect_uri, state_place
 from vmferry.errors import StateUnusable

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
-from chaos_worlds import FAR, UUID, Bench, Scenario, at, broken, kill
-from tests.sampling import SAMPLE
+from tests.support.sampling import SAMPLE
+from tests.support.worlds import FAR, UUID, Bench, Scenario, at, broken, kill
 
 from vmferry.errors import HostUnreachable, VmHeld
 from vmferry.hosts.records import Quiesced

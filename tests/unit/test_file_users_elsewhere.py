@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos_worlds import DESTINATION, FAR, SOURCE, UUID, make_world
+from tests.support.worlds import DESTINATION, FAR, SOURCE, UUID, make_world
 
 from vmferry.errors import HostUnreachable
 from vmferry.hosts.interface import Host

@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from chaos_worlds import SOURCE, UUID, make_world
 from cryptography import x509
 from test_render import JOB
 from tests.support.realm import LOOPBACK, Anywhere
+from tests.support.worlds import SOURCE, UUID, make_world
 
 import vmferry.manager.fleet.service
 from vmferry.agent.joining import Joining, make_join_app

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_worlds import DESTINATION, SOURCE, UUID, make_world
 from tests.support.realm import Realm
+from tests.support.worlds import DESTINATION, SOURCE, UUID, make_world
 
 from vmferry.errors import Cancelled, DestinationExists, HostRefused, NoSuchVm, Superseded
 from vmferry.hosts.interface import Host

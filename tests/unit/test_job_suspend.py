@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
-from memory_site import Site
 from test_jobs import DEADLINE_S, Gate, ended, request, until, worker, world_of
+from tests.support.simulated_site import Site
+from tests.support.worlds import DESTINATION, SOURCE, UUID, quick_folder
 
 from vmferry.errors import WrongState
 from vmferry.hosts.simulator.driver import World

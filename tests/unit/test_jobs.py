@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
+from tests.support.worlds import DESTINATION, SOURCE, UUID, quick_folder
 
 from vmferry.errors import (
     AmbiguousJob,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from chaos_worlds import DESTINATION, SOURCE, UUID, quick_folder
+from tests.support.worlds import DESTINATION, SOURCE, UUID, quick_folder
 
 from vmferry.cli.calendars import parse_window
 from vmferry.errors import Cancelled, UsageError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from chaos_worlds import Scenario
 from test_crash_matrix import assert_kept, new
+from tests.support.worlds import Scenario
 
 from vmferry.hosts.simulator.driver import MemoryHost
 from vmferry.model import JobState, Power, Technology

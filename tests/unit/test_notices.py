@@ -20,8 +20,8 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from memory_site import NAME, Site, until
 from test_store import job
+from tests.support.simulated_site import NAME, Site, until
 
 from vmferry.errors import NotTold, UsageError
 from vmferry.manager.notify import command, webhook

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_worlds import make_world
+from tests.support.worlds import make_world
 
 from vmferry.hosts.simulator.driver import InMemory, MemoryHost
 from vmferry.hosts.simulator.world import File

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from chaos_worlds import SOURCE, Bench, Scenario, at
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.worlds import SOURCE, Bench, Scenario, at
 
 from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.hosts.simulator.world import File, Machine

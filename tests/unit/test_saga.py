@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import pytest
-from chaos_worlds import Facts
+from tests.support.worlds import Facts
 
 from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError, VmHeld
 from vmferry.migration.saga import Outcome, Strategy, walk

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import libvirt
 import pytest
-from chaos_worlds import DESTINATION, FAR, UUID, Bench, Scenario, broken
+from tests.support.worlds import DESTINATION, FAR, UUID, Bench, Scenario, broken
 
 from vmferry import preflight
 from vmferry.hosts.libvirt import cpu, domain_xml, start

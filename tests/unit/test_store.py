@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_worlds import Scenario, make_plan, make_world
+from tests.support.worlds import Scenario, make_plan, make_world
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
 from vmferry.manager.store import NewJob, Store

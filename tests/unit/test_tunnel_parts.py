@@ -15,7 +15,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_site import until
+from tests.support.simulated_site import until
 
 from vmferry.errors import TunnelCut, VmferryError
 from vmferry.tunnel.compression import Choice

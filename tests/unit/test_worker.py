@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from memory_site import COMMAND, HOST, NAME, Site, until
+from tests.support.simulated_site import COMMAND, HOST, NAME, Site, until
 
 from vmferry.api.codec import to_json
 from vmferry.api.place import ALREADY_RUNNING
@@ -20,7 +20,7 @@ from vmferry.model import MoveRequest
 pytestmark = pytest.mark.slow
 
 
-WORKER = str(Path(COMMAND[1]).with_name("memory_worker.py"))
+WORKER = str(Path(COMMAND[1]).with_name("simulated_worker.py"))
 
 
 def alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""The worker on a toy host whose world lies in a file: for tests only, started by memory_vmferry.py.
+"""The worker on a toy host whose world lies in a file: for tests only, started by simulated_vmferry.py.
 
 Files in the folder TEST_SITE steer it: `hold-CALL` makes the host stand still in that call while it exists,
 `fail-CALL` makes it refuse, `break-CALL` makes it raise what nobody foresaw.

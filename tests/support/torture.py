@@ -16,7 +16,7 @@ from pathlib import Path
 
 import libvirt
 from lxml import etree
-from tests.libvirt.torture_acts import ACTS, DEFINITION, Act, Scene, images, images_in, saved_at
+from tests.support.torture_acts import ACTS, DEFINITION, Act, Scene, images, images_in, saved_at
 
 from vmferry.errors import LabLate, NoSuchVm, VmferryError
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for

@@ -20,7 +20,7 @@ from vmferry.hosts.simulator.world import add_machine
 from vmferry.model import Power
 
 HOST = "memory:///"
-COMMAND = (sys.executable, str(Path(__file__).with_name("memory_vmferry.py")))
+COMMAND = (sys.executable, str(Path(__file__).with_name("simulated_vmferry.py")))
 NAME = "büro [x]"
 UUID = "11111111-2222-3333-4444-555555555555"
 DEADLINE_S = 60.0

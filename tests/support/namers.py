@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
-from tests.libvirt.seen import run
+from tests.support.seen import run
 
 from vmferry.lab import LabHost, wait_for
 from vmferry.lab.guests.domain import OVMF_CODE, OVMF_VARS

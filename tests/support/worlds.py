@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from borders import bordered
+from tests.support.borders import bordered
 
 from vmferry import preflight
 from vmferry.errors import Cancelled

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos_worlds import Scenario, make_plan, make_world
 from test_store import job
+from tests.support.worlds import Scenario, make_plan, make_world
 
 from vmferry.hosts.simulator.driver import InMemory, MemoryHosts
 from vmferry.manager.jobs.active import Desks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos_worlds import SOURCE, UUID, make_world
+from tests.support.worlds import SOURCE, UUID, make_world
 
 from vmferry.errors import DestinationExists, HostRefused, Superseded
 from vmferry.hosts.simulator.driver import InFile, InMemory, MemoryHost, World

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from chaos_worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts, Scenario, make_world, quick_folder
 from test_jobs import until
+from tests.support.worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts, Scenario, make_world, quick_folder
 
 from vmferry.errors import HostLost, HostRefused, HostUnreachable, NotResolvable, Superseded, UsageError, WrongState
 from vmferry.hosts.interface import Host

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbd
-from tests.block.servers import READY_S, answers, needs, running, until
+from tests.support.nbd_servers import READY_S, answers, needs, running, until
 
 Json = dict[str, Any]
 

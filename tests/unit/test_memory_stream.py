@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from chaos_worlds import Scenario, at, kill
 from test_crash_matrix import Recorder, assert_kept, new
+from tests.support.worlds import Scenario, at, kill
 
 from vmferry.errors import DestinationFull
 from vmferry.hosts.libvirt.saved_state import settled_bytes

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_worlds import Scenario, make_plan, make_world
 from test_jobs import ended, request, worker, world_of
+from tests.support.worlds import Scenario, make_plan, make_world
 
 from vmferry.manager.store.jobs import now
 from vmferry.migration.pause_history import LEAST, MOST, pause_factor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos_worlds import FAR, UUID
+from tests.support.worlds import FAR, UUID
 
 from vmferry import preflight
 from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World

@@ -1,4 +1,4 @@
-"""Makes docs/with-others.md from what runs of the torture have written: `python -m tests.libvirt.with_others FOLDER`.
+"""Makes docs/with-others.md from what runs of the torture have written: `python -m tests.support.with_others FOLDER`.
 
 A cell says what an act led to when it was done in that phase of a job. A run in which something was broken that must
 not be makes no page: it is named, with its seed, and the exit code is 1.
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.libvirt.torture_acts import ACTS
+from tests.support.torture_acts import ACTS
 
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.block.servers import certificates, needs
+from tests.support.nbd_servers import certificates, needs
 
 from vmferry.errors import SourceUnreadable
 from vmferry.hosts.libvirt.nbd_exports import Exports, Front

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_worlds import FAR, UUID, Bench, Scenario, at, kill
 from test_crash_matrix import kill_qemu, moments
-from tests.sampling import SAMPLE, sampled
+from tests.support.sampling import SAMPLE, sampled
+from tests.support.worlds import FAR, UUID, Bench, Scenario, at, kill
 
 from vmferry.hosts.simulator import others
 from vmferry.hosts.simulator.calls import Killed

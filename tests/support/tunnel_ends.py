@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from tests.block.links import Link
-from tests.block.tunnels import context
+from tests.support.shaped_links import Link
+from tests.support.tunnels import context
 
 from vmferry.tunnel import Ending, Patience, Peer, Tickets, TunnelClient, TunnelServer
 
@@ -50,7 +50,7 @@ def tunnel_between(link: Link, here: Path, there: Path, keys: Path, quiet_s: flo
 @contextmanager
 def _end(inside: tuple[str, ...], *words: object) -> Iterator[subprocess.Popen[str]]:
     """It ends with its standard input, so with this process at the latest."""
-    command = [*inside, sys.executable, "-m", "tests.block.tunnel_ends", *map(str, words)]
+    command = [*inside, sys.executable, "-m", "tests.support.tunnel_ends", *map(str, words)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         try:
             yield child

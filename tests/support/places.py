@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.block.servers import certificates, keys, loop_device, nbd_on_port, nbd_on_socket
+from tests.support.nbd_servers import certificates, keys, loop_device, nbd_on_port, nbd_on_socket
 
 from vmferry.transfer import Place
 

@@ -15,11 +15,11 @@ from threading import Barrier
 
 import psycopg
 import pytest
-from chaos_worlds import DESTINATION, quick_folder
-from memory_site import NAME, Site
 from test_jobs import DEADLINE_S, Gate, HeldHosts, ended, request, until, world_of
 from test_store import job
-from tests.postgres import cluster
+from tests.support.postgres import cluster
+from tests.support.simulated_site import NAME, Site
+from tests.support.worlds import DESTINATION, quick_folder
 
 from vmferry import preflight
 from vmferry.errors import HostKnown, StorageKnown, StoreAway, Superseded, TransferElsewhere, WorkerRunning

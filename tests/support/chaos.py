@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from tests.postgres import Cluster
+from tests.support.postgres import Cluster
 
 from vmferry.errors import HostRefused, VmferryError, WorkerRunning
 from vmferry.hosts.simulator.driver import InFile, MemoryHosts, Moment, World

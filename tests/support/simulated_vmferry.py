@@ -13,6 +13,6 @@ from vmferry.cli.main import main
 if __name__ == "__main__":
     place.home = lambda: Path(os.environ["TEST_SITE"]) / "home"
     idle = ("--idle-minutes", os.environ["TEST_IDLE_MINUTES"]) if "TEST_IDLE_MINUTES" in os.environ else ()
-    spawn.WORKER = (sys.executable, str(Path(__file__).with_name("memory_worker.py")), *idle)
+    spawn.WORKER = (sys.executable, str(Path(__file__).with_name("simulated_worker.py")), *idle)
     sys.argv[0] = "vmferry"
     main()

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from tests.libvirt.fleets import ManagedLab
-from tests.libvirt.starts import follow
+from tests.support.fleets import ManagedLab
+from tests.support.starts import follow
 
 from vmferry.api.client.client import Client
 from vmferry.api.client.errors import Answered
