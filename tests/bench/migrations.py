@@ -15,7 +15,7 @@ from vmferry.errors import LabNeeds
 from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, LabGuest, LabHost, StorageSpec, wait_for
 from vmferry.lab.guests.bare import bare_boot
 from vmferry.lab.guests.console import longest_jump_s
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 from .ours import PAUSED_STEPS, migrate
 from .table import Against, Aim, Row, Sample, alone, alternate, breakdown, values
@@ -43,7 +43,7 @@ class Bench:
     """A lab, vmferry's command with a worker that runs, and how much to measure."""
 
     lab: LabHost
-    ferry: Ferry
+    ferry: VmferryCommand
     runs: int
     _numbers: Iterator[int]
 
@@ -80,7 +80,7 @@ def bench(folder: Path, runs: int) -> Iterator[Bench]:
     host = LabHost(folder)
     try:
         host.up(STORAGES, owner_pid=os.getpid())
-        with Ferry(host.at / "state", host.uri) as ferry:
+        with VmferryCommand(host.at / "state", host.uri) as ferry:
             ferry.jobs()  # starts the worker
             yield Bench(host, ferry, runs, count())
     finally:

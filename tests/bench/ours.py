@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmferry.lab import LabGuest
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 from .table import Sample
 
@@ -27,7 +27,7 @@ class NotMoved(Exception):
     """The command did not end well: there is nothing to measure."""
 
 
-def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str, priority: str = "foreground") -> Sample:
+def migrate(ferry: VmferryCommand, guest: LabGuest, folder: Path, via: str, priority: str = "foreground") -> Sample:
     """Move a guest's disks to a folder.
 
     In the foreground unless told otherwise: the other tools do not give way to guests either.
@@ -36,7 +36,7 @@ def migrate(ferry: Ferry, guest: LabGuest, folder: Path, via: str, priority: str
     return moved(ferry, words, paused=PAUSED_STEPS if via == "quick" else ())
 
 
-def moved(ferry: Ferry, words: Sequence[str | Path], paused: Sequence[str] = ()) -> Sample:
+def moved(ferry: VmferryCommand, words: Sequence[str | Path], paused: Sequence[str] = ()) -> Sample:
     """Run a migration. Its worker runs already, so that the command's time is the command's own and the job's.
 
     `paused`: the steps for which the guest stands, where each part of its pause is wanted.

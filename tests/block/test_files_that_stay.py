@@ -24,7 +24,19 @@ from tests.support.sampling import fewer
 from vmferry.hosts.asking import ask_host
 from vmferry.hosts.interface import Host
 from vmferry.hosts.libvirt import file_users, files
-from vmferry.model import Disk, DiskMove, Fate, FileEntry, FileUser, Image, MoveRequest, Power, SourceFile, Vm, Where
+from vmferry.model import (
+    Disk,
+    DiskMove,
+    Fate,
+    FileEntry,
+    FileUser,
+    Image,
+    MoveRequest,
+    Power,
+    SourceFileFate,
+    Vm,
+    Where,
+)
 from vmferry.preflight.moves import Wanted, disk_move
 from vmferry.preflight.sources import Move, judge
 
@@ -252,7 +264,7 @@ def conn() -> Iterator[libvirt.virConnect]:
     made.close()
 
 
-def decided(ground: Ground, conn: libvirt.virConnect, case: Case) -> Sequence[SourceFile]:
+def decided(ground: Ground, conn: libvirt.virConnect, case: Case) -> Sequence[SourceFileFate]:
     vm = ground.own()
     to = ground.at / "to"
     to.mkdir()

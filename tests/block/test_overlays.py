@@ -10,7 +10,7 @@ import pytest
 
 from vmferry.errors import ImageToolFailed
 from vmferry.hosts.libvirt import images
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.overlays import Overlays
 from vmferry.model import Placed
 
@@ -51,7 +51,7 @@ def read(placed: Placed) -> bytes:
 
 def overlays(folder: Path, base: Placed, rounds: int = 3) -> Overlays:
     newest_first = [folder / f"r{n}" for n in range(rounds - 1, -1, -1)]
-    return Overlays(Link("test:///none"), "uuid", "vda", newest_first, base)
+    return Overlays(LibvirtConnection("test:///none"), "uuid", "vda", newest_first, base)
 
 
 LAYOUTS = [

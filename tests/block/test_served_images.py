@@ -14,16 +14,16 @@ import pytest
 from tests.support.nbd_servers import answers, certificates, needs, running, until
 from tests.support.realm import Realm
 
-from vmferry.agent.tunnels import TunnelCrossing
+from vmferry.agent.tunnels import TunnelTransport
 from vmferry.authority import Role
 from vmferry.errors import HostUnreachable
 from vmferry.hosts.fence import Fence
 from vmferry.hosts.libvirt import nbd_exports as exports_module
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.driver import LibvirtHost
-from vmferry.hosts.libvirt.nbd_exports import Exports, Front
+from vmferry.hosts.libvirt.nbd_exports import ExportAddress, Exports
 from vmferry.hosts.libvirt.network_cards import GBIT_S
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Copied, Place, Throttle, Transfer, Unwatched, Watch
 from vmferry.transfer.endpoints.nbd import NbdLink, nbd_link
 
@@ -52,10 +52,12 @@ def test_a_server_that_is_killed_while_it_is_read_is_a_host_that_is_away(tmp_pat
     needs("qemu-nbd")
     image = tmp_path / "image"
     image.write_bytes(b"content." * (SIZE // 8))
-    exports = Exports(Front("127.0.0.1", certificates(tmp_path / "tls")))
+    exports = Exports(ExportAddress("127.0.0.1", certificates(tmp_path / "tls")))
     try:
         served = exports.serve("abcd2345", image, "host1")
-        host = LibvirtHost(Link("test:///default"), Fence(tmp_path / "state"), Token("abcd2345", 1), exports)
+        host = LibvirtHost(
+            LibvirtConnection("test:///default"), Fence(tmp_path / "state"), FencingToken("abcd2345", 1), exports
+        )
         transfer = Transfer(served, Place(str(tmp_path / "copy")), tmp_path / "bookmarks")
         with pytest.raises(HostUnreachable, match="host1") as away:
             host.copy(transfer, KillsTheServer(exports))
@@ -73,8 +75,8 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
     image.write_bytes(b"content." * (SIZE // 8))
     tls, _ = Realm(tmp_path / "realm").certificate("host1", Role.AGENT)
     run = Path(tempfile.mkdtemp(prefix="vmferry-test-"))  # a socket's path is short
-    crossing = TunnelCrossing("test:///default", tls, run)
-    ways = {speed: Exports(Front("127.0.0.1", tls.path, speed), crossing.lead) for speed in (GBIT_S, 10**10)}
+    crossing = TunnelTransport("test:///default", tls, run)
+    ways = {speed: Exports(ExportAddress("127.0.0.1", tls.path, speed), crossing.lead) for speed in (GBIT_S, 10**10)}
     try:
         slow, fast = (exports.serve("abcd2345", image, "host1") for exports in ways.values())
         assert slow.through
@@ -83,10 +85,12 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
         assert slow.shown == fast.shown
 
         def copied(served: Place, watch: Watch) -> Copied:
-            host = LibvirtHost(Link("test:///default"), Fence(tmp_path / "state"), ours, ways[10**10], crossing)
+            host = LibvirtHost(
+                LibvirtConnection("test:///default"), Fence(tmp_path / "state"), ours, ways[10**10], crossing
+            )
             return host.copy(Transfer(served, Place(str(tmp_path / "copy")), tmp_path / "bookmarks"), watch)
 
-        ours = Token("abcd2345", 1)
+        ours = FencingToken("abcd2345", 1)
         with pytest.raises(HostUnreachable, match="host1"):
             copied(slow, KillsTheServer(ways[GBIT_S]))
         again = ways[GBIT_S].serve("abcd2345", image, "host1")
@@ -118,7 +122,7 @@ def test_an_image_is_served_over_a_fast_link_without_pacing(
     monkeypatch.setattr(exports_module, "unpaced", lambda listening: changed.append(listening.fileno()))
     image = tmp_path / "image"
     image.write_bytes(bytes(1 << 20))
-    exports = Exports(Front("127.0.0.1", certificates(tmp_path / "tls"), speed))
+    exports = Exports(ExportAddress("127.0.0.1", certificates(tmp_path / "tls"), speed))
     try:
         exports.serve("abcd2345", image, "host1")
     finally:

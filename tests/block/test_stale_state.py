@@ -13,7 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from vmferry.errors import VmForgotten, VmHalfStarted, VmHeld
+from vmferry.errors import VmHalfStarted, VmHeld, VmRunningUnseen
 from vmferry.hosts.libvirt import stale_state
 
 UUID = "7f9a5b0e-2f7e-4a36-9a63-3f1d8f0d0a11"
@@ -100,7 +100,7 @@ def test_one_whose_qemu_runs_is_never_forgotten(tmp_path: Path) -> None:
 def test_one_that_counts_as_off_is_not_as_long_as_its_qemu_runs(tmp_path: Path) -> None:
     off = MockOfDomain(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
     stale_state.check("h", off, tmp_path)
-    with running(tmp_path) as pid, pytest.raises(VmForgotten, match=f"process {pid}"):
+    with running(tmp_path) as pid, pytest.raises(VmRunningUnseen, match=f"process {pid}"):
         stale_state.check("h", off, tmp_path)
     stale_state.check("h", off, tmp_path)
 

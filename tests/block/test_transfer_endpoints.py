@@ -11,11 +11,11 @@ from tests.support.places import MAKERS
 
 from vmferry.errors import DestinationUnwritable, ExportFailed, SourceUnreadable, VmferryError
 from vmferry.transfer import CHUNK, Place
-from vmferry.transfer.endpoints.destination import Target
+from vmferry.transfer.endpoints.destination import OpenedDestination
 from vmferry.transfer.endpoints.interface import Can, Destination, Source
 from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.route import opening
-from vmferry.transfer.endpoints.source import original_alone
+from vmferry.transfer.endpoints.source import opened_alone
 from vmferry.transfer.ranges import Range, total
 
 SIZE = 3 * CHUNK
@@ -35,7 +35,7 @@ def buffer(length: int, content: bytes = b"") -> memoryview:
 
 @contextmanager
 def to_read(kind: str, folder: Path) -> Iterator[Source]:
-    with MAKERS[kind](folder, CONTENT) as made, original_alone(made.place, 2) as found:
+    with MAKERS[kind](folder, CONTENT) as made, opened_alone(made.place, 2) as found:
         yield found.source
 
 
@@ -43,7 +43,7 @@ def to_read(kind: str, folder: Path) -> Iterator[Source]:
 def to_write(kind: str, folder: Path, content: bytes = CONTENT) -> Iterator[Destination]:
     with ExitStack() as stack:
         place = stack.enter_context(MAKERS[kind](folder, content)).place
-        yield stack.enter_context(Target(place, opening(end_of(place)), len(content)).opened(2)).destination
+        yield stack.enter_context(OpenedDestination(place, opening(end_of(place)), len(content)).opened(2)).destination
 
 
 def back(destination: Destination, where: Range) -> bytes:
@@ -131,11 +131,14 @@ def test_a_write_behind_the_end_is_a_typed_error(kind: str, tmp_path: Path) -> N
     ids=str,
 )
 def test_a_source_that_is_not_there_is_named(place: Place, error: type[VmferryError]) -> None:
-    with pytest.raises(error, match=r"nowhere|127\.0\.0\.1"), original_alone(place, 2):
+    with pytest.raises(error, match=r"nowhere|127\.0\.0\.1"), opened_alone(place, 2):
         pass
 
 
 def test_a_server_that_is_not_there_is_named_as_destination() -> None:
     place = Place("nbd+unix:///?socket=/nowhere")
-    with pytest.raises(DestinationUnwritable, match="nowhere"), Target(place, opening(end_of(place)), 1).opened(1):
+    with (
+        pytest.raises(DestinationUnwritable, match="nowhere"),
+        OpenedDestination(place, opening(end_of(place)), 1).opened(1),
+    ):
         pass

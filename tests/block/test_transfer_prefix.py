@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.nbd_servers import certificates, needs
 
 from vmferry.errors import SourceUnreadable
-from vmferry.hosts.libvirt.nbd_exports import Exports, Front
+from vmferry.hosts.libvirt.nbd_exports import ExportAddress, Exports
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, drop
 
 PASSES = st.lists(
@@ -115,7 +115,7 @@ def test_a_beginning_is_served_in_place_of_the_shorter_one_before_and_the_whole_
     needs("qemu-nbd")
     memory, tls = tmp_path / "memory", certificates(tmp_path / "tls")
     append(memory, 3 * CHUNK)
-    exports = Exports(Front("127.0.0.1", tls))
+    exports = Exports(ExportAddress("127.0.0.1", tls))
 
     def brought(place: Place) -> int:
         served = Place(place.at, place.format, tls, known_as=place.known_as)

@@ -23,7 +23,7 @@ from vmferry.manager.transfers.service import Transfers
 from vmferry.model import Priority, Scope, Seal, SharedLimit, Window
 from vmferry.model.transfers import TransferRequest, TransferState, TransferView
 from vmferry.transfer import CHUNK, Unwatched
-from vmferry.transfer.verification.verify import Outcome, verify
+from vmferry.transfer.verification.verify import VerifyOutcome, verify
 
 S = TransferState
 HERE = "test:///default"
@@ -99,7 +99,7 @@ def test_its_receipt_can_be_verified(service: Service) -> None:
     service.submit("aaaa", hand_over=True)
     service.reach("aaaa", S.ACKNOWLEDGED)
     seal = load(Seal, json.dumps(service.all.receipt("aaaa")["seal"]))
-    assert (seal.at, verify(seal, Unwatched()).outcome) == (str(service.folder / "new.img"), Outcome.SAME)
+    assert (seal.at, verify(seal, Unwatched()).outcome) == (str(service.folder / "new.img"), VerifyOutcome.SAME)
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ import zstandard
 from tests.support.nbd_servers import certificates, until
 from tests.support.tunnels import ANSWER_S, QUICK, Pair, admitted, call, context, pair, read_all, sending, stranger
 
-from vmferry.tunnel import Patience, Peer, TunnelClient, TunnelServer
-from vmferry.tunnel.compression import Choice
-from vmferry.tunnel.frames import HEAD, MOST, Kind, Squeezer
+from vmferry.tunnel import TunnelClient, TunnelPeer, TunnelServer, TunnelTimeouts
+from vmferry.tunnel.compression import CompressionChoice
+from vmferry.tunnel.frames import HEAD, MOST, FrameKind, Squeezer
 from vmferry.tunnel.handshake import MAGIC, VERSION, Answer
 from vmferry.tunnel.sender import LEAST_AHEAD
 
@@ -54,7 +54,7 @@ def works(at: Pair) -> None:
 def test_over_a_fast_link_nothing_is_compressed_however_well_it_would_pay(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool | None, smaller: bool
 ) -> None:
-    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
+    monkeypatch.setattr(CompressionChoice, "squeeze", lambda *_: True)
     with pair(tmp_path, keys, slow=slow) as at:
         near, far = at.connect()
         with near, far, sending(near, TEXT), sending(far, TEXT):
@@ -119,7 +119,7 @@ def test_compressed_frames_are_expanded(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys) as at:
         caller, far = admitted(at, keys)
         with caller, far:
-            caller.sendall(bytes(squeezed) + frame(Kind.RAW, b"and so on") + frame(Kind.END))
+            caller.sendall(bytes(squeezed) + frame(FrameKind.RAW, b"and so on") + frame(FrameKind.END))
             assert read_all(far) == TEXT + b"and so on"
 
 
@@ -127,7 +127,7 @@ def test_raw_bytes_are_passed_on_before_their_frame_is_complete(tmp_path: Path, 
     with pair(tmp_path, keys) as at:
         caller, far = admitted(at, keys)
         with caller, far:
-            caller.sendall(HEAD.pack(Kind.RAW, MOST, MOST) + b"soon")
+            caller.sendall(HEAD.pack(FrameKind.RAW, MOST, MOST) + b"soon")
             assert far.recv(MOST) == b"soon"
 
 
@@ -191,7 +191,7 @@ def test_a_caller_of_another_authority_is_refused_and_refuses(tmp_path: Path, ke
 
 def test_a_peer_with_another_name_is_not_trusted(tmp_path: Path, keys: Path) -> None:
     with pair(tmp_path, keys) as at:
-        wrong = Peer(at.peer.host, at.peer.port, at.ticket, named="host2")
+        wrong = TunnelPeer(at.peer.host, at.peer.port, at.ticket, named="host2")
         with TunnelClient(tmp_path / "other", wrong, context(keys, "client"), at.endings.put) as client:
             with call(client.at) as near:
                 assert read_all(near) == b""
@@ -230,7 +230,7 @@ def test_a_caller_of_another_version_is_told_so(tmp_path: Path, keys: Path) -> N
 )
 def test_a_peer_that_answers_something_else_is_told_of(tmp_path: Path, keys: Path, said: bytes, told: str) -> None:
     with pair(tmp_path, keys) as at, socket.create_server(("127.0.0.1", 0)) as listener:
-        odd = Peer("127.0.0.1", listener.getsockname()[1], at.ticket)
+        odd = TunnelPeer("127.0.0.1", listener.getsockname()[1], at.ticket)
         with TunnelClient(tmp_path / "odd", odd, context(keys, "client"), at.endings.put) as client:
             with call(client.at) as near, listener.accept()[0] as plain:
                 with context(keys, "server").wrap_socket(plain, server_side=True) as answering:
@@ -280,17 +280,17 @@ BOMB = zstandard.ZstdCompressor().compress(bytes(64 * MIB))
     ("said", "reason"),
     [
         (b"\xff" * 100, "unknown kind 255"),
-        (HEAD.pack(Kind.RAW, 0xFFFFFFFF, 0xFFFFFFFF), "RAW of 4294967295 bytes"),
-        (HEAD.pack(Kind.ZSTD, 100, 0xFFFFFFFF), "ZSTD of 100 bytes for 4294967295"),
-        (frame(Kind.ZSTD, BOMB, MOST), "67108864 bytes that was to have 262144"),
-        (frame(Kind.ZSTD, NOISE[:100], 1000), "cannot be expanded"),
-        (frame(Kind.END) + frame(Kind.RAW, b"x"), "more after the end"),
-        (frame(Kind.END) + frame(Kind.END), "more after the end"),
-        (frame(Kind.DONE), "while more is to come"),
-        (frame(Kind.GOT, plain=1), "got more than was sent"),
-        (frame(Kind.GOT, b"x", 1), "GOT of 1 bytes for 1"),
-        (frame(Kind.RAW, b"x" * 50)[:-1], "ended it in the middle"),
-        (frame(Kind.RAW, b"x" * 50)[:5], "ended it in the middle"),
+        (HEAD.pack(FrameKind.RAW, 0xFFFFFFFF, 0xFFFFFFFF), "RAW of 4294967295 bytes"),
+        (HEAD.pack(FrameKind.ZSTD, 100, 0xFFFFFFFF), "ZSTD of 100 bytes for 4294967295"),
+        (frame(FrameKind.ZSTD, BOMB, MOST), "67108864 bytes that was to have 262144"),
+        (frame(FrameKind.ZSTD, NOISE[:100], 1000), "cannot be expanded"),
+        (frame(FrameKind.END) + frame(FrameKind.RAW, b"x"), "more after the end"),
+        (frame(FrameKind.END) + frame(FrameKind.END), "more after the end"),
+        (frame(FrameKind.DONE), "while more is to come"),
+        (frame(FrameKind.GOT, plain=1), "got more than was sent"),
+        (frame(FrameKind.GOT, b"x", 1), "GOT of 1 bytes for 1"),
+        (frame(FrameKind.RAW, b"x" * 50)[:-1], "ended it in the middle"),
+        (frame(FrameKind.RAW, b"x" * 50)[:5], "ended it in the middle"),
         (b"", "ended it in the middle"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -313,12 +313,12 @@ def test_a_stream_is_not_whole_until_the_peer_says_that_it_was_delivered(tmp_pat
     with pair(tmp_path, keys) as at:
         caller, far = admitted(at, keys)
         with caller, far:
-            caller.sendall(frame(Kind.END))
+            caller.sendall(frame(FrameKind.END))
             assert read_all(far) == b""
             far.sendall(b"the end")
             far.shutdown(socket.SHUT_WR)
             got = b""
-            while not got.endswith(frame(Kind.END)):
+            while not got.endswith(frame(FrameKind.END)):
                 got += caller.recv(1000)
             caller.close()
             assert not at.at_server.get(timeout=ANSWER_S).whole
@@ -329,7 +329,7 @@ def test_a_peer_that_falls_silent_is_given_up(tmp_path: Path, keys: Path) -> Non
     with pair(tmp_path, keys, patience=QUICK) as at:
         caller, far = admitted(at, keys)
         with caller, far:
-            caller.sendall(frame(Kind.RAW, b"last words"))
+            caller.sendall(frame(FrameKind.RAW, b"last words"))
             assert read_all(far) == b"last words"
             assert "nothing was heard of the other host for 1 s" in str(at.at_server.get(timeout=ANSWER_S).error)
 
@@ -351,9 +351,9 @@ def test_a_tunnel_without_traffic_is_kept_by_its_pings(tmp_path: Path, keys: Pat
         caller, far = admitted(at, keys, quiet_s=QUICK.quiet_s)
         with caller, far:
             for _ in range(12):
-                assert caller.recv(HEAD.size) == frame(Kind.PING)
-                caller.sendall(frame(Kind.PING))
-            caller.sendall(frame(Kind.RAW, b"still here"))
+                assert caller.recv(HEAD.size) == frame(FrameKind.PING)
+                caller.sendall(frame(FrameKind.PING))
+            caller.sendall(frame(FrameKind.RAW, b"still here"))
             assert far.recv(100) == b"still here"
 
 
@@ -384,7 +384,7 @@ def test_a_reader_that_takes_its_time_holds_the_sender_back_and_loses_nothing(tm
 def test_a_reader_that_takes_nothing_holds_back_also_what_hardly_takes_room_on_the_link(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
+    monkeypatch.setattr(CompressionChoice, "squeeze", lambda *_: True)
     most = LEAST_AHEAD + 2 * MIB  # what the local sockets and a frame at each end hold
     with pair(tmp_path, keys) as at:
         near, far = at.connect()
@@ -440,7 +440,7 @@ def test_a_program_that_leaves_in_mid_stream_ends_the_others_too(tmp_path: Path,
 
 @pytest.mark.slow
 def test_hundreds_of_connections_of_all_kinds_leave_nothing_behind(tmp_path: Path, keys: Path) -> None:
-    with pair(tmp_path, keys, patience=Patience(hello_s=30.0)) as at:
+    with pair(tmp_path, keys, patience=TunnelTimeouts(hello_s=30.0)) as at:
         works(at)
         until(lambda: len(at.server) == len(at.client) == 0, "the first to end")
         before = _held()
@@ -467,7 +467,7 @@ def test_hundreds_of_connections_of_all_kinds_leave_nothing_behind(tmp_path: Pat
 
 
 def test_closing_ends_what_runs_and_what_has_not_said_who_it_is(tmp_path: Path, keys: Path) -> None:
-    with pair(tmp_path, keys, patience=Patience(hello_s=300.0)) as at:
+    with pair(tmp_path, keys, patience=TunnelTimeouts(hello_s=300.0)) as at:
         near, far = at.connect()
         mute = socket.create_connection((at.peer.host, at.peer.port))
         until(lambda: len(at.server) == 2, "both to be there")

@@ -14,7 +14,7 @@ from tests.support.volumes import LabVolumes
 from vmferry.errors import LabNeeds
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost
 from vmferry.lab.guests.boot import prepare_boot
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 MakeGuestOn = Callable[[LabHost, GuestSpec], LabGuest]
@@ -78,9 +78,9 @@ def lab_place(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ferry(lab: LabHost, tmp_path: Path) -> Iterator[Ferry]:
+def ferry(lab: LabHost, tmp_path: Path) -> Iterator[VmferryCommand]:
     """vmferry's own command against the lab, with a state folder of its own within the lab, which ends its worker."""
-    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, priority="foreground") as command:
+    with VmferryCommand(lab.at / f"state-{tmp_path.name}", lab.uri, priority="foreground") as command:
         yield command
 
 
@@ -92,9 +92,9 @@ def volumes(lab: LabHost) -> Iterator[LabVolumes]:
 
 
 @pytest.fixture
-def inner_ferry(lab: LabHost, volumes: LabVolumes, tmp_path: Path) -> Iterator[Ferry]:
+def inner_ferry(lab: LabHost, volumes: LabVolumes, tmp_path: Path) -> Iterator[VmferryCommand]:
     """vmferry's command and worker where the LUNs can be reached."""
-    with Ferry(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside, priority="foreground") as command:
+    with VmferryCommand(lab.at / f"state-{tmp_path.name}", lab.uri, volumes.inside, priority="foreground") as command:
         yield command
 
 
@@ -162,10 +162,10 @@ def make_guest_on() -> Iterator[MakeGuestOn]:
 
 
 @pytest.fixture
-def manager(two_hosts: Lab, tmp_path: Path) -> Iterator[Ferry]:
+def manager(two_hosts: Lab, tmp_path: Path) -> Iterator[VmferryCommand]:
     """vmferry's own command in the manager's place: on the network of two_hosts, without any of their files."""
     node = two_hosts.manager
-    with Ferry(
+    with VmferryCommand(
         node.at / f"state-{tmp_path.name}", two_hosts.host("host1").tcp_uri, node.inside(), priority="foreground"
     ) as command:
         yield command

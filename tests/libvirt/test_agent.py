@@ -13,7 +13,7 @@ from tests.support.seen import HARD, TWO_DISKS, destination, images, nothing_of_
 from tests.support.served import ServedHost
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +29,7 @@ def served(lab: LabHost, tmp_path: Path) -> Iterator[ServedHost]:
 
 
 @pytest.fixture
-def remote(lab: LabHost, ferry: Ferry, served: ServedHost) -> Ferry:
+def remote(lab: LabHost, ferry: VmferryCommand, served: ServedHost) -> VmferryCommand:
     """The command, whose default host is the lab's, by its agent; both storages are declared."""
     added = ferry.run("host", "add", "host1", "--address", served.address, "--token", served.token())
     assert added.code == 0, added.err
@@ -42,7 +42,7 @@ def remote(lab: LabHost, ferry: Ferry, served: ServedHost) -> Ferry:
 
 @pytest.mark.parametrize("via", TECHNOLOGIES)
 def test_a_guest_moves_through_the_agent_and_loses_nothing(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: VmferryCommand
 ) -> None:
     guest = make_guest(HARD)
     domain = domain_of(guest)
@@ -67,7 +67,7 @@ def test_a_guest_moves_through_the_agent_and_loses_nothing(
 
 
 def test_an_agent_that_is_killed_while_it_copies_goes_on_when_it_is_back(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: Ferry, served: ServedHost
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: VmferryCommand, served: ServedHost
 ) -> None:
     guest = make_guest(HARD)
     guest.wait_acks(50)
@@ -88,7 +88,7 @@ def test_an_agent_that_is_killed_while_it_copies_goes_on_when_it_is_back(
 
 
 def test_a_manager_that_is_killed_while_the_agent_copies_finds_the_copy_again(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: Ferry, served: ServedHost
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: VmferryCommand, served: ServedHost
 ) -> None:
     guest = make_guest(HARD)
     guest.wait_acks(50)
@@ -106,7 +106,7 @@ def test_a_manager_that_is_killed_while_the_agent_copies_finds_the_copy_again(
 
 
 def test_a_folder_that_was_not_declared_is_refused_before_the_vm_is_touched(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: Ferry, tmp_path: Path
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, remote: VmferryCommand, tmp_path: Path
 ) -> None:
     guest = make_guest(HARD)
     before = images(domain_of(guest))
@@ -121,7 +121,7 @@ def test_a_folder_that_was_not_declared_is_refused_before_the_vm_is_touched(
 
 
 def test_an_agent_that_is_told_to_leave_leaves_the_job_to_the_next(
-    lab: LabHost, make_guest: MakeGuest, remote: Ferry, served: ServedHost
+    lab: LabHost, make_guest: MakeGuest, remote: VmferryCommand, served: ServedHost
 ) -> None:
     guest = make_guest(HARD)
     folder = destination(lab, guest)

@@ -17,7 +17,7 @@ from tests.support.seen import destination, power_off, run
 from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -49,7 +49,7 @@ def laid_on(full: Path, incremental: Path) -> Path:
 
 @pytest.mark.parametrize("via", WORDS)
 def test_an_incremental_backup_after_a_move_holds_all_that_was_written_since_the_checkpoint(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(ONE)
     domain, backups = domain_of(guest), folder_of_backups(lab, via)
@@ -62,7 +62,7 @@ def test_an_incremental_backup_after_a_move_holds_all_that_was_written_since_the
 
 @pytest.mark.parametrize("via", WORDS)
 def test_what_is_folded_round_by_round_is_in_an_incremental_backup_too(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """The guest writes as fast as it is copied, so that there are rounds."""
     guest = make_guest(replace(ONE, disks=(LARGE,), rate=0))
@@ -90,7 +90,7 @@ def test_checkpoints_of_a_disk_that_is_copied_by_content_are_dropped_and_no_back
     make_guest: MakeGuest,
     domain_of: DomainOf,
     volumes: LabVolumes,
-    inner_ferry: Ferry,
+    inner_ferry: VmferryCommand,
 ) -> None:
     """Seen: an incremental backup after the move succeeded and lacked 233 of 441 blocks."""
     guest = make_guest(ONE)
@@ -119,7 +119,7 @@ def test_checkpoints_are_as_good_as_before_when_a_mirror_is_undone(
     make_guest: MakeGuest,
     domain_of: DomainOf,
     volumes: LabVolumes,
-    inner_ferry: Ferry,
+    inner_ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(replace(ONE, rate=0))
     domain, backups = domain_of(guest), folder_of_backups(lab, "undone")

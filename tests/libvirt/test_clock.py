@@ -16,7 +16,7 @@ from tests.support.seen import destination, power_off, run
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -55,14 +55,14 @@ def behind_s(domain: libvirt.virDomain) -> float:
     return min((asked() for _ in range(5)), key=abs)
 
 
-def moved(ferry: Ferry, guest: LabGuest, folder: Path) -> str:
+def moved(ferry: VmferryCommand, guest: LabGuest, folder: Path) -> str:
     ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", "quick", *LONG)
     assert ended.code == 0, ended.out + ended.err
     return str(ferry.jobs()[0]["id"])
 
 
 def test_the_clock_is_set_by_the_guest_agent_after_a_quick_move(
-    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     domain = domain_of(told)
 
@@ -79,7 +79,7 @@ def test_the_clock_is_set_by_the_guest_agent_after_a_quick_move(
 
 
 def test_without_a_guest_agent_the_receipt_says_what_sets_the_clock(
-    lab: LabHost, make_guest: MakeGuest, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("tells nobody", disks=DISKS, rate=15))
 
@@ -94,7 +94,7 @@ def test_without_a_guest_agent_the_receipt_says_what_sets_the_clock(
 
 @pytest.mark.long
 def test_an_agent_that_hangs_is_waited_for_a_while_and_the_job_ends_all_the_same(
-    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     told.command("agent-stop")
 
@@ -126,7 +126,9 @@ def blocked(folder: Path, guest: LabGuest, job: str) -> None:
 
 
 @pytest.mark.long
-def test_an_undo_of_a_save_sets_the_clock_too(told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry) -> None:
+def test_an_undo_of_a_save_sets_the_clock_too(
+    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
     folder, domain = destination(lab, told), domain_of(told)
     job = ferry.detached(told.name, "--path", folder, "--via", "quick", *LONG)
     until_step(ferry, job, "Save")
@@ -143,7 +145,7 @@ def test_an_undo_of_a_save_sets_the_clock_too(told: LabGuest, lab: LabHost, doma
 
 @pytest.mark.long
 def test_a_guest_that_keeps_a_time_of_its_own_keeps_it(
-    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    told: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     domain = domain_of(told)
     domain.setTime({"seconds": int(time.time()) - 86400, "nseconds": 0}, 0)

@@ -10,14 +10,14 @@ from lxml import etree
 from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 
 
 def test_the_way_of_the_readme_and_back_to_the_kept_source(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("web01", disks=TWO_DISKS))
     domain = domain_of(guest)
@@ -47,7 +47,7 @@ def test_the_way_of_the_readme_and_back_to_the_kept_source(
     assert guest.errors() == []
 
 
-def _said(ferry: Ferry, *words: str | Path) -> str:
+def _said(ferry: VmferryCommand, *words: str | Path) -> str:
     ended = ferry.run(*words)
     assert ended.code == 0, ended.out + ended.err
     return ended.out

@@ -13,7 +13,7 @@ from tests.support.seen import TWO_DISKS, destination, images, long, nothing_of_
 
 from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
 
@@ -42,11 +42,11 @@ def still_good(guest: LabGuest, domain: libvirt.virDomain) -> None:
     assert guest.verdict().clean, guest.verdict()
 
 
-def until_step(ferry: Ferry, job: str, step: str) -> None:
+def until_step(ferry: VmferryCommand, job: str, step: str) -> None:
     wait_for(lambda: ferry.step(job) == step, f"job {job} to reach {step}", 120)
 
 
-def until_ended(ferry: Ferry, job: str) -> str:
+def until_ended(ferry: VmferryCommand, job: str) -> str:
     try:
         wait_for(lambda: ferry.state(job) in ENDS, f"job {job} to end", 180)
     except LabLate as late:
@@ -56,7 +56,7 @@ def until_ended(ferry: Ferry, job: str) -> str:
 
 @RUNNING
 def test_a_destination_that_fills_up_undoes_the_job(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"fills {via}", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -81,7 +81,7 @@ def free_of(path: Path) -> int:
 
 
 def test_what_cannot_work_is_refused_with_its_cure_before_anything_is_touched(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("refused", disks=TWO_DISKS, rate=20))
     domain = domain_of(guest)
@@ -105,7 +105,7 @@ def test_what_cannot_work_is_refused_with_its_cure_before_anything_is_touched(
     assert ferry.run("migrate-storage", "no such vm", "--path", taken).code == 2
 
 
-def test_a_storage_mounted_read_only_is_refused(lab: LabHost, make_guest: MakeGuest, ferry: Ferry) -> None:
+def test_a_storage_mounted_read_only_is_refused(lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand) -> None:
     guest = make_guest(GuestSpec("no entry", disks=TWO_DISKS, rate=20))
     sealed = lab.add_storage("sealed", "ext4", 640)
     run("mount", "-o", "remount,ro", str(sealed))
@@ -115,7 +115,7 @@ def test_a_storage_mounted_read_only_is_refused(lab: LabHost, make_guest: MakeGu
 
 
 def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """No more is allowed than an idle guest's pause: what this one writes in a round always exceeds it."""
     guest = make_guest(GuestSpec("restless", disks=TWO_DISKS, rate=0))
@@ -139,7 +139,7 @@ def test_a_guest_that_outruns_its_rounds_makes_the_job_wait_for_a_longer_pause(
 
 
 def test_two_recover_at_once_and_one_worker_does_the_work(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("twice", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -158,7 +158,7 @@ def test_two_recover_at_once_and_one_worker_does_the_work(
 
 
 def test_a_second_job_on_a_vm_is_refused_and_cancel_undoes_the_first(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("first", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -179,7 +179,7 @@ def test_a_second_job_on_a_vm_is_refused_and_cancel_undoes_the_first(
 
 @pytest.mark.parametrize("via", ("live", "quick"))
 def test_libvirtd_killed_in_mid_job_costs_nothing(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"daemonless {via}", disks=TWO_DISKS, rate=15))
     folder = destination(lab, guest)
@@ -209,7 +209,7 @@ def test_libvirtd_killed_in_mid_job_costs_nothing(
     ],
 )
 def test_qemu_killed_in_mid_job_leaves_one_vm_that_starts(
-    step: str, via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    step: str, via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"killed {via} {step}", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -229,7 +229,7 @@ def test_qemu_killed_in_mid_job_leaves_one_vm_that_starts(
     still_good(guest, domain)
 
 
-def ended(ferry: Ferry, job: str) -> bool:
+def ended(ferry: VmferryCommand, job: str) -> bool:
     return ferry.state(job) in ("done", "undone")
 
 
@@ -244,7 +244,7 @@ def ended(ferry: Ferry, job: str) -> bool:
     ],
 )
 def test_cancel_at_a_step_undoes_the_job_or_comes_too_late(
-    via: str, step: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, step: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"cancelled {via} {step}", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -259,12 +259,12 @@ def test_cancel_at_a_step_undoes_the_job_or_comes_too_late(
     still_good(guest, domain)
 
 
-def reached(ferry: Ferry, job: str, step: str) -> bool:
+def reached(ferry: VmferryCommand, job: str, step: str) -> bool:
     return step in ferry.steps(job)
 
 
 def test_a_limit_of_a_storage_holds_a_running_job_back_until_it_is_lifted(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("held back", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)

@@ -21,7 +21,7 @@ from tests.support.postgres import Cluster, cluster
 from tests.support.seen import nothing_of_ours
 
 from vmferry.lab import Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 from vmferry.manager.limits.slots import HOST_SLOTS
 from vmferry.model import FINAL
 
@@ -90,7 +90,7 @@ def test_relocations_end_once_however_their_managers_die_freeze_and_lose_their_d
             assert guest.errors() == []
 
 
-def strike(managers: Sequence[Ferry], server: Cluster, chance: random.Random, round_: int) -> None:
+def strike(managers: Sequence[VmferryCommand], server: Cluster, chance: random.Random, round_: int) -> None:
     """Kill two managers, and by turns freeze one, restart the database, or kill the third too."""
     victims = chance.sample(list(managers), 3)
     if round_ % 3 == 0:
@@ -113,26 +113,26 @@ def strike(managers: Sequence[Ferry], server: Cluster, chance: random.Random, ro
         manager.run("jobs")
 
 
-def look(manager: Ferry, chance: random.Random) -> None:
+def look(manager: VmferryCommand, chance: random.Random) -> None:
     """A few commands' time."""
     for _ in range(chance.randint(1, 4)):
         manager.run("jobs")
 
 
-def _acts(asked: Ferry, other: Ferry) -> bool:
+def _acts(asked: VmferryCommand, other: VmferryCommand) -> bool:
     """Does a job still belong to that manager?"""
     name = (other.state_folder / "manager").read_text().strip()
     return any(job["manager"] == name and job["state"] not in FINAL for job in asked.jobs())
 
 
-def ended(managers: Sequence[Ferry], id_: str) -> dict[str, Any]:
+def ended(managers: Sequence[VmferryCommand], id_: str) -> dict[str, Any]:
     with suppress(AssertionError):
         wait_for(lambda: managers[0].job(id_)["state"] in ENDS, f"job {id_}", 240)
     return managers[0].job(id_)
 
 
 @contextmanager
-def several_managers(lab: Lab, name: str) -> Iterator[tuple[ManagedLab, list[Ferry], Cluster]]:
+def several_managers(lab: Lab, name: str) -> Iterator[tuple[ManagedLab, list[VmferryCommand], Cluster]]:
     """Agents, three managers of one authority, and their database."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmferry-postgres-")))
@@ -145,13 +145,13 @@ def several_managers(lab: Lab, name: str) -> Iterator[tuple[ManagedLab, list[Fer
             state = fleet.manager.state_folder.with_name(f"state-{name}-{number}")
             state.mkdir(mode=0o700)
             shutil.copytree(fleet.manager.state_folder / "authority", state / "authority")
-            other = Ferry(state, INSIDE_URI, lab.manager.inside(), records, "foreground")
+            other = VmferryCommand(state, INSIDE_URI, lab.manager.inside(), records, "foreground")
             managers.append(stack.enter_context(other))
             assert other.run("jobs").code == 0
         yield fleet, managers, server
 
 
-def by(fleet: ManagedLab, manager: Ferry) -> ManagedLab:
+def by(fleet: ManagedLab, manager: VmferryCommand) -> ManagedLab:
     """The same hosts, as another manager of theirs."""
     return ManagedLab(fleet.lab, manager, fleet.agents)
 

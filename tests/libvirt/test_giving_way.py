@@ -17,7 +17,7 @@ from tests.support.seen import destination, images, nothing_of_ours, power_off
 from vmferry.hosts.fence import Fence
 from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +29,7 @@ SLOW_IOPS = 8
 """A write waits an eighth of a second in QEMU's own throttle, on any machine: that counts as the guest's latency."""
 
 
-def logged(ferry: Ferry, event: str) -> list[dict[str, Any]]:
+def logged(ferry: VmferryCommand, event: str) -> list[dict[str, Any]]:
     records = map(json.loads, (ferry.state_folder / "worker.log").read_text().splitlines())
     return [record for record in records if record["event"] == event]
 
@@ -38,11 +38,11 @@ def slow_down(domain: libvirt.virDomain, iops: int) -> None:
     domain.setBlockIoTune("vda", {"total_iops_sec": iops}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
-def held(ferry: Ferry, job: str) -> str:
+def held(ferry: VmferryCommand, job: str) -> str:
     return str(ferry.job(job)["progress"]["held"])
 
 
-def copying(ferry: Ferry, guest: LabGuest, folder: Path, priority: str) -> str:
+def copying(ferry: VmferryCommand, guest: LabGuest, folder: Path, priority: str) -> str:
     """A job under way, in the middle of its base."""
     words = (guest.name, "--path", folder, "--priority", priority, "--limit", f"{LIMIT_MIB_S}MiB")
     job = ferry.detached(*words)
@@ -51,7 +51,7 @@ def copying(ferry: Ferry, guest: LabGuest, folder: Path, priority: str) -> str:
 
 
 def test_a_background_job_gives_way_to_a_slow_guest_says_so_and_ends(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("suffers", disks=(DISK,), rate=100))
     guest.wait_acks(150)  # enough to know what is usual
@@ -72,7 +72,7 @@ def test_a_background_job_gives_way_to_a_slow_guest_says_so_and_ends(
 
 
 def test_a_foreground_job_gives_way_to_nobody(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("not heard", disks=(DISK,), rate=100))
     guest.wait_acks(150)

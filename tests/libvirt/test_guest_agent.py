@@ -12,7 +12,7 @@ from tests.support.seen import destination, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -63,7 +63,7 @@ def still_good(guest: LabGuest, domain: libvirt.virDomain, folder: Path) -> None
     assert guest.errors() == []
 
 
-def step_s(ferry: Ferry, job: str, step: str) -> float:
+def step_s(ferry: VmferryCommand, job: str, step: str) -> float:
     """How long the job's step took, by its journal."""
     record = next(r for r in ferry.job(job)["journal"] if r["step"] == step)
     return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["begun"])).total_seconds()
@@ -71,7 +71,7 @@ def step_s(ferry: Ferry, job: str, step: str) -> float:
 
 @pytest.mark.parametrize("via", ("live", "quick"))
 def test_the_guests_file_systems_are_frozen_for_the_snapshot_and_no_longer(
-    via: str, asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    via: str, asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     folder = destination(lab, asked)
     base = asked.place.images["vdb"]
@@ -92,7 +92,7 @@ def test_the_guests_file_systems_are_frozen_for_the_snapshot_and_no_longer(
 
 
 def test_an_agent_that_does_not_answer_is_waited_for_a_few_seconds_and_freezes_nothing_when_it_wakes(
-    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     domain, folder = domain_of(asked), destination(lab, asked)
     asked.command("agent-stop")
@@ -110,7 +110,7 @@ def test_an_agent_that_does_not_answer_is_waited_for_a_few_seconds_and_freezes_n
 
 
 def test_a_guest_whose_agent_freezes_it_too_late_is_thawed(
-    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """Its hook takes 9 s: libvirt has given up by then, and does not thaw."""
     folder = destination(lab, asked)
@@ -125,7 +125,7 @@ def test_a_guest_whose_agent_freezes_it_too_late_is_thawed(
 
 
 def test_a_freeze_that_somebody_else_made_is_left_to_them(
-    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: Ferry
+    asked: LabGuest, lab: LabHost, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     domain, folder = domain_of(asked), destination(lab, asked)
     domain.fsFreeze()
@@ -140,7 +140,7 @@ def test_a_freeze_that_somebody_else_made_is_left_to_them(
 
 @pytest.mark.parametrize("killed", ("libvirtd", "worker"))
 def test_a_kill_while_the_guest_is_being_frozen_leaves_it_thawed(
-    killed: str, asked: LabGuest, lab: LabHost, ferry: Ferry
+    killed: str, asked: LabGuest, lab: LabHost, ferry: VmferryCommand
 ) -> None:
     folder = destination(lab, asked)
     asked.command("freeze-delay 3")

@@ -20,12 +20,12 @@ from vmferry.hosts.interface import Host
 from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import GuestSpec, LabGuest, LabHost
 from vmferry.manager.fleet.service import Fleet
-from vmferry.model import Changes, Placed, Power, Token
+from vmferry.model import Changes, FencingToken, Placed, Power
 from vmferry.transfer import Transfer, Unwatched
 
 pytestmark = pytest.mark.long
 
-Open = Callable[[Token | None], Host]
+Open = Callable[[FencingToken | None], Host]
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 JOB = "abcd2345"
@@ -58,7 +58,7 @@ def test_a_vm_that_libvirt_is_at_work_on_is_told_from_one_that_it_refuses(
     All VMs of that host are told within that time.
     """
     guest = make_guest(QUIET)
-    host, qemu = open_host(Token(JOB, 1)), lab.qemu_pid(guest.name)
+    host, qemu = open_host(FencingToken(JOB, 1)), lab.qemu_pid(guest.name)
     uuid = guest.place.uuid
     assert qemu is not None
     with lab.connect() as connection, ThreadPoolExecutor() as pool:
@@ -116,7 +116,7 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
 ) -> None:
     guest = make_guest(QUIET)
     guest.wait_acks(10)
-    host, looking = open_host(Token(JOB, 1)), open_host(None)
+    host, looking = open_host(FencingToken(JOB, 1)), open_host(None)
     uuid, base = guest.place.uuid, guest.place.images["vda"]
     folder = destination(lab, guest)
 
@@ -178,7 +178,7 @@ def test_a_guest_is_looked_at_frozen_copied_merged_saved_and_restored(
     guest.wait_acks(10)
     host.remove(memory)
 
-    open_host(Token(JOB, 2)).resume(uuid)
+    open_host(FencingToken(JOB, 2)).resume(uuid)
     with pytest.raises(Superseded):
         host.suspend(uuid)
     power_off(guest, domain_of(guest))

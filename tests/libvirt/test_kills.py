@@ -16,7 +16,7 @@ import pytest
 from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -29,7 +29,7 @@ PARTS = 2
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("via", ("live", "quick", "offline"))
 def test_a_worker_killed_at_any_moment_loses_nothing(
-    via: str, part: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, part: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"survivor {via} {part}", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -61,7 +61,7 @@ def where(domain: libvirt.virDomain) -> Path:
     return folders.pop()
 
 
-def killed_within(ferry: Ferry, seconds: float) -> bool:
+def killed_within(ferry: VmferryCommand, seconds: float) -> bool:
     """Kill the worker after so long. The moment is what is random here; nothing is waited for."""
     time.sleep(seconds)
     return ferry.kill_worker()

@@ -21,7 +21,7 @@ from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost,
 from vmferry.lab.hosts.links import Cut
 from vmferry.lab.hosts.processes import kill_all, lab_processes
 from vmferry.lab.programs import run
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 pytestmark = pytest.mark.long
 
@@ -82,7 +82,7 @@ def test_hosts_have_names_and_ids_of_their_own_and_reach_each_others_libvirtd(tw
 
 
 def test_vmferry_itself_reaches_a_host_from_the_managers_place(
-    two_hosts: Lab, make_guest_on: MakeGuestOn, manager: Ferry
+    two_hosts: Lab, make_guest_on: MakeGuestOn, manager: VmferryCommand
 ) -> None:
     make_guest_on(two_hosts.host("host1"), replace(LINUX, name="seen"))
     ended = manager.run("vms", "--json")
@@ -292,7 +292,7 @@ def test_a_lab_of_several_hosts_ends_with_its_owner_even_by_sigkill(tmp_path: Pa
 def test_several_hosts_by_command(tmp_path: Path) -> None:
     place = tmp_path / "own"
     at = ("--at", place)
-    ferry = Ferry(tmp_path / "state", "none")
+    ferry = VmferryCommand(tmp_path / "state", "none")
     try:
         lab = commands.up_several(2, place, guest=None, owner_pid=os.getpid())
         assert [(host.name, host.address) for host in lab.hosts] == [("host1", "10.231.0.1"), ("host2", "10.231.0.2")]

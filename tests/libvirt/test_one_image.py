@@ -22,9 +22,9 @@ from tests.libvirt.test_relocation import folder_on
 from tests.support.fleets import ManagedLab, managed
 from tests.support.seen import TWO_DISKS, check_image, destination, images, long, nothing_of_ours, power_off, run
 
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -45,7 +45,7 @@ class FirstInstant:
 @contextmanager
 def first_instant(uri: str, uuid: str, folder: Path) -> Iterator[FirstInstant]:
     """Looks as soon as libvirt tells that the guest goes on, in the thread that libvirt tells it in."""
-    instant, link = FirstInstant(), Link(uri)
+    instant, link = FirstInstant(), LibvirtConnection(uri)
 
     def told(_conn: object, domain: libvirt.virDomain, event: int, _detail: int, _opaque: object) -> None:
         if event != libvirt.VIR_DOMAIN_EVENT_RESUMED or domain.UUIDString() != uuid or instant.seen.is_set():
@@ -76,7 +76,7 @@ def one_image_each(instant: FirstInstant, moved: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("via", WORDS)
 def test_a_guest_is_let_run_on_one_image_for_each_disk(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"one {via}", disks=TWO_DISKS, rate=0))
     guest.wait_acks(50)
@@ -93,7 +93,7 @@ def test_a_guest_is_let_run_on_one_image_for_each_disk(
 
 @pytest.mark.parametrize("via", WORDS)
 def test_a_confined_guest_moves_twice_and_loses_nothing(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """The second time its QEMU was started by the first move, where that loads memory."""
     guest = make_guest(CONFINED)
@@ -112,7 +112,7 @@ def test_a_confined_guest_moves_twice_and_loses_nothing(
 
 @pytest.mark.parametrize("via", WORDS)
 def test_a_confined_guest_on_a_chain_moves(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """What lies below its disks is never written, at neither end."""
     guest = make_guest(replace(CONFINED, name=f"chained {via}"))
@@ -135,7 +135,7 @@ def test_a_confined_guest_on_a_chain_moves(
 
 @pytest.mark.parametrize("step", ["Save", long("FoldLast"), long("Point")])
 def test_a_confined_guest_comes_back_from_its_saved_state(
-    step: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    step: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """What it had written to the overlays is in the source then, which QEMU may write again."""
     guest = make_guest(replace(CONFINED, name=f"back {step}", rate=0))
@@ -154,7 +154,7 @@ def test_a_confined_guest_comes_back_from_its_saved_state(
 
 
 def test_a_confined_guest_that_was_started_again_in_mid_job_runs_until_it_is_shut_down_and_is_then_undone(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(replace(CONFINED, name="started again"))
     domain = domain_of(guest)

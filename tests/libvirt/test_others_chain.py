@@ -12,7 +12,7 @@ from lxml import etree
 from tests.support.seen import TWO_DISKS, check_image, destination, images, long, nothing_of_ours, power_off, run
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -23,7 +23,7 @@ ONE_OF_TWO = pytest.mark.parametrize("via", ("live", long("quick")))
 
 
 @contextmanager
-def standing(ferry: Ferry, guest: LabGuest, folder: Path, via: str, step: str = "CopyBase") -> Iterator[str]:
+def standing(ferry: VmferryCommand, guest: LabGuest, folder: Path, via: str, step: str = "CopyBase") -> Iterator[str]:
     """A job that stands still in a step while somebody else acts; then it goes on to its end."""
     words = ("--path", folder, "--via", via, "--max-pause", "60s", "--limit", "6MiB")
     job = ferry.detached(guest.name, *words)
@@ -78,7 +78,7 @@ def chain(image: Path) -> list[Path]:
 
 @LIVE_AND_QUICK
 def test_a_snapshot_that_a_backup_tool_takes_in_mid_job_stays_its_own_and_no_write_is_lost(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -102,7 +102,7 @@ def test_a_snapshot_that_a_backup_tool_takes_in_mid_job_stays_its_own_and_no_wri
 
 @ONE_OF_TWO
 def test_overlays_that_somebody_merges_in_mid_job_are_not_missed_and_no_write_is_lost(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -120,14 +120,14 @@ def test_overlays_that_somebody_merges_in_mid_job_are_not_missed_and_no_write_is
     check_image(guest.place.images["vda"])
 
 
-def undone(ferry: Ferry, job: str, *said: str | Path) -> None:
+def undone(ferry: VmferryCommand, job: str, *said: str | Path) -> None:
     told = ferry.job(job)
     assert told["state"] == "undone", told
     for words in said:
         assert str(words) in told["sentence"], told["sentence"]
 
 
-def now(ferry: Ferry, job: str) -> str:
+def now(ferry: VmferryCommand, job: str) -> str:
     """What a job says that it does, or waits for."""
     return str(ferry.job(job)["progress"]["now"])
 
@@ -135,7 +135,7 @@ def now(ferry: Ferry, job: str) -> str:
 @pytest.mark.long
 @LIVE_AND_QUICK
 def test_an_internal_snapshot_that_a_person_takes_in_mid_job_is_kept_until_they_delete_it(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     qcow2s = tuple(disk for disk in TWO_DISKS if disk.format == "qcow2")
     guest = make_guest(GuestSpec("steady", disks=qcow2s, rate=40))
@@ -163,7 +163,7 @@ def test_an_internal_snapshot_that_a_person_takes_in_mid_job_is_kept_until_they_
 
 @ONE_OF_TWO
 def test_the_writes_of_a_disk_that_is_detached_in_mid_job_end_in_its_image(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -188,7 +188,7 @@ def test_the_writes_of_a_disk_that_is_detached_in_mid_job_end_in_its_image(
 @pytest.mark.long
 @LIVE_AND_QUICK
 def test_memory_that_libvirt_saves_in_mid_job_is_loaded_at_the_next_start(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """`virsh managedsave`, as libvirt-guests does it when a host is shut down."""
     guest = make_guest(STEADY)
@@ -212,7 +212,7 @@ def test_memory_that_libvirt_saves_in_mid_job_is_loaded_at_the_next_start(
 @pytest.mark.long
 @LIVE_AND_QUICK
 def test_memory_that_a_person_saves_to_a_file_in_mid_job_stays_usable(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -238,7 +238,7 @@ def test_memory_that_a_person_saves_to_a_file_in_mid_job_stays_usable(
 @pytest.mark.long
 @LIVE_AND_QUICK
 def test_an_image_that_a_person_chose_for_the_next_start_is_not_taken_back(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -306,7 +306,7 @@ def test_whatever_else_changes_the_chain_in_mid_job_undoes_the_job_and_loses_not
     lab: LabHost,
     make_guest: MakeGuest,
     domain_of: DomainOf,
-    ferry: Ferry,
+    ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -325,7 +325,7 @@ def test_whatever_else_changes_the_chain_in_mid_job_undoes_the_job_and_loses_not
 
 @pytest.mark.long
 def test_somebody_elses_mirror_is_neither_taken_for_the_jobs_nor_ended(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -348,7 +348,7 @@ def test_somebody_elses_mirror_is_neither_taken_for_the_jobs_nor_ended(
 @pytest.mark.long
 @LIVE_AND_QUICK
 def test_a_guest_that_a_person_pauses_as_it_is_cut_over_stays_paused(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -365,7 +365,7 @@ def test_a_guest_that_a_person_pauses_as_it_is_cut_over_stays_paused(
 
 @pytest.mark.long
 def test_a_vm_that_is_stopped_and_forgotten_in_mid_job_leaves_its_disks_whole(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
@@ -382,7 +382,7 @@ def test_a_vm_that_is_stopped_and_forgotten_in_mid_job_leaves_its_disks_whole(
 
 @pytest.mark.parametrize("via", (long("live"), "quick"))
 def test_a_vm_that_is_undefined_while_it_runs_moves_and_is_not_defined_again(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """Nothing but the job's saved state knows it while its memory is saved."""
     guest = make_guest(STEADY)

@@ -18,7 +18,7 @@ from vmferry.hosts.fence import Fence
 from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.hosts.storage import need_exfat
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 from vmferry.model import Changes, Definition
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -35,7 +35,7 @@ def redefined(domain: libvirt.virDomain, change: Callable[[etree._Element], None
 
 
 def test_a_raw_disk_that_ends_within_a_sector_of_the_destination_is_refused_and_the_cure_cures(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     lab.add_storage("large-sectors", "ext4", 512, sector_bytes=4096)
     guest = make_guest(GuestSpec("odd", disks=SMALL, rate=20))
@@ -60,7 +60,7 @@ def test_a_raw_disk_that_ends_within_a_sector_of_the_destination_is_refused_and_
 
 
 def test_a_device_that_qemu_does_not_migrate_leaves_the_ways_that_need_no_save(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     def add_nvme(root: etree._Element) -> None:
         line = etree.SubElement(root, f"{{{QEMU}}}commandline", nsmap={"qemu": QEMU})
@@ -88,7 +88,7 @@ def test_a_device_that_qemu_does_not_migrate_leaves_the_ways_that_need_no_save(
 
 @pytest.mark.parametrize("via", ("live", long("quick")))
 def test_a_guest_moves_to_a_file_system_without_hard_links(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     try:
         need_exfat()
@@ -122,7 +122,7 @@ def test_an_image_with_a_name_as_long_as_may_be_moves(
     lab: LabHost,
     make_guest: MakeGuest,
     domain_of: DomainOf,
-    ferry: Ferry,
+    ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(GuestSpec(f"long name {via}", disks=(SMALL[0],), rate=20))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -154,7 +154,7 @@ def test_pools_over_both_folders_list_what_is_there_after_the_move(
     make_guest: MakeGuest,
     domain_of: DomainOf,
     connection: libvirt.virConnect,
-    ferry: Ferry,
+    ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(GuestSpec(f"pooled {via}", disks=(SMALL[0],), rate=10))
     domain, folder = domain_of(guest), destination(lab, guest)

@@ -16,7 +16,7 @@ from tests.support.namers import NAMERS, Yard, can_start, file_disk, firmware, i
 from tests.support.seen import long, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -35,14 +35,16 @@ def said(ended: Ended) -> str:
     return " ".join((ended.out + ended.err).split())
 
 
-def moved(ferry: Ferry, name: str, to: Path, *words: str) -> None:
+def moved(ferry: VmferryCommand, name: str, to: Path, *words: str) -> None:
     ended = ferry.run("migrate-storage", name, "--path", to, *words)
     assert ended.code == 0, said(ended)
     assert ferry.jobs()[0]["state"] == "done"
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_base_in_the_folder_that_is_left_stays_for_whoever_needs_it(way: str, place: Yard, ferry: Ferry) -> None:
+def test_a_base_in_the_folder_that_is_left_stays_for_whoever_needs_it(
+    way: str, place: Yard, ferry: VmferryCommand
+) -> None:
     folder, to = place.folder("a"), place.folder("a", "san2")
     base = written(folder / "base.qcow2")
     mine = place.define("a", file_disk(image(folder / "a.qcow2", base)))
@@ -59,7 +61,7 @@ def test_a_base_in_the_folder_that_is_left_stays_for_whoever_needs_it(way: str, 
 
 @pytest.mark.parametrize("via", ["live", long("quick")])
 def test_a_base_stays_for_a_sibling_that_is_a_pools_volume_while_the_guest_runs(
-    via: str, lab: LabHost, place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"sibling {via}", disks=(DiskSpec("vda", data_mib=4, size_mib=64),), rate=15))
     domain = domain_of(guest)
@@ -82,7 +84,7 @@ def test_a_base_stays_for_a_sibling_that_is_a_pools_volume_while_the_guest_runs(
 
 
 @pytest.mark.parametrize("words", [(), long("--remove-bases")], ids=str)
-def test_a_template_with_overlays_that_no_vm_names_stays(words: Any, place: Yard, ferry: Ferry) -> None:
+def test_a_template_with_overlays_that_no_vm_names_stays(words: Any, place: Yard, ferry: VmferryCommand) -> None:
     template = written(place.folder("templates") / "base.qcow2")
     overlays = [image(template.with_name(f"{n}.qcow2"), template) for n in "xy"]
     mine = place.define("a", file_disk(image(place.folder("a") / "a.qcow2", template)))
@@ -98,7 +100,7 @@ def test_a_template_with_overlays_that_no_vm_names_stays(words: Any, place: Yard
     can_start(mine)
 
 
-def test_firmware_variables_that_two_vms_share_are_copied_and_stay(place: Yard, ferry: Ferry) -> None:
+def test_firmware_variables_that_two_vms_share_are_copied_and_stay(place: Yard, ferry: VmferryCommand) -> None:
     folder, to = place.folder("a"), place.folder("a", "san2")
     variables = firmware(folder / "vars.fd")
     kept = variables.read_bytes()
@@ -115,7 +117,7 @@ def test_firmware_variables_that_two_vms_share_are_copied_and_stay(place: Yard, 
 
 @pytest.mark.parametrize("words", ["", long("--keep-source")])
 def test_of_a_disk_that_is_a_link_the_data_goes_and_the_link_that_leads_nowhere_then(
-    words: str, place: Yard, ferry: Ferry
+    words: str, place: Yard, ferry: VmferryCommand
 ) -> None:
     data = written(place.folder("data") / "real.qcow2")
     link = place.folder("a") / "a.qcow2"
@@ -135,7 +137,7 @@ def test_of_a_disk_that_is_a_link_the_data_goes_and_the_link_that_leads_nowhere_
 
 
 def test_the_plan_says_file_by_file_what_goes_and_what_stays_and_the_receipt_what_became_of_it(
-    place: Yard, ferry: Ferry
+    place: Yard, ferry: VmferryCommand
 ) -> None:
     template, folder, to = place.folder("templates") / "base.qcow2", place.folder("a"), place.folder("a", "san2")
     middle = image(folder / "middle.qcow2", written(template))
@@ -164,7 +166,7 @@ def test_the_plan_says_file_by_file_what_goes_and_what_stays_and_the_receipt_wha
     assert not (folder / "a.qcow2").exists()
 
 
-def test_bases_go_too_when_that_is_asked_for_and_nobody_needs_them(place: Yard, ferry: Ferry) -> None:
+def test_bases_go_too_when_that_is_asked_for_and_nobody_needs_them(place: Yard, ferry: VmferryCommand) -> None:
     template = written(place.folder("templates") / "base.qcow2")
     mine = place.define("a", file_disk(image(place.folder("a") / "a.qcow2", template)))
 
@@ -175,7 +177,7 @@ def test_bases_go_too_when_that_is_asked_for_and_nobody_needs_them(place: Yard, 
 
 
 def test_a_file_that_got_a_user_while_the_job_ran_stays_and_the_receipt_says_so(
-    place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("late", disks=(DiskSpec("vda", data_mib=16, size_mib=64),), rate=10))
     domain, source = domain_of(guest), guest.place.images["vda"]

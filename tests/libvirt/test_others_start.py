@@ -17,7 +17,7 @@ from tests.support.starts import restart, told
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.disks import make_image
 from vmferry.lab.guests.domain import LEAST_UEFI_MIB
-from vmferry.lab.vmferry_command import ENDS, Ended, Ferry
+from vmferry.lab.vmferry_command import ENDS, Ended, VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -60,7 +60,7 @@ def removed_at(host: LabHost, moment: str, gone: Path) -> Iterator[None]:
 
 
 def test_a_disc_that_is_gone_is_named_before_anything_is_done(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry, disc: Path
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand, disc: Path
 ) -> None:
     guest = make_guest(GuestSpec("discless", disks=TWO_DISKS, rate=20, cdrom=disc))
     folder = destination(lab, guest)
@@ -76,7 +76,7 @@ def test_a_disc_that_is_gone_is_named_before_anything_is_done(
 
 
 def test_a_disc_that_goes_in_mid_job_undoes_it_with_the_guest_running_on(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry, disc: Path
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand, disc: Path
 ) -> None:
     guest = make_guest(GuestSpec("discgoes", disks=TWO_DISKS, rate=20, cdrom=disc))
     folder = destination(lab, guest)
@@ -97,7 +97,7 @@ def test_a_disc_that_goes_in_mid_job_undoes_it_with_the_guest_running_on(
 
 @pytest.mark.parametrize("moment", ("stopped end", long("restore begin")))
 def test_a_disc_that_goes_while_the_guest_stands_keeps_nobody_from_running(
-    moment: str, lab: LabHost, make_guest: MakeGuest, ferry: Ferry, disc: Path
+    moment: str, lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand, disc: Path
 ) -> None:
     """With the file gone before libvirt looks the move goes on; after that it goes back. The drive is empty then."""
     guest = make_guest(GuestSpec(f"ejected {moment}", disks=TWO_DISKS, rate=20, cdrom=disc))
@@ -115,7 +115,7 @@ def test_a_disc_that_goes_while_the_guest_stands_keeps_nobody_from_running(
 
 @pytest.mark.long
 def test_a_kernel_that_goes_while_the_guest_stands_is_left_out_and_the_guest_runs_on(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("kernelless", disks=TWO_DISKS, rate=20))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -141,7 +141,7 @@ def test_a_kernel_that_goes_while_the_guest_stands_is_left_out_and_the_guest_run
 
 
 def test_what_goes_while_the_guest_stands_and_is_needed_is_waited_for(
-    lab: LabHost, make_guest: MakeGuest, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
 ) -> None:
     """QEMU cannot be started without the pipe of a serial port: the memory is kept, and loaded once it is back."""
     guest = make_guest(GuestSpec("pipeless", disks=TWO_DISKS, rate=20))
@@ -160,7 +160,7 @@ def test_what_goes_while_the_guest_stands_and_is_needed_is_waited_for(
 
 
 def test_a_network_that_was_stopped_is_named_where_memory_is_saved_and_told_where_it_is_not(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, connection: libvirt.virConnect, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, connection: libvirt.virConnect, ferry: VmferryCommand
 ) -> None:
     network = connection.networkCreateXML("<network><name>stopped lan</name><bridge name='vfstopped'/></network>")
     guest = make_guest(GuestSpec("networked", disks=(TWO_DISKS[0],), rate=20))
@@ -181,7 +181,7 @@ def test_a_network_that_was_stopped_is_named_where_memory_is_saved_and_told_wher
 
 @pytest.mark.long
 def test_firmware_variables_that_are_gone_are_named_before_they_would_be_made_anew(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """A start would take fresh ones from the template, without the guest's boot entries and keys."""
     spec = GuestSpec("forgets", disks=(TWO_DISKS[0],), rate=10, uefi=True, memory_mib=LEAST_UEFI_MIB)

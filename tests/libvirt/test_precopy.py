@@ -16,8 +16,8 @@ from vmferry.hosts.fence import Fence
 from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import BARE_GUEST, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.bare import bare_boot
-from vmferry.lab.vmferry_command import Ferry
-from vmferry.model import Changes, Token
+from vmferry.lab.vmferry_command import VmferryCommand
+from vmferry.model import Changes, FencingToken
 from vmferry.transfer import Unwatched
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -49,7 +49,7 @@ def walk_again(guest: LabGuest, times: int = 2) -> None:
 
 @pytest.mark.parametrize("via", ["quick", "live"])
 def test_a_kvm_guest_that_dirties_its_memory_moves_and_loses_neither_pages_nor_writes(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(BUSY)
     domain = domain_of(guest)
@@ -73,7 +73,7 @@ def test_a_kvm_guest_that_dirties_its_memory_moves_and_loses_neither_pages_nor_w
 
 
 def test_the_guest_writes_on_while_its_memory_is_written(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """The very point: acknowledged writes between the first byte of the saved state and the last."""
     guest = make_guest(replace(BUSY, memory_mib=768, touch_mib=640, dirty_mib_s=1, rate=20))
@@ -104,7 +104,7 @@ def test_a_save_that_is_kept_slow_keeps_nobody_waiting_and_leaves_the_rate_as_it
     wait_for(lambda: b"\ntouched " in guest.place.console.read_bytes(), "its memory to be touched", 120)
     domain, uuid, memory = domain_of(guest), guest.place.uuid, lab.storage("san2") / f"{guest.name}.memory"
     rate = domain.migrateGetMaxSpeed()
-    host = LibvirtHosts(Fence(tmp_path)).open(lab.uri, Token("abcd2345", 1))
+    host = LibvirtHosts(Fence(tmp_path)).open(lab.uri, FencingToken("abcd2345", 1))
     saving = Thread(target=host.save, args=(uuid, memory, Unwatched(), 32 << 20))
     saving.start()
 
@@ -130,7 +130,7 @@ def test_a_save_that_is_kept_slow_keeps_nobody_waiting_and_leaves_the_rate_as_it
 
 @pytest.mark.parametrize("kill_at_mib", [long(0), 16, long(40)])
 def test_a_worker_killed_while_memory_is_written_loses_nothing(
-    kill_at_mib: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    kill_at_mib: int, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(BUSY)
     domain = domain_of(guest)

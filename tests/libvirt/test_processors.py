@@ -14,7 +14,7 @@ from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has n
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.guests.bare import BARE_GUEST, bare_boot
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 
 pytestmark = pytest.mark.long
 
@@ -92,13 +92,13 @@ def said(ended: Ended) -> str:
     return " ".join((ended.out + ended.err).split())
 
 
-def done(ferry: Ferry, *words: str | Path) -> str:
+def done(ferry: VmferryCommand, *words: str | Path) -> str:
     ended = ferry.run(*words)
     assert ended.code == 0, said(ended)
     return said(ended)
 
 
-def test_a_vm_can_run_on_the_host_it_runs_on(lab: LabHost, empty: Empty, ferry: Ferry) -> None:
+def test_a_vm_can_run_on_the_host_it_runs_on(lab: LabHost, empty: Empty, ferry: VmferryCommand) -> None:
     for shape, cpu in SHAPES.items():
         domain = empty.define(f"own {shape}", cpu)
         assert "can run" in done(ferry, "cpu", "check", domain.name(), lab.uri)
@@ -106,7 +106,9 @@ def test_a_vm_can_run_on_the_host_it_runs_on(lab: LabHost, empty: Empty, ferry: 
         assert "as it runs now" in done(ferry, "cpu", "check", domain.name(), lab.uri)
 
 
-def test_a_feature_that_the_host_lacks_is_named_and_the_cure_cures(lab: LabHost, empty: Empty, ferry: Ferry) -> None:
+def test_a_feature_that_the_host_lacks_is_named_and_the_cure_cures(
+    lab: LabHost, empty: Empty, ferry: VmferryCommand
+) -> None:
     features = "".join(f"<feature policy='require' name='{name}'/>" for name in ("avx512f", "avx512bw", "popcnt"))
     domain = empty.define("wide", f"<cpu mode='custom' check='partial'><model>qemu64</model>{features}</cpu>")
 
@@ -122,14 +124,14 @@ def test_a_feature_that_the_host_lacks_is_named_and_the_cure_cures(lab: LabHost,
     assert "can run" in done(ferry, "cpu", "check", "wide", lab.uri)
 
 
-def test_a_guest_under_kvm_can_run_where_it_runs(lab: LabHost, make_guest: MakeGuest, ferry: Ferry) -> None:
+def test_a_guest_under_kvm_can_run_where_it_runs(lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand) -> None:
     if bare_boot().accelerator != "kvm":
         pytest.skip("KVM runs no guest here")
     guest = make_guest(BARE_GUEST)
     assert "as it runs now" in done(ferry, "cpu", "check", guest.name, lab.uri)
 
 
-def test_a_saved_vm_has_the_cpu_that_it_was_saved_with(lab: LabHost, empty: Empty, ferry: Ferry) -> None:
+def test_a_saved_vm_has_the_cpu_that_it_was_saved_with(lab: LabHost, empty: Empty, ferry: VmferryCommand) -> None:
     domain = empty.define("saved", SHAPES["host-model"])
     empty.start(domain)
     model = live_cpu(domain)[0]
@@ -142,7 +144,7 @@ def test_a_saved_vm_has_the_cpu_that_it_was_saved_with(lab: LabHost, empty: Empt
 
 @pytest.mark.parametrize("shape", ("maximum", "model", "none"))
 def test_a_limited_vm_starts_with_the_limit_and_none_gives_back_every_byte(
-    shape: str, empty: Empty, ferry: Ferry
+    shape: str, empty: Empty, ferry: VmferryCommand
 ) -> None:
     domain = empty.define(f"limited {shape}", SHAPES[shape])
     before, whole = cpu_text(domain), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
@@ -165,7 +167,9 @@ def test_a_limited_vm_starts_with_the_limit_and_none_gives_back_every_byte(
     assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == whole
 
 
-def test_a_vm_starts_with_the_baseline_of_its_hosts(lab: LabHost, empty: Empty, ferry: Ferry, tmp_path: Path) -> None:
+def test_a_vm_starts_with_the_baseline_of_its_hosts(
+    lab: LabHost, empty: Empty, ferry: VmferryCommand, tmp_path: Path
+) -> None:
     domain = empty.define("common", SHAPES["none"])
     file = tmp_path / "cpu.xml"
     file.write_text(ferry.run("cpu", "baseline", lab.uri, lab.uri, "--virt", "qemu", "--xml").out)
@@ -177,7 +181,7 @@ def test_a_vm_starts_with_the_baseline_of_its_hosts(lab: LabHost, empty: Empty, 
 
 
 def test_a_running_guest_is_limited_from_its_next_start_and_loses_nothing(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("worker", disks=(DiskSpec("vda"),)))
     domain = domain_of(guest)
@@ -198,7 +202,9 @@ def test_a_running_guest_is_limited_from_its_next_start_and_loses_nothing(
     assert guest.verdict().clean, guest.verdict()
 
 
-def test_a_limit_that_no_emulator_here_can_give_is_refused_and_changes_nothing(empty: Empty, ferry: Ferry) -> None:
+def test_a_limit_that_no_emulator_here_can_give_is_refused_and_changes_nothing(
+    empty: Empty, ferry: VmferryCommand
+) -> None:
     domain = empty.define("plain", SHAPES["none"])
     before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     ended = ferry.run("cpu", "limit", "plain", "--to", "x86-64-v4")
@@ -207,7 +213,7 @@ def test_a_limit_that_no_emulator_here_can_give_is_refused_and_changes_nothing(e
     assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
 
 
-def test_a_transient_vm_is_not_limited(lab: LabHost, make_guest: MakeGuest, ferry: Ferry) -> None:
+def test_a_transient_vm_is_not_limited(lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand) -> None:
     guest = make_guest(GuestSpec("fleeting", disks=(DiskSpec("vda"),), persistent=False))
     ended = ferry.run("cpu", "limit", guest.name, "--to", "x86-64-v2")
     assert ended.code == 3

@@ -23,7 +23,7 @@ from tests.support.seen import (
 )
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -34,7 +34,7 @@ QCOW2S = (
 )
 
 
-def move(ferry: Ferry, *words: str | Path) -> None:
+def move(ferry: VmferryCommand, *words: str | Path) -> None:
     ended = ferry.run("migrate-storage", *words)
     assert ended.code == 0, ended.out + ended.err
 
@@ -46,7 +46,7 @@ def mentioned(snapshot: libvirt.virDomainSnapshot) -> set[Path]:
 
 @RUNNING
 def test_internal_snapshots_and_their_metadata_arrive_and_can_be_gone_back_to(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("with history", disks=QCOW2S, rate=15))
     domain = domain_of(guest)
@@ -73,7 +73,7 @@ def test_internal_snapshots_and_their_metadata_arrive_and_can_be_gone_back_to(
 
 @RUNNING
 def test_external_snapshots_arrive_as_a_chain(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(HARD)
     domain = domain_of(guest)
@@ -103,7 +103,7 @@ def test_external_snapshots_arrive_as_a_chain(
 
 @RUNNING
 def test_a_chain_is_moved_as_a_chain_and_a_shared_base_stays_for_its_other_users(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     golden = lab.storage("san1") / f"golden-{via}.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", str(golden), "256M")
@@ -126,7 +126,7 @@ def test_a_chain_is_moved_as_a_chain_and_a_shared_base_stays_for_its_other_users
 
 
 def test_disks_go_to_several_places_and_a_disk_left_out_is_not_touched(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     specs = (*TWO_DISKS, DiskSpec("vdc", format="raw", size_mib=64, data_mib=4))
     guest = make_guest(GuestSpec("three", disks=specs, rate=15))
@@ -147,7 +147,7 @@ def test_disks_go_to_several_places_and_a_disk_left_out_is_not_touched(
 
 @RUNNING
 def test_a_cdrom_stays_and_a_name_of_any_letters_is_fine(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     iso = lab.storage("san1") / f"a disc {via}.iso"
     iso.write_bytes(b"\0" * (1 << 20))
@@ -169,7 +169,7 @@ def test_a_cdrom_stays_and_a_name_of_any_letters_is_fine(
 
 
 def test_nvram_in_the_moved_folder_makes_auto_take_quick_and_travels(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("firmware", disks=TWO_DISKS, rate=15, uefi=True, memory_mib=256))
     domain = domain_of(guest)
@@ -202,7 +202,7 @@ def test_nvram_in_the_moved_folder_makes_auto_take_quick_and_travels(
 
 
 def test_a_tpm_keeps_its_state_through_quick(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("with tpm", disks=TWO_DISKS, rate=15, tpm=True))
     move(ferry, guest.name, "--path", destination(lab, guest), "--via", "quick")

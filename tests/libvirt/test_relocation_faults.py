@@ -32,7 +32,7 @@ from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import Lab, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS
 from vmferry.migration.strategies import STRATEGIES
-from vmferry.model import Technology, Token
+from vmferry.model import FencingToken, Technology
 
 pytestmark = pytest.mark.long
 
@@ -92,7 +92,7 @@ def fleet(whole_fleet: ManagedLab, two_hosts: Lab) -> Iterator[ManagedLab]:
 def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: Lab, tmp_path: Path) -> None:
     """To give up a VM, or to take its placeholder away, must not seem to have worked."""
     one = two_hosts.host("host1")
-    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, Token("abcd2345", 1))
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
     unknown = str(uuid4())
     asks: list[Callable[[str], object]] = [
         host.arrived,
@@ -113,7 +113,7 @@ def test_a_vm_that_is_given_up_while_it_runs_cannot_start_here_until_it_is_taken
 ) -> None:
     one = two_hosts.host("host1")
     guest = make_guest_on(one, replace(MOVING, name="given up"))
-    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, Token("abcd2345", 1))
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
     before = one.run("virsh", "dumpxml", "--inactive", guest.name)
     definition = host.definition(guest.place.uuid)
     host.relinquish(guest.place.uuid, runs=True)

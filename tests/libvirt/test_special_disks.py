@@ -19,7 +19,7 @@ from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.guests.disks import make_image
 from vmferry.lab.guests.secrets import define_secret, forget_secret, secret_of
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 from vmferry.transfer import CHUNK
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -41,7 +41,7 @@ def is_encrypted(image: Path) -> bool:
 
 @pytest.mark.parametrize("via", ("live", "quick", "auto"))
 def test_an_encrypted_disk_of_a_running_vm_is_refused_with_what_would_help(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec(f"sealed {via}", disks=(ENCRYPTED, PLAIN), rate=20))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -59,7 +59,7 @@ def test_an_encrypted_disk_of_a_running_vm_is_refused_with_what_would_help(
 
 
 def test_an_encrypted_disk_moves_offline_and_is_encrypted_there_too(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("sealed", disks=(ENCRYPTED, PLAIN), rate=15))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -81,7 +81,7 @@ def test_an_encrypted_disk_moves_offline_and_is_encrypted_there_too(
 
 
 def test_an_encrypted_disk_whose_secret_is_missing_is_refused_until_it_is_there(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, connection: libvirt.virConnect, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, connection: libvirt.virConnect, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("keyless", disks=(ENCRYPTED, PLAIN), rate=20))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -122,7 +122,7 @@ def other_user(connection: libvirt.virConnect, image: Path) -> libvirt.virDomain
 
 
 def test_a_base_on_a_storage_mounted_read_only_is_refused_before_it_cannot_be_removed(
-    lab: LabHost, make_guest: MakeGuest, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
 ) -> None:
     """Seen: the VM had moved, and the job was stuck at its last step."""
     storage = lab.add_storage("sealed-base", "ext4", 64)
@@ -145,7 +145,7 @@ def test_a_base_that_the_source_can_no_longer_read_undoes_the_job_and_the_guest_
     make_guest: MakeGuest,
     domain_of: DomainOf,
     connection: libvirt.virConnect,
-    ferry: Ferry,
+    ferry: VmferryCommand,
 ) -> None:
     """The guest's own writes lie in an overlay on a good storage; of the shared image below it one part is gone."""
     golden = lab.add_storage(f"worn-{via}", "ext4", 256) / "golden.img"

@@ -21,7 +21,7 @@ from tests.support.seen import (
 )
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -32,7 +32,7 @@ TECHNOLOGIES = ("live", "quick", "offline")
 @pytest.mark.parametrize("spec", [HARD, ERASER], ids=lambda spec: spec.name)
 @pytest.mark.parametrize("via", TECHNOLOGIES)
 def test_a_guest_moves_and_loses_nothing(
-    via: str, spec: GuestSpec, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, spec: GuestSpec, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(spec)
     domain = domain_of(guest)
@@ -73,7 +73,7 @@ def _starts_again(guest: LabGuest, domain: libvirt.virDomain, moved: dict[str, P
     assert guest.errors() == []
 
 
-def _receipt_is_whole(ferry: Ferry, via: str, moved: dict[str, Path]) -> None:
+def _receipt_is_whole(ferry: VmferryCommand, via: str, moved: dict[str, Path]) -> None:
     job = ferry.jobs()[0]
     receipt = ferry.receipt(job["id"])
     assert job["state"] == "done"
@@ -85,7 +85,7 @@ def _receipt_is_whole(ferry: Ferry, via: str, moved: dict[str, Path]) -> None:
 
 
 def test_auto_takes_live_for_a_running_vm_and_offline_for_one_that_is_off(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     first, second = destination(lab, guest), guest.place.images["vda"].parent
@@ -98,7 +98,7 @@ def test_auto_takes_live_for_a_running_vm_and_offline_for_one_that_is_off(
 
 @pytest.mark.parametrize("via", ("live", "quick"))
 def test_a_paused_vm_moves_and_stays_paused(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     domain = domain_of(guest)
@@ -115,7 +115,7 @@ def test_a_paused_vm_moves_and_stays_paused(
 
 @pytest.mark.parametrize("via", ("live", "quick"))
 def test_a_transient_vm_stays_transient(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("passing", disks=TWO_DISKS, rate=15, persistent=False))
     guest.wait_acks(50)
@@ -132,7 +132,7 @@ def test_a_transient_vm_stays_transient(
 
 @pytest.mark.parametrize("via", ("live", "quick"))
 def test_a_kept_source_is_a_way_back(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: Ferry
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("steady", disks=TWO_DISKS, rate=15))
     guest.wait_acks(50)

@@ -18,7 +18,7 @@ from tests.support.torture import APART, HERE, Draw, Report, Torture, draw, spec
 from tests.support.with_others import came_to, page, phase_of
 
 from vmferry.lab import Lab, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
 
@@ -41,7 +41,7 @@ def disc(lab: LabHost) -> Path:
 
 @pytest.mark.parametrize("seed", [*ALWAYS, *map(long, range(FIRST, FIRST + RUNS))])
 def test_nothing_is_lost_whatever_others_do_meanwhile(
-    seed: int, disc: Path, lab: LabHost, make_guest: MakeGuest, ferry: Ferry, tmp_path: Path
+    seed: int, disc: Path, lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand, tmp_path: Path
 ) -> None:
     drawn = draw(seed)
     guest = make_guest(spec_of(drawn, disc))

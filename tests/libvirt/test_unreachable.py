@@ -15,7 +15,7 @@ from tests.libvirt.test_faults import SLOW, until_ended, until_step
 from tests.support.seen import destination
 
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 
 GUEST = GuestSpec("web-server", disks=(DiskSpec("vda", data_mib=24),), rate=15)
 NOBODY = 65534
@@ -43,7 +43,7 @@ def said(ended: Ended) -> str:
     ],
 )
 def test_a_command_says_what_is_wrong_with_the_host_and_speaks_of_no_job(
-    uri: str, cure: str, code: int, words: tuple[str, ...], lab: LabHost, ferry: Ferry
+    uri: str, cure: str, code: int, words: tuple[str, ...], lab: LabHost, ferry: VmferryCommand
 ) -> None:
     ended = ferry.run("--connect", uri, *words)
     assert ended.code == code, said(ended)
@@ -53,12 +53,12 @@ def test_a_command_says_what_is_wrong_with_the_host_and_speaks_of_no_job(
 
 
 @pytest.fixture
-def as_nobody(lab: LabHost) -> Iterator[Ferry]:
+def as_nobody(lab: LabHost) -> Iterator[VmferryCommand]:
     """vmferry as a user who may not talk to the lab's libvirtd."""
     state = Path(tempfile.mkdtemp(prefix="vmferry-nobody-"))
     os.chown(state, NOBODY, NOBODY)
     try:
-        with Ferry(state / "state", lab.uri, AS_NOBODY) as command:
+        with VmferryCommand(state / "state", lab.uri, AS_NOBODY) as command:
             if subprocess.run((*AS_NOBODY, *command.command[-1:], "--version"), capture_output=True).returncode:
                 pytest.skip("vmferry is installed where only root can run it")
             yield command
@@ -66,7 +66,7 @@ def as_nobody(lab: LabHost) -> Iterator[Ferry]:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def test_a_user_who_may_not_talk_to_libvirt_is_told_how_to(as_nobody: Ferry) -> None:
+def test_a_user_who_may_not_talk_to_libvirt_is_told_how_to(as_nobody: VmferryCommand) -> None:
     for words in WORDS:
         ended = as_nobody.run(*words)
         assert ended.code == 3, said(ended)
@@ -75,7 +75,7 @@ def test_a_user_who_may_not_talk_to_libvirt_is_told_how_to(as_nobody: Ferry) -> 
         assert "job" not in said(ended)
 
 
-def test_a_job_that_meets_it_says_that_it_waits(lab: LabHost, make_guest: MakeGuest, ferry: Ferry) -> None:
+def test_a_job_that_meets_it_says_that_it_waits(lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand) -> None:
     guest = make_guest(GUEST)
     job = ferry.detached(guest.name, "--path", destination(lab, guest), *SLOW)
     until_step(ferry, job, "CopyBase")
@@ -90,7 +90,7 @@ def test_a_job_that_meets_it_says_that_it_waits(lab: LabHost, make_guest: MakeGu
 
 
 def test_a_plan_of_a_vm_that_a_job_holds_says_what_submitting_would(
-    lab: LabHost, make_guest: MakeGuest, ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GUEST)
     there = destination(lab, guest)
@@ -110,7 +110,7 @@ def test_a_plan_of_a_vm_that_a_job_holds_says_what_submitting_would(
 
 
 def test_a_mistyped_name_of_a_vm_is_answered_with_the_names_that_are_like_it(
-    make_guest: MakeGuest, ferry: Ferry
+    make_guest: MakeGuest, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GUEST)
     for mistyped in ("web-sever", "Web-Server", "webserver"):

@@ -17,7 +17,7 @@ from tests.support.seen import destination, long, power_off, untouched
 from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -123,7 +123,7 @@ def test_every_kind_of_storage_moves_to_every_kind_and_no_write_is_lost(
     make_guest: MakeGuest,
     domain_of: DomainOf,
     volumes: LabVolumes,
-    inner_ferry: Ferry,
+    inner_ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(GuestSpec(f"{via} tour {part}", disks=DISKS, rate=20))
     domain, folder = domain_of(guest), destination(lab, guest)
@@ -144,7 +144,7 @@ def test_every_kind_of_storage_moves_to_every_kind_and_no_write_is_lost(
     assert {d.target: untouched(last[d.target], formats[d.target], d) for d in DISKS} == still
 
 
-def _move(guest: LabGuest, ferry: Ferry, via: str, stops: dict[str, tuple[str, str]], overlays: Path) -> None:
+def _move(guest: LabGuest, ferry: VmferryCommand, via: str, stops: dict[str, tuple[str, str]], overlays: Path) -> None:
     """To files in the format that the kind names; to volumes raw, so that both disks may share a format."""
     groups: dict[str, list[str]] = {}
     for target, stop in stops.items():
@@ -160,7 +160,7 @@ def _format(stop: tuple[str, str]) -> str:
     return "qcow2" if stop[0] == "qcow2" else "raw"
 
 
-def _image(volumes: LabVolumes, ferry: Ferry, stop: tuple[str, str]) -> Path:
+def _image(volumes: LabVolumes, ferry: VmferryCommand, stop: tuple[str, str]) -> Path:
     kind, place = stop
     if place in volumes.backing:
         return volumes.backing[place]
@@ -180,7 +180,7 @@ def test_a_guest_that_dies_while_it_leaves_a_volume_is_whole_there_and_starts_ag
     make_guest: MakeGuest,
     domain_of: DomainOf,
     volumes: LabVolumes,
-    inner_ferry: Ferry,
+    inner_ferry: VmferryCommand,
 ) -> None:
     """Overlays that libvirt has made over a volume are merged without QEMU, by the names in their headers."""
     guest = make_guest(GuestSpec(f"dies on {kind}", disks=ONE_DISK, rate=15))
@@ -212,7 +212,7 @@ def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
     make_guest: MakeGuest,
     domain_of: DomainOf,
     volumes: LabVolumes,
-    inner_ferry: Ferry,
+    inner_ferry: VmferryCommand,
 ) -> None:
     guest = make_guest(GuestSpec(f"killed {kind}", disks=ONE_DISK, rate=15))
     volume = volumes.make(kind, f"killed-{kind}", LARGER_MIB)
@@ -231,7 +231,7 @@ def test_a_killed_worker_goes_on_with_a_copy_to_a_volume(
 
 
 def test_a_cancelled_move_to_a_volume_leaves_the_guest_where_it_was_and_the_volume_free(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, volumes: LabVolumes, inner_ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, volumes: LabVolumes, inner_ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("cancelled", disks=ONE_DISK, rate=15))
     domain, source = domain_of(guest), guest.place.images["vda"]
@@ -251,7 +251,7 @@ def test_a_cancelled_move_to_a_volume_leaves_the_guest_where_it_was_and_the_volu
 
 
 def test_a_volume_that_cannot_be_taken_is_refused_and_the_vm_is_untouched(
-    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, volumes: LabVolumes, inner_ferry: Ferry
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, volumes: LabVolumes, inner_ferry: VmferryCommand
 ) -> None:
     guest = make_guest(GuestSpec("refused", disks=ONE_DISK, rate=20))
     domain = domain_of(guest)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from vmferry.agent.path_policy import ABROAD
 from vmferry.hosts.interface import Host
-from vmferry.hosts.simulator.driver import MemoryHost
+from vmferry.hosts.simulator.driver import SimulatedHost
 from vmferry.hosts.wire import CALLS
 from vmferry.transfer import Place
 
@@ -18,7 +18,7 @@ from vmferry.transfer import Place
 class Bordered:
     """A toy host that notes each path in a call that lies in another host's folder. Mappings' keys are only names."""
 
-    def __init__(self, host: MemoryHost, abroad: Path, violations: list[str]) -> None:
+    def __init__(self, host: SimulatedHost, abroad: Path, violations: list[str]) -> None:
         self._host = host
         self._abroad = abroad
         self._violations = violations
@@ -39,7 +39,7 @@ class Bordered:
         return call
 
 
-def bordered(host: MemoryHost, abroad: Path, violations: list[str]) -> Host:
+def bordered(host: SimulatedHost, abroad: Path, violations: list[str]) -> Host:
     return cast(Host, Bordered(host, abroad, violations))
 
 

@@ -21,7 +21,7 @@ import structlog
 from tests.support.postgres import Cluster
 
 from vmferry.errors import HostRefused, VmferryError, WorkerRunning
-from vmferry.hosts.simulator.driver import InFile, MemoryHosts, Moment, World
+from vmferry.hosts.simulator.driver import InFile, Moment, SimulatedHosts, World
 from vmferry.hosts.simulator.world import add_machine
 from vmferry.manager.jobs import engine, failover
 from vmferry.manager.jobs.service import Jobs
@@ -29,7 +29,7 @@ from vmferry.manager.store import Store, leases
 from vmferry.migration import saga
 from vmferry.migration.saga import Once, Outcome
 from vmferry.model import FINAL, JobState, MoveRequest, Power
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
@@ -78,11 +78,11 @@ class Post:
     def folder(self) -> Path:
         return self.world / self.name
 
-    def seat(self) -> Seat:
+    def seat(self) -> ManagerIdentity:
         if self.records is None:
-            return Seat.at(self.folder)
+            return ManagerIdentity.at(self.folder)
         self.folder.mkdir(exist_ok=True)
-        return Seat.among(self.folder, self.world / "ground", self.records)
+        return ManagerIdentity.among(self.folder, self.world / "ground", self.records)
 
 
 class Luck:
@@ -109,7 +109,7 @@ def work(post: Post, seed: int, questions: Pipe) -> None:
     saga.RETRY_S, leases.LEASE_S, failover.LOOK_S = 0.02, LEASE_S, LOOK_S
     vars(engine)["once"] = deadly(engine.once, luck.chance)
     seat = post.seat()
-    jobs = Jobs(seat, MemoryHosts(world_file(post.world), luck.fail_sometimes))
+    jobs = Jobs(seat, SimulatedHosts(world_file(post.world), luck.fail_sometimes))
     try:
         jobs.start()
     except WorkerRunning:

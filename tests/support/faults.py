@@ -14,8 +14,8 @@ from tests.support.fleets import ManagedLab
 from tests.support.starts import follow
 
 from vmferry.api.client.client import Client
-from vmferry.api.client.errors import Answered
-from vmferry.api.place import Place
+from vmferry.api.client.errors import ServerError
+from vmferry.api.place import StateLocation
 from vmferry.errors import LabLate
 from vmferry.lab import LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS
@@ -181,8 +181,8 @@ def cancel(case: Case) -> bool:
     The worker is asked without the command, which takes longer to begin than most steps take.
     """
     try:
-        Client(Place.of(case.fleet.manager.state_folder), print).cancel(case.job)
-    except Answered as refused:
+        Client(StateLocation.of(case.fleet.manager.state_folder), print).cancel(case.job)
+    except ServerError as refused:
         assert case.ended() or "before its point of no return" in str(refused), refused
         return False
     return True

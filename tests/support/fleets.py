@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.served import ServedHost
 
 from vmferry.lab import Lab, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ended, Ferry
+from vmferry.lab.vmferry_command import Ended, VmferryCommand
 
 PORT = 7420
 INSIDE_URI = "qemu:///system"
@@ -18,7 +18,7 @@ INSIDE_URI = "qemu:///system"
 class ManagedLab:
     """A lab whose hosts are added by their names."""
 
-    def __init__(self, lab: Lab, manager: Ferry, agents: dict[str, ServedHost]) -> None:
+    def __init__(self, lab: Lab, manager: VmferryCommand, agents: dict[str, ServedHost]) -> None:
         self.lab = lab
         self.manager = manager
         self.agents = agents
@@ -43,7 +43,7 @@ def managed(lab: Lab, name: str, records: str = "", options: Sequence[str] = ())
     with ExitStack() as stack:
         node = lab.manager
         manager = stack.enter_context(
-            Ferry(node.at / f"state-{name}", INSIDE_URI, node.inside(), records, "foreground")
+            VmferryCommand(node.at / f"state-{name}", INSIDE_URI, node.inside(), records, "foreground")
         )
         agents = {}
         for host in lab.hosts:

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 from vmferry.agent.listening import listen
-from vmferry.agent.path_policy import Bookmarks, Confined
+from vmferry.agent.path_policy import ConfinedBookmarks, PathPolicy
 from vmferry.agent.service import Agent
 from vmferry.authority import Authority, Issued, Role, TlsFolder, make_key, make_request
 from vmferry.authority.ca import LIFE
@@ -19,7 +19,7 @@ from vmferry.hosts.interface import Hosts
 from vmferry.hosts.remote.client import AgentLink
 from vmferry.hosts.wire import Call
 from vmferry.lab.programs import wait_for
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Transfer
 
 LOOPBACK = "127.0.0.1"
@@ -29,9 +29,9 @@ class Anywhere:
     """A toy host's files lie nowhere, so only its bookmarks are brought home."""
 
     def __init__(self, name: str, state: Path) -> None:
-        self._bookmarks = Bookmarks(name, state)
+        self._bookmarks = ConfinedBookmarks(name, state)
 
-    def allowed(self, call: Call, token: Token | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def allowed(self, call: Call, token: FencingToken | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._at_home(value) for name, value in arguments.items()}
 
     def told(self, answer: Any) -> Any:
@@ -97,7 +97,7 @@ class Realm:
         def open_hosts(_: Fence) -> Hosts:
             return hosts
 
-        anywhere: Callable[[str], Confined] | None = None if confined else lambda own: Anywhere(own, state)
+        anywhere: Callable[[str], PathPolicy] | None = None if confined else lambda own: Anywhere(own, state)
         agent = Agent(state, connect, open_hosts, anywhere)
         listener = listen(LOOPBACK, port)
         thread = Thread(target=agent.serve, args=(listener,), name=f"agent {name}", daemon=True)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from vmferry.api import place
 from vmferry.errors import HostRefused
-from vmferry.hosts.simulator.driver import InFile, MemoryHost, World
-from vmferry.model import Token
+from vmferry.hosts.simulator.driver import InFile, SimulatedHost, World
+from vmferry.model import FencingToken
 from vmferry.server import worker
 
 SITE = Path(os.environ["TEST_SITE"])
 
 
-class SteeredHost(MemoryHost):
+class SteeredHost(SimulatedHost):
     """Stands still outside the world's lock, so that others can look at the world meanwhile."""
 
     @contextmanager
@@ -38,7 +38,7 @@ class SteeredHost(MemoryHost):
 
 
 class SteeredHosts:
-    def open(self, connect: str, token: Token | None = None) -> SteeredHost:
+    def open(self, connect: str, token: FencingToken | None = None) -> SteeredHost:
         return SteeredHost(InFile(SITE / "world"), token)
 
 

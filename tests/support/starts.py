@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry.lab import LabHost, wait_for
-from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 
 HALF_STARTED = "but it has no QEMU there"
 FORGOTTEN = "but its QEMU runs"
@@ -59,12 +59,12 @@ def restart(host: LabHost) -> None:
     host.start_libvirtd()
 
 
-def told(ferry: Ferry, job: str, words: str) -> bool:
+def told(ferry: VmferryCommand, job: str, words: str) -> bool:
     """Does a job that goes on say so of what it does?"""
     return words in str(ferry.job(job)["progress"])
 
 
-def follow(ferry: Ferry, job: str, host: LabHost, vm: str) -> bool:
+def follow(ferry: VmferryCommand, job: str, host: LabHost, vm: str) -> bool:
     """What an operator does, who follows what a job says that waits. Returns whether he had to end the guest."""
     asks = {HALF_STARTED: lambda: restart(host), FORGOTTEN: lambda: host.kill_qemu(vm)}
 

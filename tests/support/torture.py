@@ -22,7 +22,7 @@ from vmferry.errors import LabLate, NoSuchVm, VmferryError
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.bare import BARE_GUEST
 from vmferry.lab.programs import run
-from vmferry.lab.vmferry_command import ENDS, Ferry
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import OTHER_HOST, Technology
 
@@ -137,7 +137,7 @@ class Torture:
     drawn: Draw
     guest: LabGuest
     hosts: Sequence[LabHost]
-    ferry: Ferry
+    ferry: VmferryCommand
     folder: Path
     """Of files that the act makes, on the first host."""
     submit: Callable[[], str]

@@ -16,7 +16,7 @@ import structlog
 from tests.support.shaped_links import Link
 from tests.support.tunnels import context
 
-from vmferry.tunnel import Ending, Patience, Peer, Tickets, TunnelClient, TunnelServer
+from vmferry.tunnel import Ending, Tickets, TunnelClient, TunnelPeer, TunnelServer, TunnelTimeouts
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,14 +76,14 @@ def _ended(ending: Ending) -> None:
 def _far(there: str, keys: str, quiet_s: str) -> None:
     tickets = Tickets()
     made = context(Path(keys), "server")
-    with TunnelServer(("0.0.0.0", 0), made, tickets, patience=Patience(float(quiet_s))) as server:
+    with TunnelServer(("0.0.0.0", 0), made, tickets, patience=TunnelTimeouts(float(quiet_s))) as server:
         _tell([server.port, tickets.issue(Path(there), 3600, None)])
         sys.stdin.read()
 
 
 def _near(here: str, keys: str, quiet_s: str, host: str, port: str, ticket: str) -> None:
-    peer, made = Peer(host, int(port), ticket, named="localhost"), context(Path(keys), "client")
-    with TunnelClient(Path(here), peer, made, _ended, Patience(float(quiet_s))):
+    peer, made = TunnelPeer(host, int(port), ticket, named="localhost"), context(Path(keys), "client")
+    with TunnelClient(Path(here), peer, made, _ended, TunnelTimeouts(float(quiet_s))):
         _tell("ready")
         sys.stdin.read()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 
-from vmferry.tunnel import Ending, Patience, Peer, Tickets, TunnelClient, TunnelServer
-from vmferry.tunnel.handshake import knock
+from vmferry.tunnel import Ending, Tickets, TunnelClient, TunnelPeer, TunnelServer, TunnelTimeouts
+from vmferry.tunnel.handshake import request
 
 ANSWER_S = 30.0
-QUICK = Patience(quiet_s=1.0, hello_s=1.0)
+QUICK = TunnelTimeouts(quiet_s=1.0, hello_s=1.0)
 
 
 def context(keys: Path, side: str, *, known: bool = True) -> ssl.SSLContext:
@@ -38,7 +38,7 @@ class Pair:
         keys: Path,
         *,
         uses: int | None = None,
-        patience: Patience | None = None,
+        patience: TunnelTimeouts | None = None,
         slow: bool | None = None,
     ) -> None:
         self.there, self.here = folder / "there", folder / "here"
@@ -49,7 +49,7 @@ class Pair:
         self.server = TunnelServer(
             ("127.0.0.1", 0), context(keys, "server"), self.tickets, self.at_server.put, patience, slow=slow
         )
-        self.peer = Peer("127.0.0.1", self.server.port, self.ticket)
+        self.peer = TunnelPeer("127.0.0.1", self.server.port, self.ticket)
         self.client = TunnelClient(self.here, self.peer, context(keys, "client"), self.endings.put, patience, slow=slow)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.there))
@@ -75,7 +75,12 @@ class Pair:
 
 @contextmanager
 def pair(
-    folder: Path, keys: Path, *, uses: int | None = None, patience: Patience | None = None, slow: bool | None = None
+    folder: Path,
+    keys: Path,
+    *,
+    uses: int | None = None,
+    patience: TunnelTimeouts | None = None,
+    slow: bool | None = None,
 ) -> Iterator[Pair]:
     made = Pair(folder, keys, uses=uses, patience=patience, slow=slow)
     try:
@@ -124,7 +129,7 @@ def stranger(pair: Pair, keys: Path, *, known: bool = True) -> ssl.SSLSocket:
 def admitted(pair: Pair, keys: Path, quiet_s: float = 30.0) -> tuple[ssl.SSLSocket, socket.socket]:
     """A caller that has shown its ticket and can say what it likes, and the program that it reaches."""
     caller = stranger(pair, keys)
-    knock(caller, "the server", pair.ticket, quiet_s, time.monotonic() + ANSWER_S)
+    request(caller, "the server", pair.ticket, quiet_s, time.monotonic() + ANSWER_S)
     caller.settimeout(ANSWER_S)
     far, _ = pair.listener.accept()
     far.settimeout(ANSWER_S)
@@ -137,6 +142,6 @@ def tunnel_to(there: Path, here: Path, keys: Path) -> Iterator[Callable[[], None
     tickets = Tickets()
     ticket = tickets.issue(there, 3600, None)
     with TunnelServer(("127.0.0.1", 0), context(keys, "server"), tickets) as server:
-        peer = Peer("127.0.0.1", server.port, ticket)
+        peer = TunnelPeer("127.0.0.1", server.port, ticket)
         with TunnelClient(here, peer, context(keys, "client")):
             yield lambda: tickets.withdraw(ticket)

@@ -17,7 +17,7 @@ from vmferry import preflight
 from vmferry.errors import Cancelled
 from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Quiesced
-from vmferry.hosts.simulator.driver import Hook, InMemory, Killed, MemoryHost, Moment, World
+from vmferry.hosts.simulator.driver import Hook, InMemory, Killed, Moment, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, Machine, add_machine
 from vmferry.migration.saga import Outcome, walk
 from vmferry.migration.steps.step import Fact, Job, Step
@@ -26,13 +26,13 @@ from vmferry.model import (
     ALLOWED,
     OTHER_HOST,
     DiskProgress,
+    FencingToken,
     JobState,
     MoveRequest,
     Phase,
     Plan,
     Power,
     Technology,
-    Token,
 )
 from vmferry.transfer import Throttle
 
@@ -123,8 +123,8 @@ def make_plan(world: World, scenario: Scenario) -> Plan:
         overwrite=bool(scenario.volumes),
     )
     ground = InMemory(world)
-    host = MemoryHost(ground)
-    plan = preflight.plan(request, host, MemoryHost(ground, name=FAR) if scenario.relocates else host, {})
+    host = SimulatedHost(ground)
+    plan = preflight.plan(request, host, SimulatedHost(ground, name=FAR) if scenario.relocates else host, {})
     assert not plan.blockers, plan.blockers
     assert plan.technology is scenario.technology
     return plan
@@ -175,12 +175,12 @@ class Bench:
 
     def _walk(self) -> JobState:
         self.epoch += 1
-        ground, token = InMemory(self.world), Token(self.job_id, self.epoch)
-        host: Host = MemoryHost(ground, token, self.hook)
+        ground, token = InMemory(self.world), FencingToken(self.job_id, self.epoch)
+        host: Host = SimulatedHost(ground, token, self.hook)
         there = host
         if self.scenario.relocates:
-            host = bordered(MemoryHost(ground, token, self.hook), DESTINATION, self.world.violations)
-            there = bordered(MemoryHost(ground, token, self.hook, name=FAR), SOURCE, self.world.violations)
+            host = bordered(SimulatedHost(ground, token, self.hook), DESTINATION, self.world.violations)
+            there = bordered(SimulatedHost(ground, token, self.hook, name=FAR), SOURCE, self.world.violations)
         job = Job(self.job_id, self.plan, host, there, Facts(self.known), BenchDesk(self), Path("/state"))
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 

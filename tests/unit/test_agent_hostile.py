@@ -30,10 +30,10 @@ from vmferry.errors import (
 from vmferry.hosts.libvirt import domain_xml
 from vmferry.hosts.remote import client as agent_link
 from vmferry.hosts.remote.driver import remote_host
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, MemoryHosts, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, SimulatedHosts, World
 from vmferry.hosts.wire import PROTOCOL
 from vmferry.lab.programs import wait_for
-from vmferry.model import Power, Token
+from vmferry.model import FencingToken, Power
 
 DEADLINE_S = 30
 
@@ -42,14 +42,14 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.world: World = make_world()
         self.realm = Realm(folder / "realm")
-        self.served: Served = self.realm.serve("host1", MemoryHosts(InMemory(self.world)))
+        self.served: Served = self.realm.serve("host1", SimulatedHosts(InMemory(self.world)))
         self.folder = folder
 
     def suspend(self, tls: TlsFolder) -> None:
         """An act that must not happen."""
         link = self.realm.link(self.served, tls)
         try:
-            remote_host(link, Token("abcd2345", 1)).suspend(UUID)
+            remote_host(link, FencingToken("abcd2345", 1)).suspend(UUID)
         finally:
             link.close()
 
@@ -331,9 +331,9 @@ def test_an_act_without_a_token_is_refused(site: Site) -> None:
 def test_what_ends_at_once_is_answered_whole_and_what_takes_longer_says_so_meanwhile(
     site: Site, monkeypatch: pytest.MonkeyPatch, method: str, token: object, arguments: dict[str, str]
 ) -> None:
-    go_on, quickly = Event(), getattr(MemoryHost, method)
+    go_on, quickly = Event(), getattr(SimulatedHost, method)
 
-    def slowly(self: MemoryHost, path: Path) -> object:
+    def slowly(self: SimulatedHost, path: Path) -> object:
         assert go_on.wait(DEADLINE_S)
         return quickly(self, path)
 
@@ -343,7 +343,7 @@ def test_what_ends_at_once_is_answered_whole_and_what_takes_longer_says_so_meanw
         assert whole.headers["content-length"] == str(len(whole.content))
         assert [*json.loads(whole.text)] == ["answer"]
         monkeypatch.setattr(host_routes, "ALIVE_S", 0.05)
-        monkeypatch.setattr(MemoryHost, method, slowly)
+        monkeypatch.setattr(SimulatedHost, method, slowly)
         with http.stream("POST", url, json=body, extensions=SNI) as reply:
             lines = reply.iter_lines()
             assert [json.loads(next(lines)) for _ in range(2)] == [{}, {}]

@@ -28,9 +28,9 @@ from vmferry.errors import (
 from vmferry.hosts.interface import DiskTransfer, Host
 from vmferry.hosts.remote.client import AgentLink
 from vmferry.hosts.remote.driver import remote_host
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost
 from vmferry.lab.programs import wait_for
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Copied, Place, Throttle, Transfer, Watch
 
 JOB = "abcd2345"
@@ -39,7 +39,7 @@ PIECES = 40
 DEADLINE_S = 30
 
 
-class Scripted(MemoryHost):
+class Scripted(SimulatedHost):
     """A toy whose copy does what the test says, and tells what became of it."""
 
     script: Script
@@ -93,7 +93,7 @@ class ScriptedHosts:
         self.script = Script()
         self.world = make_world()
 
-    def open(self, connect: str, token: Token | None = None) -> Host:
+    def open(self, connect: str, token: FencingToken | None = None) -> Host:
         host = Scripted(InMemory(self.world), token)
         host.script = self.script
         return host
@@ -151,7 +151,7 @@ class Site:
         self.links.append(self.realm.link(self.served))
 
     def host(self, epoch: int = 1, job: str = JOB) -> Host:
-        return remote_host(self.links[-1], Token(job, epoch))
+        return remote_host(self.links[-1], FencingToken(job, epoch))
 
     def copy(self, watch: Watch, epoch: int = 1, name: str = "vda") -> Calling:
         host = self.host(epoch)
@@ -395,7 +395,7 @@ def test_epochs_outlive_the_agent(site: Site) -> None:
 def test_nobody_hears_the_end_before_the_answer_is_kept() -> None:
     """Else whoever heard it, and says so at once, would be given it again for the next call of the same words."""
     at_the_end: list[tuple[bool, bool]] = []
-    operation = Operation("host", "key", "call", Token("other234", 1), lambda _: 7)
+    operation = Operation("host", "key", "call", FencingToken("other234", 1), lambda _: 7)
     operation.run((), lambda it: at_the_end.append((it.over, it.succeeded)))
     assert operation.wait(DEADLINE_S)
     assert at_the_end == [(False, True)]

@@ -15,9 +15,9 @@ from vmferry.errors import NoSuchStorage, PathRefused, StorageKnown, StorageUnfi
 from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Fold
 from vmferry.hosts.remote.driver import remote_host
-from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts, World
 from vmferry.hosts.simulator.world import add_machine
-from vmferry.model import Changes, Placed, Power, Token, Url
+from vmferry.model import Changes, FencingToken, Placed, Power, Url
 from vmferry.transfer import Place, Transfer, Unwatched
 
 JOB = "abcd2345"
@@ -36,7 +36,7 @@ class Site:
         self.add("own", OWN, self.san / "own.img")
         self.add("other", OTHER, self.san / "other.img")
         self.realm = Realm(folder / "realm")
-        self.served = self.realm.serve("host1", MemoryHosts(InMemory(self.world)), confined=True)
+        self.served = self.realm.serve("host1", SimulatedHosts(InMemory(self.world)), confined=True)
         self.link = self.realm.link(self.served)
         self.link.ask("PUT", "storages/san", {"path": str(self.san)})
 
@@ -47,7 +47,7 @@ class Site:
         (self.outside / f"{name}.fd").touch()
 
     def host(self, job: str = JOB) -> Host:
-        return remote_host(self.link, Token(job, 1))
+        return remote_host(self.link, FencingToken(job, 1))
 
     def file(self, path: Path) -> Path:
         """One that the toy host knows as well."""
@@ -162,8 +162,8 @@ def test_a_copy_over_tls_is_given_the_agents_own_certificates(site: Site) -> Non
     seen: list[Place] = []
 
     class Noting:
-        def open(self, connect: str, token: Token | None = None) -> Host:
-            return MemoryHosts(InMemory(site.world)).open(connect, token)
+        def open(self, connect: str, token: FencingToken | None = None) -> Host:
+            return SimulatedHosts(InMemory(site.world)).open(connect, token)
 
     from vmferry.agent.path_policy import ToStorages
     from vmferry.hosts.wire import CALLS
@@ -172,7 +172,7 @@ def test_a_copy_over_tls_is_given_the_agents_own_certificates(site: Site) -> Non
         "host1", site.folder, Storages("host1", site.served.state), Noting().open(""), Path("/own/tls")
     )
     asked = transfer(Place("nbds://there:10809/x", tls=Path("/etc/evil")), site.san / "x")
-    allowed = confined.allowed(CALLS["copy"], Token(JOB, 1), {"transfer": asked})["transfer"]
+    allowed = confined.allowed(CALLS["copy"], FencingToken(JOB, 1), {"transfer": asked})["transfer"]
     seen.append(allowed.source)
     assert [place.tls for place in seen] == [Path("/own/tls")]
     assert allowed.bookmarks == site.folder / "bookmarks" / JOB / "x.bookmarks"

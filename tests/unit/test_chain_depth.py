@@ -9,7 +9,7 @@ import pytest
 from tests.support.worlds import DESTINATION, FAR, UUID, Bench, Scenario, make_world
 
 from vmferry import preflight
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File
 from vmferry.model import JobState, MoveRequest, Placed, Plan, Power, Technology
 from vmferry.preflight.chains import deepest
@@ -24,9 +24,9 @@ def planned(images: int, libvirt: int, power: Power = Power.RUNNING, far: int = 
     world.at(FAR).platform = replace(world.platform, libvirt=far or libvirt)
     _deepen(world, images)
     ground = InMemory(world)
-    host = MemoryHost(ground)
+    host = SimulatedHost(ground)
     request = MoveRequest("guest", "memory", path=DESTINATION, to=FAR if far else None)
-    return preflight.plan(request, host, MemoryHost(ground, name=FAR) if far else host, {})
+    return preflight.plan(request, host, SimulatedHost(ground, name=FAR) if far else host, {})
 
 
 def _deepen(world: World, images: int) -> None:
@@ -97,7 +97,7 @@ def test_a_disk_on_an_overlay_of_a_job_that_this_manager_does_not_know_is_refuse
     live = world.machine(UUID).live
     assert live is not None
     live.disks["vda"] = Placed(top, "qcow2")
-    host = MemoryHost(InMemory(world))
+    host = SimulatedHost(InMemory(world))
     plan = preflight.plan(MoveRequest("guest", "memory", path=DESTINATION), host, host, {})
     [found] = [finding for finding in plan.blockers if "abcd2345" in finding.what]
     assert "disk vda lies on an overlay of job abcd2345" in found.what

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.model.chains import DiskChain, Expected, Kind, Layer, differences, runs_of
+from vmferry.model.chains import DiskChain, Expected, ForeignAct, Layer, differences, runs_of
 
 SIZE = 1 << 30
 names = st.lists(st.integers(0, 40).map(lambda n: f"/images/{n}"), min_size=2, max_size=8, unique=True)
@@ -28,7 +28,7 @@ def chains(draw: st.DrawFn) -> tuple[Expected, DiskChain]:
     return made(found, draw(st.integers(1, len(found) - 1)))
 
 
-def kinds(expected: Expected, found: DiskChain) -> list[Kind]:
+def kinds(expected: Expected, found: DiskChain) -> list[ForeignAct]:
     return [difference.kind for difference in differences([expected], [found])]
 
 
@@ -59,28 +59,30 @@ def test_any_other_list_of_images_is_one_that_names_an_image(
 def test_each_kind_of_change_is_told_by_its_name(made: tuple[Expected, DiskChain]) -> None:
     expected, found = made
     named = list(found.named)
-    assert kinds(expected, as_named(found, ["/theirs", *named])) == [Kind.SNAPSHOT]
-    assert kinds(expected, as_named(found, [named[0], "/theirs", *named[1:]])) == [Kind.SNAPSHOT]
-    assert kinds(expected, as_named(found, named[1:])) == [Kind.MERGED]
-    assert kinds(expected, as_named(found, named[:1])) == [Kind.MERGED]
-    assert kinds(expected, as_named(found, ["/theirs"])) == [Kind.REPLACED]
-    assert kinds(expected, replace(found, mirror="/theirs")) == [Kind.BLOCK_JOB]
-    assert kinds(expected, replace(found, block_job="pull")) == [Kind.BLOCK_JOB]
+    assert kinds(expected, as_named(found, ["/theirs", *named])) == [ForeignAct.SNAPSHOT]
+    assert kinds(expected, as_named(found, [named[0], "/theirs", *named[1:]])) == [ForeignAct.SNAPSHOT]
+    assert kinds(expected, as_named(found, named[1:])) == [ForeignAct.MERGED]
+    assert kinds(expected, as_named(found, named[:1])) == [ForeignAct.MERGED]
+    assert kinds(expected, as_named(found, ["/theirs"])) == [ForeignAct.REPLACED]
+    assert kinds(expected, replace(found, mirror="/theirs")) == [ForeignAct.BLOCK_JOB]
+    assert kinds(expected, replace(found, block_job="pull")) == [ForeignAct.BLOCK_JOB]
     assert kinds(expected, replace(found, block_job="backup")) == []
     assert kinds(replace(expected, mirror="/copy"), replace(found, mirror="/copy", block_job="copy")) == []
-    assert [each.kind for each in differences([expected], [])] == [Kind.DETACHED]
+    assert [each.kind for each in differences([expected], [])] == [ForeignAct.DETACHED]
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "says"),
     [
-        ({"virtual_bytes": 2 * SIZE}, Kind.RESIZED, "was resized from"),
-        ({"snapshots": ("mine",)}, Kind.INTERNAL_SNAPSHOT, "holds the snapshot 'mine'"),
-        ({"format": "raw"}, Kind.UNLIKE, "/r0 as raw"),
-        ({"name": "/elsewhere"}, Kind.UNLIKE, "/elsewhere as qcow2"),
+        ({"virtual_bytes": 2 * SIZE}, ForeignAct.RESIZED, "was resized from"),
+        ({"snapshots": ("mine",)}, ForeignAct.INTERNAL_SNAPSHOT, "holds the snapshot 'mine'"),
+        ({"format": "raw"}, ForeignAct.UNLIKE, "/r0 as raw"),
+        ({"name": "/elsewhere"}, ForeignAct.UNLIKE, "/elsewhere as qcow2"),
     ],
 )
-def test_what_qemu_tells_of_the_active_image_counts_as_well(change: dict[str, object], kind: Kind, says: str) -> None:
+def test_what_qemu_tells_of_the_active_image_counts_as_well(
+    change: dict[str, object], kind: ForeignAct, says: str
+) -> None:
     expected, found = made(["/r0", "/base"], 1)
     top, below = found.layers
     (told,) = differences([expected], [replace(found, layers=(replace(top, **change), below))])  # type: ignore[arg-type]

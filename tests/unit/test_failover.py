@@ -23,19 +23,19 @@ from tests.support.worlds import DESTINATION, quick_folder
 
 from vmferry import preflight
 from vmferry.errors import HostKnown, StorageKnown, StoreAway, Superseded, TransferElsewhere, WorkerRunning
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.manager.jobs import failover
 from vmferry.manager.jobs.service import Jobs
 from vmferry.manager.limits.slots import HOST_SLOTS
-from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.notify.delivery import Delivery
 from vmferry.manager.store import NewJob, Store, leases, notices
 from vmferry.manager.store.fleet import FleetStore, StorageRow
-from vmferry.manager.store.leases import Presence
+from vmferry.manager.store.leases import Leases
 from vmferry.manager.store.notices import NoticeStore
 from vmferry.manager.store.transfers import TransferStore
-from vmferry.model import JobState, NoticeState, Progress, Receivers, Scope, SharedLimit, Token
+from vmferry.model import FencingToken, JobState, NoticeState, Progress, Receivers, Scope, SharedLimit
 from vmferry.model.transfers import TransferRequest, TransferState
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def other(records: str) -> Iterator[Store]:
         yield store
 
 
-def seat(folder: Path, records: str) -> Seat:
-    return Seat.among(folder, folder, records)
+def seat(folder: Path, records: str) -> ManagerIdentity:
+    return ManagerIdentity.among(folder, folder, records)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def opened() -> Gate:
 def planned(number: int = 0) -> NewJob:
     """A job as another manager would queue it."""
     wanted = request(number, via="live")
-    host = MemoryHost(InMemory(world_of(number + 1)))
+    host = SimulatedHost(InMemory(world_of(number + 1)))
     plan = preflight.plan(wanted, host, host, {})
     return replace(job(f"other{number:03}"), plan=plan, request=wanted, slots=("host memory",))
 
@@ -104,7 +104,7 @@ def test_what_a_manager_that_is_gone_left_is_taken_over_and_done(tmp_path: Path,
         assert (view.state, view.sentence) == (JobState.DONE, "")
     assert other.row(left).epoch == 2
     with pytest.raises(Superseded):
-        other.put_fact(Token(left, 1), "rounds", 1)
+        other.put_fact(FencingToken(left, 1), "rounds", 1)
     assert world.violations == []
 
 
@@ -120,8 +120,8 @@ def test_a_manager_that_holds_its_lock_keeps_its_jobs(tmp_path: Path, records: s
 
 
 @contextmanager
-def closing_presence(records: str, name: str) -> Iterator[Presence]:
-    lock = Presence(records, name)
+def closing_presence(records: str, name: str) -> Iterator[Leases]:
+    lock = Leases(records, name)
     try:
         yield lock
     finally:
@@ -129,11 +129,11 @@ def closing_presence(records: str, name: str) -> Iterator[Presence]:
 
 
 @contextmanager
-def lasting_presence(records: str, name: str) -> Iterator[Presence]:
+def lasting_presence(records: str, name: str) -> Iterator[Leases]:
     """Held however slow the test is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leases, "LEASE_S", 600.0)
-        lock = Presence(records, name)
+        lock = Leases(records, name)
     try:
         assert lock.hold() == 1
         yield lock
@@ -235,13 +235,13 @@ def test_a_job_of_another_machines_own_libvirt_is_left_to_that_machine(
         assert ended(jobs, jobs.submit(request(2)).id).state is JobState.DONE
         assert other.row(theirs[0].id).manager == "other"
         assert [jobs.get(each.id).state for each in theirs] == [JobState.RUNNING, JobState.QUEUED]
-    here = Seat(tmp_path, tmp_path, records, "me", "machine")
+    here = ManagerIdentity(tmp_path, tmp_path, records, "me", "machine")
     assert [here.reach(uri) for uri in ("qemu:///system", "qemu+tcp://host2/system", "host2")] == [
         "machine",
         None,
         None,
     ]
-    assert Seat.at(tmp_path).reach("qemu:///system") is None
+    assert ManagerIdentity.at(tmp_path).reach("qemu:///system") is None
 
 
 # -- slots and orders
@@ -296,7 +296,7 @@ def test_orders_that_were_given_elsewhere_reach_a_running_job(tmp_path: Path, re
 
 @pytest.mark.slow
 def test_a_watcher_at_another_manager_sees_how_far_a_job_is(tmp_path: Path, records: str, other: Store) -> None:
-    theirs = Token(under_way(other), 1)
+    theirs = FencingToken(under_way(other), 1)
     with lasting_presence(records, "other"), manager(tmp_path, records, world_of(1)) as jobs:
         version, _ = jobs.changed(theirs.job, 0, 0.0)
         other.put_progress(theirs, seen := Progress(now="copying", step=3, steps=9))
@@ -347,11 +347,11 @@ def test_a_host_with_a_name_has_its_slots_once_for_all_machines(records: str, ot
 
 
 def test_a_job_from_or_to_a_machines_own_libvirt_is_tied_to_that_machine() -> None:
-    here = Seat(Path("/a"), Path("/a"), "postgresql:///x", "me", "here")
+    here = ManagerIdentity(Path("/a"), Path("/a"), "postgresql:///x", "me", "here")
     assert here.reach("qemu:///system", "host1") == "here"
     assert here.reach("host1", "qemu:///system") == "here"
     assert here.reach("host1", "qemu+tls://host2/system") is None
-    assert Seat.at(Path("/a")).reach("qemu:///system") is None
+    assert ManagerIdentity.at(Path("/a")).reach("qemu:///system") is None
 
 
 # -- notices are told once
@@ -405,8 +405,8 @@ def test_couriers_of_two_managers_tell_each_event_once(tmp_path: Path, records: 
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    seats = [Seat.among(folder, folder, records) for folder in folders]
-    couriers = [Courier(seat) for seat in seats]
+    seats = [ManagerIdentity.among(folder, folder, records) for folder in folders]
+    couriers = [Delivery(seat) for seat in seats]
     with closing(NoticeStore(records)) as store:
         store.set_receivers(Receivers(command=str(script)))
         wanted = sorted(store.add_test() for _ in range(10))
@@ -480,7 +480,7 @@ def test_commands_work_on_a_database_as_on_a_folder(shared_site: Site, records: 
     assert b"secret" not in Path(f"/proc/{site.worker()}/cmdline").read_bytes()
     assert "secret" not in site.log()
     with pytest.raises(WorkerRunning):
-        Jobs(Seat.among(site.state, site.state, records), HeldHosts(World(), opened())).start()
+        Jobs(ManagerIdentity.among(site.state, site.state, records), HeldHosts(World(), opened())).start()
 
 
 @pytest.mark.slow

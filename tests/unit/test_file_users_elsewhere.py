@@ -9,11 +9,11 @@ from tests.support.worlds import DESTINATION, FAR, SOURCE, UUID, make_world
 
 from vmferry.errors import HostUnreachable
 from vmferry.hosts.interface import Host
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, add_machine
-from vmferry.manager.fleet.file_users import Others
+from vmferry.manager.fleet.file_users import FleetFileUsers
 from vmferry.manager.jobs.service import Jobs
-from vmferry.model import FINAL, FileUser, JobState, MoveRequest, Power, Token, UserKind
+from vmferry.model import FINAL, FencingToken, FileUser, JobState, MoveRequest, Power, UserKind
 from vmferry.model.fleet import StorageView
 
 BASE = SOURCE / "guest-b-base.qcow2"
@@ -39,15 +39,15 @@ class Two:
         self._ground = InMemory(world)
         self._away = away
 
-    def open(self, connect: str, token: Token | None = None) -> Host:
+    def open(self, connect: str, token: FencingToken | None = None) -> Host:
         if self._away and connect == FAR:
             raise HostUnreachable(host=connect, reason="its link is cut")
-        return MemoryHost(self._ground, token, name=connect)
+        return SimulatedHost(self._ground, token, name=connect)
 
 
 def asked(world: World, *, away: bool = False) -> list[FileUser]:
     hosts = Two(world, away=away)
-    ask = Others(hosts, NoJobs(), lambda: STORAGES).asking()  # type: ignore[arg-type]
+    ask = FleetFileUsers(hosts, NoJobs(), lambda: STORAGES).asking()  # type: ignore[arg-type]
     own = ("VM guest", f"the image {SOURCE / 'guest-b.qcow2'}")
     return [user for user in ask(hosts.open("memory"), [BASE], [SOURCE]) if user.who not in own]
 

@@ -22,7 +22,7 @@ import vmferry.manager.fleet.service
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.process import forget, new_token
-from vmferry.agent.service import Agent, Server
+from vmferry.agent.service import Agent, AgentServer
 from vmferry.api.routes.fleet import remove
 from vmferry.authority import Authority, Role, TlsFolder, make_key, make_request
 from vmferry.authority.tokens import JoinToken
@@ -39,12 +39,12 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.hosts.remote.join import split_address
-from vmferry.hosts.simulator.driver import InMemory, MemoryHosts
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts
 from vmferry.lab.programs import wait_for
 from vmferry.manager.fleet.service import Fleet
 from vmferry.manager.jobs.service import Jobs
 from vmferry.manager.store.fleet import FleetStore
-from vmferry.model import JobState, JobView, Token
+from vmferry.model import FencingToken, JobState, JobView
 from vmferry.model.fleet import HostState
 
 DEADLINE_S = 30
@@ -63,7 +63,7 @@ class Host:
         self.agent: Agent | None = None
         self.stopped = False
         app = make_join_app(self.joining, TlsFolder(state), self.joined)
-        self.server = Server(configured(app, self.joining.context()))
+        self.server = AgentServer(configured(app, self.joining.context()))
         self.thread = Thread(target=self.run, daemon=True)
         self.thread.start()
         wait_for(lambda: self.server.started, "the agent to wait", DEADLINE_S)
@@ -77,7 +77,7 @@ class Host:
             self.serve()
 
     def serve(self) -> None:
-        hosts = MemoryHosts(InMemory(self.world))
+        hosts = SimulatedHosts(InMemory(self.world))
         self.agent = Agent(self.state, "memory", lambda _: hosts, lambda name: Anywhere(name, self.state))
         self.agent.serve(self.listener.dup())
 
@@ -145,8 +145,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_host_joins_with_its_token_and_is_reached_by_its_name(site: Site) -> None:
     host = site.added("host1")
-    found = site.fleet.over(MemoryHosts(InMemory(make_world())))
-    found.open("host1", Token("abcd2345", 1)).suspend(UUID)
+    found = site.fleet.over(SimulatedHosts(InMemory(make_world())))
+    found.open("host1", FencingToken("abcd2345", 1)).suspend(UUID)
     assert host.world.machines[UUID].power.value == "paused"
     assert [(view.name, view.state) for view in site.fleet.hosts()] == [("host1", HostState.ANSWERS)]
     assert not (host.state / "joining" / "token.json").exists()
@@ -154,7 +154,7 @@ def test_a_host_joins_with_its_token_and_is_reached_by_its_name(site: Site) -> N
 
 def test_a_name_that_is_no_host_is_an_error(site: Site) -> None:
     with pytest.raises(NoSuchHost, match="no host host9"):
-        site.fleet.over(MemoryHosts(InMemory(make_world()))).open("host9")
+        site.fleet.over(SimulatedHosts(InMemory(make_world()))).open("host9")
 
 
 def test_a_token_is_good_once(site: Site) -> None:
@@ -338,7 +338,7 @@ def test_a_revoked_host_is_refused_by_the_manager_and_by_other_hosts(site: Site)
     serial = TlsFolder(bad.state).certificate().serial_number
     assert serial in TlsFolder(good.state).revoked()
     with pytest.raises(PeerRefused):
-        site.fleet.over(MemoryHosts(InMemory(make_world()))).open("bad").exists(SOURCE)
+        site.fleet.over(SimulatedHosts(InMemory(make_world()))).open("bad").exists(SOURCE)
     assert site.fleet.show("good").state is HostState.ANSWERS
 
 
@@ -362,7 +362,7 @@ def test_what_another_manager_revoked_is_heard_of_though_not_every_call_asks_the
     serial = TlsFolder(bad.state).certificate().serial_number
     records = FleetStore(f"sqlite:///{site.folder}/manager/vmferry.db")
     monkeypatch.setattr(vmferry.manager.fleet.service, "NEWEST_S", 3600.0)
-    host = site.fleet.over(MemoryHosts(InMemory(make_world()))).open("good")
+    host = site.fleet.over(SimulatedHosts(InMemory(make_world()))).open("good")
     records.revoke("bad")
     assert host.exists(SOURCE / "guest-a.img")
     assert serial not in TlsFolder(good.state).revoked()
@@ -425,7 +425,7 @@ def test_a_second_manager_makes_no_authority_beside_that_of_the_first(site: Site
     with pytest.raises(OtherAuthority, match="second/authority"):
         second.check()
     with pytest.raises(PeerRefused, match="put a copy of `authority/`"):
-        second.over(MemoryHosts(InMemory(make_world()))).open("host1").exists(SOURCE)
+        second.over(SimulatedHosts(InMemory(make_world()))).open("host1").exists(SOURCE)
     assert not (site.folder / "second" / "authority").exists()
     Authority(site.folder / "second" / "authority")  # made before it shared these records
     with pytest.raises(OtherAuthority):

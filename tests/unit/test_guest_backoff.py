@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmferry.manager.limits.guest_backoff import START_BYTES_S, TRICKLE_BYTES_S, Idle, Look
+from vmferry.manager.limits.guest_backoff import START_BYTES_S, TRICKLE_BYTES_S, BackgroundRate, Sample
 from vmferry.model import DiskWaits, Load
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ class Machine:
     writes_s: float = 200.0
     disks: int = 1
     psi: float | None = 0.9
-    idle: Idle = field(default_factory=Idle)
+    idle: BackgroundRate = field(default_factory=BackgroundRate)
     wanted: float = float("inf")
     """What the copy would move if it were let."""
     slow: Callable[[float], float] = lambda latency_s: latency_s
@@ -44,7 +44,7 @@ class Machine:
             DiskWaits("web01", "uuid", f"vd{n}", round(self.writes), self.waited_s) for n in range(self.disks)
         )
         load = Load(self.at_s, waits, None if self.psi is None else self.stalled_s)
-        rate = self.idle.look(Look(round(self.passed), load))
+        rate = self.idle.look(Sample(round(self.passed), load))
         self.says.append(self.idle.says)
         return rate
 
@@ -163,11 +163,11 @@ def test_nobody_waits_for_the_storage_then_it_is_not_the_storage() -> None:
 
 
 def test_a_disk_of_the_network_counts_though_the_kernel_sees_nobody_wait() -> None:
-    idle = Idle()
+    idle = BackgroundRate()
     moved, waited = 0, 0.0
     for second in range(20):
         far = DiskWaits("web01", "uuid", "vda", 1000 + 100 * second, 2.0 + waited, local=False)
-        rate = idle.look(Look(moved, Load(float(second), (far,), 0.0)))
+        rate = idle.look(Sample(moved, Load(float(second), (far,), 0.0)))
         moved += min(rate or 200 * MIB, 200 * MIB)
         waited += 100 * (USUAL_S if second < 5 else 20 * USUAL_S)
         if second == 9:
@@ -176,9 +176,9 @@ def test_a_disk_of_the_network_counts_though_the_kernel_sees_nobody_wait() -> No
 
 
 def test_a_link_that_others_fill_is_left_to_them() -> None:
-    idle, moved, rates = Idle(), 0, []
+    idle, moved, rates = BackgroundRate(), 0, []
     for second in range(40):
-        rate = idle.look(Look(moved, Load(float(second)), link=0.9 if 10 <= second < 20 else 0.0))
+        rate = idle.look(Sample(moved, Load(float(second)), link=0.9 if 10 <= second < 20 else 0.0))
         moved += min(rate or 100 * MIB, 100 * MIB)
         rates.append(rate)
     assert rates[9] is None
@@ -187,10 +187,10 @@ def test_a_link_that_others_fill_is_left_to_them() -> None:
 
 
 def test_a_guest_that_is_started_anew_is_met_anew() -> None:
-    idle, rate, moved = Idle(), None, 0
+    idle, rate, moved = BackgroundRate(), None, 0
     totals: Iterator[tuple[int, float]] = iter([(9000, 18.0), (9100, 18.2), (9200, 18.4), (5, 0.9), (20, 1.0)])
     for second, (writes, seconds) in enumerate(totals):
-        rate = idle.look(Look(moved, Load(float(second), (DiskWaits("web01", "uuid", "vda", writes, seconds),))))
+        rate = idle.look(Sample(moved, Load(float(second), (DiskWaits("web01", "uuid", "vda", writes, seconds),))))
         moved += min(rate or 300 * MIB, 300 * MIB)
     assert idle.says == ""
     assert rate is None or rate >= START_BYTES_S
@@ -217,7 +217,7 @@ def test_after_a_rest_it_begins_softly_and_still_knows_what_is_usual() -> None:
 def test_whatever_is_seen_at_least_a_trickle_moves(
     looks: list[tuple[int, float, int, float, float]], psi: float | None
 ) -> None:
-    idle, at, writes, waited, passed, stalled = Idle(), 0.0, 0, 0.0, 0, 0.0
+    idle, at, writes, waited, passed, stalled = BackgroundRate(), 0.0, 0, 0.0, 0, 0.0
     for more, longer, moved, stall, pause in looks:
         at, writes, waited, passed, stalled = (
             at + pause,
@@ -227,7 +227,7 @@ def test_whatever_is_seen_at_least_a_trickle_moves(
             stalled + stall,
         )
         disk = DiskWaits("a", "u", "vda", writes, waited)
-        rate = idle.look(Look(passed, Load(at, (disk,), None if psi is None else stalled), link=stall))
+        rate = idle.look(Sample(passed, Load(at, (disk,), None if psi is None else stalled), link=stall))
         assert rate is None or rate >= TRICKLE_BYTES_S
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("libvirt")
 import libvirt
 
 from vmferry.errors import HostRefused, HostUnreachable
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.guest_agent import OWN_TIME_S, GuestAgent
 from vmferry.hosts.records import GuestClock
 from vmferry.migration.steps.clock import clock_note
@@ -68,7 +68,7 @@ class Guest:
                 raise refused("hwclock failed to set hardware clock to system time")
 
     def set(self, stood_s: float) -> GuestClock | None:
-        return GuestAgent(cast(Link, self), "uuid").set_clock(stood_s, 5.0)
+        return GuestAgent(cast(LibvirtConnection, self), "uuid").set_clock(stood_s, 5.0)
 
 
 def refused(reason: str) -> HostRefused:

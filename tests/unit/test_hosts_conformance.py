@@ -16,10 +16,10 @@ from vmferry.hosts.queries import LOOKING
 from vmferry.hosts.records import Fold, GuestClock, Quiesced
 from vmferry.hosts.remote.driver import remote_host
 from vmferry.hosts.simulator import others
-from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts, World
 from vmferry.hosts.simulator.world import add_machine
 from vmferry.hosts.wire import CALLS
-from vmferry.model import Changes, Finding, FolderUse, Lack, Placed, Power, Severity, Token, Url, UserKind
+from vmferry.model import Changes, FencingToken, Finding, FolderUse, Lack, Placed, Power, Severity, Url, UserKind
 from vmferry.transfer import Place, Throttle, Transfer
 
 JOB = "abcd2345"
@@ -28,7 +28,7 @@ PART = DESTINATION / f"guest-a.img.vmferry-{JOB}.part"
 OVERLAYS = {"vda": SOURCE / f"a.vmferry-{JOB}.r0.qcow2", "vdb": SOURCE / f"b.vmferry-{JOB}.r0.qcow2"}
 MEMORY = DESTINATION / f"vmferry-{JOB}.memory"
 
-Open = Callable[[Token | None], Host]
+Open = Callable[[FencingToken | None], Host]
 
 
 class Watcher:
@@ -63,7 +63,7 @@ def world() -> World:
 
 @pytest.fixture(params=["memory", "agent"])
 def open_host(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Open]:
-    hosts = MemoryHosts(InMemory(world))
+    hosts = SimulatedHosts(InMemory(world))
     if request.param == "memory":
         yield lambda token: hosts.open("memory", token)
         return
@@ -78,7 +78,7 @@ def open_host(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> I
 
 @pytest.fixture
 def host(open_host: Open) -> Host:
-    return open_host(Token(JOB, 1))
+    return open_host(FencingToken(JOB, 1))
 
 
 def base(bookmarks: str = "vda") -> Transfer[Path | Place, Path | Place]:
@@ -109,11 +109,11 @@ def test_a_host_opened_for_looking_does_not_act(open_host: Open, world: World) -
 
 
 def test_an_older_epoch_is_refused_after_a_newer_one_acted(open_host: Open, world: World) -> None:
-    open_host(Token(JOB, 2)).suspend(UUID)
+    open_host(FencingToken(JOB, 2)).suspend(UUID)
     with pytest.raises(Superseded, match="epoch 1 is older than 2"):
-        open_host(Token(JOB, 1)).resume(UUID)
+        open_host(FencingToken(JOB, 1)).resume(UUID)
     assert world.machines[UUID].power is Power.PAUSED
-    open_host(Token("other234", 1)).resume(UUID)
+    open_host(FencingToken("other234", 1)).resume(UUID)
 
 
 def test_folders_volumes_and_files_are_told_of(open_host: Open, world: World) -> None:

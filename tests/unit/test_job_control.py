@@ -8,16 +8,16 @@ import pytest
 from test_store import job
 from tests.support.worlds import Scenario, make_plan, make_world
 
-from vmferry.hosts.simulator.driver import InMemory, MemoryHosts
-from vmferry.manager.jobs.active import Desks
-from vmferry.manager.jobs.control import Board, Stopped
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts
+from vmferry.manager.jobs.active import ActiveJobs
+from vmferry.manager.jobs.control import ProgressBoard, Stopped
 from vmferry.manager.limits.shared import Limits
 from vmferry.manager.store import Store
-from vmferry.model import DiskProgress, Lost, Power, Technology, Token
+from vmferry.model import DiskProgress, FencingToken, Lost, Power, Technology
 
 
 def test_a_job_says_that_it_waits_for_a_host_until_it_goes_on() -> None:
-    board = Board(make_plan(make_world(), Scenario(Technology.LIVE, Power.RUNNING)), lambda: None)
+    board = ProgressBoard(make_plan(make_world(), Scenario(Technology.LIVE, Power.RUNNING)), lambda: None)
     board.show(now="copying the base", step=4)
     board.waits("host1 does not answer")
     board.waits("host1 does not answer (again)")
@@ -32,13 +32,13 @@ def test_a_job_says_that_it_waits_for_a_host_until_it_goes_on() -> None:
 def test_no_desk_is_opened_for_an_epoch_that_ended_before_there_was_one_to_stop(tmp_path: Path) -> None:
     """Else a job whose host was declared lost just then would wait for that host for ever."""
     store = Store(f"sqlite:///{tmp_path / 'vmferry.db'}")
-    limits = Limits(store, MemoryHosts(InMemory(make_world())))
+    limits = Limits(store, SimulatedHosts(InMemory(make_world())))
     read = store.add(job("abcd2345"))
     store.declare_lost(read.id, Lost.SOURCE, lambda row, journal, facts: None)
-    desks = Desks()
+    desks = ActiveJobs()
     desks.stop(read.id)
     with pytest.raises(Stopped):
-        desks.open(store, Token(read.id, read.epoch), limits)
-    assert desks.open(store, Token(read.id, store.row(read.id).epoch), limits).throttle is not None
+        desks.open(store, FencingToken(read.id, read.epoch), limits)
+    assert desks.open(store, FencingToken(read.id, store.row(read.id).epoch), limits).throttle is not None
     limits.close()
     store.close()

@@ -17,7 +17,7 @@ from tests.support.worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts
 from vmferry.errors import HostLost, HostRefused, HostUnreachable, NotResolvable, Superseded, UsageError, WrongState
 from vmferry.hosts.interface import Host
 from vmferry.hosts.lost import LEFT, NOT_THERE, lost_host
-from vmferry.hosts.simulator.driver import InMemory, Killed, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, Killed, SimulatedHost, World
 from vmferry.hosts.wire import CALLS
 from vmferry.manager.jobs.resolve import Resolution
 from vmferry.manager.jobs.service import Jobs
@@ -31,6 +31,7 @@ from vmferry.model import (
     FINAL,
     Changes,
     Definition,
+    FencingToken,
     JobState,
     JobView,
     Lost,
@@ -38,7 +39,6 @@ from vmferry.model import (
     Power,
     StepRecord,
     Technology,
-    Token,
     checksum,
 )
 
@@ -73,7 +73,7 @@ class Cut:
             raise HostUnreachable(host=host, reason="no route to host")
 
 
-class MortalHost(MemoryHost):
+class MortalHost(SimulatedHost):
     cut: Cut
 
     @contextmanager
@@ -122,7 +122,7 @@ class LossBench(Bench):
         lost = {None: "", Lost.SOURCE: NEAR, Lost.DESTINATION: FAR}[self.lost]
         if name == lost:
             return lost_host(name, self.left.add)
-        host = MortalHost(InMemory(self.world), Token(self.job_id, self.epoch), name=name)
+        host = MortalHost(InMemory(self.world), FencingToken(self.job_id, self.epoch), name=name)
         host.cut = self.cut
         return host
 
@@ -145,7 +145,7 @@ class LossBench(Bench):
     def resolve(self) -> None:
         """The operator switches the lost host off, then says so. Raises NotResolvable."""
         lost = Lost.DESTINATION if self.cut.host == FAR else Lost.SOURCE
-        arrived = MemoryHost(InMemory(self.world), name=FAR).arrived(UUID)
+        arrived = SimulatedHost(InMemory(self.world), name=FAR).arrived(UUID)
         begun = [StepRecord(act, number, step, "", "") for act, step, number, _ in self.acts]
         resolution = Resolution(self.job_id, self.plan, lost, arrived)
         resolution.judge(_row(self.states[-1]), (*begun, *self.journal), self.known)
@@ -334,7 +334,7 @@ class Fleet:
         self.away: set[str] = set()
         self.meets: Callable[[str, str], None] = lambda host, call: None
 
-    def open(self, connect: str, token: Token | None = None) -> Host:
+    def open(self, connect: str, token: FencingToken | None = None) -> Host:
         host = FleetHost(self.ground, token, name=connect)
         host.fleet = self
         return host
@@ -345,7 +345,7 @@ class Fleet:
             raise HostUnreachable(host=host, reason="no route to host")
 
 
-class FleetHost(MemoryHost):
+class FleetHost(SimulatedHost):
     fleet: Fleet
 
     @contextmanager
@@ -476,7 +476,7 @@ def test_the_lost_host_that_is_back_lists_what_is_left_and_refuses_who_acted_bef
         assert jobs.leftovers(FAR) == []
         assert UUID not in far.machines
         with pytest.raises(Superseded):
-            fleet.open(FAR, Token(id, 1)).withdraw(UUID)
+            fleet.open(FAR, FencingToken(id, 1)).withdraw(UUID)
 
 
 @pytest.mark.slow

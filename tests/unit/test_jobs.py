@@ -24,7 +24,7 @@ from vmferry.errors import (
     WrongState,
 )
 from vmferry.hosts.interface import Host
-from vmferry.hosts.simulator.driver import Hook, InMemory, MemoryHost, MemoryHosts, Moment, World
+from vmferry.hosts.simulator.driver import Hook, InMemory, Moment, SimulatedHost, SimulatedHosts, World
 from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.manager.jobs.service import Jobs
 from vmferry.manager.limits.slots import HOST_SLOTS
@@ -32,6 +32,7 @@ from vmferry.migration.saga import Strategy
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     FINAL,
+    FencingToken,
     JobState,
     JobView,
     MoveRequest,
@@ -39,7 +40,6 @@ from vmferry.model import (
     Scope,
     SharedLimit,
     Technology,
-    Token,
     Where,
 )
 from vmferry.model.names import LETTERS
@@ -83,7 +83,7 @@ class Gate:
         self.reached = threading.Event()
 
 
-class HeldHost(MemoryHost):
+class HeldHost(SimulatedHost):
     gate: Gate
 
     def _act(self, call: str) -> AbstractContextManager[tuple[World, Callable[[], None]]]:
@@ -100,7 +100,7 @@ class HeldHosts:
         self._ground = InMemory(world)
         self._gate = gate
 
-    def open(self, connect: str, token: Token | None = None) -> Host:
+    def open(self, connect: str, token: FencingToken | None = None) -> Host:
         host = HeldHost(self._ground, token)
         host.gate = self._gate
         return host
@@ -113,7 +113,7 @@ def worker(
     hook: Hook | Gate | None = None,
     strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__,
 ) -> Iterator[Jobs]:
-    hosts = HeldHosts(world, hook) if isinstance(hook, Gate) else MemoryHosts(InMemory(world), hook)
+    hosts = HeldHosts(world, hook) if isinstance(hook, Gate) else SimulatedHosts(InMemory(world), hook)
     jobs = Jobs(state, hosts, strategies)
     jobs.start()
     try:
@@ -285,7 +285,7 @@ def test_a_new_worker_goes_on_with_what_the_last_one_left(tmp_path: Path) -> Non
 
 def test_a_second_worker_for_the_same_state_is_refused(tmp_path: Path) -> None:
     with worker(tmp_path, world_of(0)), pytest.raises(WorkerRunning):
-        Jobs(tmp_path, MemoryHosts(InMemory(World()))).start()
+        Jobs(tmp_path, SimulatedHosts(InMemory(World()))).start()
 
 
 def test_a_stuck_job_goes_on_when_an_operator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

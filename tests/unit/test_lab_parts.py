@@ -12,9 +12,9 @@ from vmferry.errors import LabLate, LabLinkUnfit, LabNeeds, LabPlaceUnfit, LabPr
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
 from vmferry.lab.guests.boot import Boot
 from vmferry.lab.guests.disks import make_disk
-from vmferry.lab.guests.domain import Place, domain_xml
+from vmferry.lab.guests.domain import GuestFiles, domain_xml
 from vmferry.lab.guests.kernel import Kernel
-from vmferry.lab.hosts.links import Link
+from vmferry.lab.hosts.links import Cable
 from vmferry.lab.hosts.node import LabNode
 from vmferry.lab.hosts.processes import in_lab, lab_processes
 from vmferry.lab.hosts.record import HostsRecord, LabRecord, read_hosts, read_record, write_hosts, write_record
@@ -58,7 +58,7 @@ def test_the_record_of_several_hosts_is_read_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", ["fast", "100", "0mbit", "100mbit burst 1", "-1mbit"])
 def test_a_link_takes_no_rate_that_is_none(rate: str, tmp_path: Path) -> None:
     with pytest.raises(LabLinkUnfit, match="100mbit"):
-        Link(LabNode(tmp_path / "switch"), LabNode(tmp_path / "host1")).shape(rate)
+        Cable(LabNode(tmp_path / "switch"), LabNode(tmp_path / "host1")).shape(rate)
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +78,7 @@ def test_this_process_is_in_no_lab(tmp_path: Path) -> None:
 
 def test_the_domain_is_plain_and_takes_any_name() -> None:
     spec = GuestSpec("a & <b> é", disks=(DiskSpec("vda"), DiskSpec("vdb", format="raw", size_mib=64, region_mib=8)))
-    place = Place("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
+    place = GuestFiles("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
     tree = etree.fromstring(domain_xml(spec, place, BOOT))
     assert tree.findtext("name") == "a & <b> é"
     assert [d.get("cache") for d in tree.iterfind("devices/disk/driver")] == ["none", "none"]
@@ -88,7 +88,7 @@ def test_the_domain_is_plain_and_takes_any_name() -> None:
 
 def test_a_disk_with_a_file_system_is_mounted_and_never_stamped() -> None:
     disks = (DiskSpec("vda"), DiskSpec("vdb", format="raw", file_system=True))
-    place = Place("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
+    place = GuestFiles("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
     tree = etree.fromstring(domain_xml(GuestSpec("a", disks=disks, agent=True), place, BOOT))
     told = (tree.findtext("os/cmdline") or "").split()
     assert {"lab.write=vda:224:32", "lab.fs=vdb", "lab.agent"} <= set(told)
@@ -97,7 +97,7 @@ def test_a_disk_with_a_file_system_is_mounted_and_never_stamped() -> None:
 
 def test_a_lease_may_be_open_twice_and_is_never_stamped() -> None:
     disks = (DiskSpec("vda"), DiskSpec("vdb", format="raw", lease=True))
-    place = Place("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
+    place = GuestFiles("u", Path("/lab/guests/u"), {"vda": Path("/s/vda.qcow2"), "vdb": Path("/s/vdb.img")})
     tree = etree.fromstring(domain_xml(GuestSpec("a", disks=disks), place, BOOT))
     told = (tree.findtext("os/cmdline") or "").split()
     assert {"lab.write=vda:224:32", "lab.lease=vdb"} <= set(told)
@@ -106,7 +106,7 @@ def test_a_lease_may_be_open_twice_and_is_never_stamped() -> None:
 
 
 def test_a_guests_console_has_one_path_on_every_host_of_a_lab() -> None:
-    place = Place("u", Path("/lab/host1/guests/u"), {"vda": Path("/s/vda.qcow2")}, Path("/lab/guests/u"))
+    place = GuestFiles("u", Path("/lab/host1/guests/u"), {"vda": Path("/s/vda.qcow2")}, Path("/lab/guests/u"))
     tree = etree.fromstring(domain_xml(GuestSpec("a", disks=(DiskSpec("vda"),)), place, BOOT))
     told = [source.get("path") for source in tree.iterfind("devices/serial/source")]
     assert told == ["/lab/guests/u/console.log", "/lab/guests/u/commands"]

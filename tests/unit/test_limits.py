@@ -14,7 +14,7 @@ from tests.support.worlds import DESTINATION, SOURCE, UUID, quick_folder
 
 from vmferry.cli.calendars import parse_window
 from vmferry.errors import Cancelled, UsageError
-from vmferry.hosts.simulator.driver import InMemory, MemoryHosts, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts, World
 from vmferry.hosts.simulator.world import add_machine
 from vmferry.lab.programs import wait_for
 from vmferry.manager.jobs.service import Jobs
@@ -71,7 +71,7 @@ def folder() -> Iterator[Path]:
 @contextmanager
 def kept(folder: Path, clock: Hand) -> Iterator[Limits]:
     store = Store(f"sqlite:///{folder / 'vmferry.db'}")
-    limits = Limits(store, MemoryHosts(InMemory(World())), clock, utc)
+    limits = Limits(store, SimulatedHosts(InMemory(World())), clock, utc)
     limits.start()
     try:
         yield limits
@@ -174,7 +174,7 @@ def test_a_state_folder_from_before_there_were_calendars_keeps_its_limits(folder
 
 @contextmanager
 def worker(folder: Path, clock: Hand, world: World) -> Iterator[Jobs]:
-    jobs = Jobs(folder, MemoryHosts(InMemory(world)))
+    jobs = Jobs(folder, SimulatedHosts(InMemory(world)))
     jobs.start()
     jobs.limits.clock, jobs.limits.local = clock, utc
     try:

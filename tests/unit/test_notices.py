@@ -25,11 +25,11 @@ from tests.support.simulated_site import NAME, Site, until
 
 from vmferry.errors import NotTold, UsageError
 from vmferry.manager.notify import command, webhook
-from vmferry.manager.notify.delivery import Courier, Patience, check
+from vmferry.manager.notify.delivery import Delivery, DeliveryTimeouts, check
 from vmferry.manager.store import Store
 from vmferry.manager.store.notices import Notice, NoticeStore
 from vmferry.manager.store.transfers import TransferStore
-from vmferry.model import JobState, NoticeState, Receivers, Token, Way
+from vmferry.model import Channel, FencingToken, JobState, NoticeState, Receivers
 from vmferry.model.transfers import TransferRequest, TransferState
 
 S, T = JobState, TransferState
@@ -115,7 +115,7 @@ def pager(tmp_path: Path) -> Pager:
     return Pager(tmp_path / "pager")
 
 
-def notice(way: Way, receiver: str, secret: Path | None = None) -> Notice:
+def notice(way: Channel, receiver: str, secret: Path | None = None) -> Notice:
     body = json.dumps({"id": "n1", "time": "now", "event": "done", "job": "abcd2345", "sentence": "all is\0well"})
     wanted = (1, "n1", "done", "job", "abcd2345", body, way, receiver, str(secret) if secret else None)
     return Notice(*wanted, created="now", state=NoticeState.WAITING, tries=0, sentence="")
@@ -289,7 +289,7 @@ def test_a_change_and_its_notice_are_one_record(told: NoticeStore, tmp_path: Pat
 def test_a_stuck_job_is_told_of_again_only_when_something_is_new(told: NoticeStore, tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'vmferry.db'}")
     store.add(job("abcd2345"))
-    token = Token("abcd2345", 1)
+    token = FencingToken("abcd2345", 1)
     for state, why in (
         (S.RUNNING, ""),
         (S.STUCK, "mend it"),
@@ -317,8 +317,8 @@ def test_a_cancelled_transfer_is_told_of_without_passwords(told: NoticeStore, tm
 
 
 @contextmanager
-def courier(folder: Path, patience: Patience = Patience(0.05, 0.1)) -> Iterator[Courier]:  # noqa: B008 - frozen
-    made = Courier(folder, patience)
+def courier(folder: Path, patience: DeliveryTimeouts = DeliveryTimeouts(0.05, 0.1)) -> Iterator[Delivery]:  # noqa: B008 - frozen
+    made = Delivery(folder, patience)
     made.start()
     try:
         yield made
@@ -326,7 +326,7 @@ def courier(folder: Path, patience: Patience = Patience(0.05, 0.1)) -> Iterator[
         made.close()
 
 
-def states(found: Courier) -> list[str]:
+def states(found: Delivery) -> list[str]:
     return [n.state.value for n in reversed(found.look().notices)]
 
 
@@ -347,7 +347,7 @@ def test_a_receiver_that_never_comes_back_is_given_up(told: NoticeStore, tmp_pat
     with courier(tmp_path) as running:
         until(lambda: running.look().notices[0].tries > 1)
         assert (states(running), running.in_flight()) == (["waiting"], 1)
-    with courier(tmp_path, Patience(bound=timedelta(0))) as running:
+    with courier(tmp_path, DeliveryTimeouts(bound=timedelta(0))) as running:
         until(lambda: states(running) == ["given up"])
         assert (running.look().notices[0].sentence, running.in_flight()) == ("it ended with 7: no", 0)
 
@@ -406,7 +406,7 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     words = f'sh -c \'tail -f /dev/null --pid={os.getpid()} "$0" & trap "" TERM; touch "$0"; wait; wait\' {mark}'
     Path(mark).touch()
     with pytest.raises(NotTold, match=r"did not end within 0.5 s"):
-        command.run(notice(Way.COMMAND, words), WHOSE, EVER, deadline_s=0.5)
+        command.run(notice(Channel.COMMAND, words), WHOSE, EVER, deadline_s=0.5)
     until(lambda: not _runs(mark), "something of it still runs")
 
 
@@ -414,25 +414,25 @@ def test_what_a_command_leaves_in_the_background_does_not_hold_its_notice(tmp_pa
     stop = tmp_path / "stop"
     os.mkfifo(stop)
     try:
-        command.run(notice(Way.COMMAND, f"sh -c 'cat {stop} >&2 & exit 0'"), WHOSE, EVER)
+        command.run(notice(Channel.COMMAND, f"sh -c 'cat {stop} >&2 & exit 0'"), WHOSE, EVER)
     finally:
         os.close(os.open(stop, os.O_WRONLY))  # cat ends
 
 
 def test_no_shell_takes_part(tmp_path: Path) -> None:
     words = f"{sys.executable} -c 'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])'"
-    command.run(notice(Way.COMMAND, f"{words} {tmp_path / 'out'} '$HOME; `id`'"), WHOSE, EVER)
+    command.run(notice(Channel.COMMAND, f"{words} {tmp_path / 'out'} '$HOME; `id`'"), WHOSE, EVER)
     assert (tmp_path / "out").read_text() == "$HOME; `id`"
 
 
 def test_a_command_that_reads_nothing_is_told_all_the_same() -> None:
-    large = replace(notice(Way.COMMAND, "true"), body=json.dumps({"time": "now", "sentence": "x" * (1 << 20)}))
+    large = replace(notice(Channel.COMMAND, "true"), body=json.dumps({"time": "now", "sentence": "x" * (1 << 20)}))
     command.run(large, WHOSE, EVER)
 
 
 def test_a_command_that_cannot_be_started_says_so() -> None:
     with pytest.raises(NotTold, match="no-such-program"):
-        command.run(notice(Way.COMMAND, "no-such-program"), WHOSE, EVER)
+        command.run(notice(Channel.COMMAND, "no-such-program"), WHOSE, EVER)
 
 
 # -- webhooks
@@ -450,8 +450,8 @@ def test_what_is_posted_can_be_verified(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
     with Hook().up() as hook:
-        webhook.post(notice(Way.URL, hook.url, secret), EVER)
-        webhook.post(notice(Way.URL, hook.url), EVER)
+        webhook.post(notice(Channel.URL, hook.url, secret), EVER)
+        webhook.post(notice(Channel.URL, hook.url), EVER)
     (headers, body), (unsigned, _) = hook.heard
     signed = webhook.signature(webhook.key(secret), "n1", headers["webhook-timestamp"], body)
     assert (headers["webhook-signature"], headers["content-type"]) == (signed, "application/json")
@@ -462,7 +462,7 @@ def test_what_is_posted_can_be_verified(tmp_path: Path) -> None:
 def test_a_redirect_is_not_followed() -> None:
     with Hook([302]).up() as hook:
         with pytest.raises(NotTold, match="redirect is not followed"):
-            webhook.post(notice(Way.URL, hook.url), EVER)
+            webhook.post(notice(Channel.URL, hook.url), EVER)
         assert len(hook.heard) == 1
 
 
@@ -500,7 +500,7 @@ def _silent(caller: socket.socket) -> None:
 @pytest.mark.parametrize("answer", [_dribble, _silent])
 def test_a_server_that_does_not_come_to_an_end_is_left(answer: Callable[[socket.socket], None]) -> None:
     with answering(answer) as url, pytest.raises(NotTold, match=r"no answer within 0.5 s"):
-        webhook.post(notice(Way.URL, url), EVER, deadline_s=0.5)
+        webhook.post(notice(Channel.URL, url), EVER, deadline_s=0.5)
 
 
 def test_a_worker_that_leaves_does_not_wait_for_a_server() -> None:
@@ -511,7 +511,7 @@ def test_a_worker_that_leaves_does_not_wait_for_a_server() -> None:
         _silent(caller)
 
     with answering(heard) as url, pytest.raises(NotTold, match="the worker leaves"):
-        webhook.post(notice(Way.URL, url), closing)
+        webhook.post(notice(Channel.URL, url), closing)
 
 
 def test_a_server_is_told_only_under_a_certificate_that_the_system_trusts(
@@ -525,10 +525,10 @@ def test_a_server_is_told_only_under_a_certificate_that_the_system_trusts(
     tls.load_cert_chain(certificate, key)
     with Hook().up(tls) as hook:
         with pytest.raises(NotTold, match="certificate verify failed"):
-            webhook.post(notice(Way.URL, hook.url), EVER)
+            webhook.post(notice(Channel.URL, hook.url), EVER)
         assert hook.heard == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        webhook.post(notice(Way.URL, hook.url), EVER)
+        webhook.post(notice(Channel.URL, hook.url), EVER)
         assert hook.events() == ["done"]
 
 

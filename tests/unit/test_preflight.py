@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.worlds import make_world
 
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost
 from vmferry.hosts.simulator.world import File
 from vmferry.model import (
     SAME_HOST,
@@ -254,7 +254,7 @@ def test_a_destination_that_is_no_folder_is_said_once_with_a_cure_that_cures(
 ) -> None:
     world = make_world(Power.RUNNING)
     world.files[Path("/fast/file.img")] = File()
-    host = MemoryHost(InMemory(world))
+    host = SimulatedHost(InMemory(world))
     known = host.folder
 
     def folder(at: Path) -> Folder:

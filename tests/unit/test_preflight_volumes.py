@@ -9,7 +9,7 @@ import pytest
 
 from vmferry import preflight
 from vmferry.hosts.asking import ask_host
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.model import Disk, Image, MoveRequest, Power, Severity, Url, Vm, Volume, volume_bytes
 from vmferry.preflight.moves import Wanted, disk_move
@@ -20,7 +20,7 @@ FILE = Image(Path("/san1/a.img"), "raw", GIB, 1 << 20)
 LUN = replace(FILE, path=Url("iscsi://san/iqn.x:y/1"), volume=True)
 TO = Path("/dev/sdx")
 VM = Vm("web", "uuid", Power.RUNNING, persistent=True, memory_bytes=GIB, disks=())
-HOST = MemoryHost(InMemory(World()), None)
+HOST = SimulatedHost(InMemory(World()), None)
 
 
 def wanted(image: Image = FILE, **given: object) -> Wanted:
@@ -97,6 +97,6 @@ def test_a_volume_that_another_vm_uses_is_refused() -> None:
     add_machine(world, "web", "uuid-1", {"vda": ((Path("/san1/a.img"), "raw"),)})
     add_machine(world, "db", "uuid-2", {"vda": ((TO, "raw"),)})
     request = MoveRequest("web", "memory", disks={"vda": TO})
-    host = MemoryHost(InMemory(world), None)
+    host = SimulatedHost(InMemory(world), None)
     plan = preflight.plan(request, host, host, {})
     assert any("is needed by VM db" in f.what for f in plan.blockers)

@@ -15,9 +15,9 @@ from vmferry.errors import BadReceipt, OldReceipt, VmferryError
 from vmferry.model import Seal, checksum
 from vmferry.transfer import CHUNK, Place, Unwatched
 from vmferry.transfer.ranges import Range
-from vmferry.transfer.standalone import Carriage
+from vmferry.transfer.standalone import DiskCopy
 from vmferry.transfer.verification.seals import Stamp, Written, stamp, unpack_marks, written
-from vmferry.transfer.verification.verify import Outcome, verify
+from vmferry.transfer.verification.verify import VerifyOutcome, verify
 
 BYTES = random.Random(5).randbytes(CHUNK) + bytes(CHUNK) + random.Random(6).randbytes(CHUNK + 4096)
 SEAL = Seal("/x", "raw", "bytes", 9, "ab", "eJw=", "inode 7 9", "100", "200")
@@ -28,7 +28,7 @@ Telling = dict[str, object]
 def copied(tmp_path: Path) -> Telling:
     """The receipt of a copy, whose destination lies there as it was copied."""
     (tmp_path / "disk.img").write_bytes(BYTES)
-    done = Carriage(Place(str(tmp_path / "disk.img")), Place(str(tmp_path / "new.img")), tmp_path / "memory").run(
+    done = DiskCopy(Place(str(tmp_path / "disk.img")), Place(str(tmp_path / "new.img")), tmp_path / "memory").run(
         Unwatched(), Unwatched(), 2
     )
     assert done.seal is not None
@@ -42,13 +42,13 @@ def the_seal(receipt: Telling) -> Seal:
 
 def test_what_lies_there_unwritten_is_the_same(copied: Telling) -> None:
     verdict = verify(the_seal(copied), Unwatched())
-    assert (verdict.outcome, verdict.compared_bytes, verdict.wrong) == (Outcome.SAME, 2 * CHUNK + 4096, ())
+    assert (verdict.outcome, verdict.compared_bytes, verdict.wrong) == (VerifyOutcome.SAME, 2 * CHUNK + 4096, ())
 
 
 def test_rot_is_found_at_its_chunk(copied: Telling, tmp_path: Path) -> None:
     rot(tmp_path / "new.img", 2 * CHUNK + 70000)
     verdict = verify(the_seal(copied), Unwatched())
-    assert verdict.outcome is Outcome.DIFFERS
+    assert verdict.outcome is VerifyOutcome.DIFFERS
     assert verdict.wrong == (Range(2 * CHUNK, 3 * CHUNK),)
 
 
@@ -61,7 +61,7 @@ def test_what_was_written_since_is_not_judged(copied: Telling, tmp_path: Path) -
     with (tmp_path / "new.img").open("r+b") as file:
         file.write(BYTES[:1])  # even the same byte
     os.utime(tmp_path / "new.img", ns=(0, 1 + int(the_seal(copied).marker)))
-    assert verify(the_seal(copied), Unwatched()).outcome is Outcome.WRITTEN
+    assert verify(the_seal(copied), Unwatched()).outcome is VerifyOutcome.WRITTEN
 
 
 @pytest.mark.parametrize("change", ["removed", "replaced", "longer"])
@@ -73,7 +73,7 @@ def test_another_file_is_not_judged(copied: Telling, tmp_path: Path, change: str
         new.rename(tmp_path / "old.img")
     if change == "replaced":
         new.write_bytes(BYTES)
-    assert verify(the_seal(copied), Unwatched()).outcome is Outcome.WRITTEN
+    assert verify(the_seal(copied), Unwatched()).outcome is VerifyOutcome.WRITTEN
 
 
 def test_a_fifo_in_its_place_is_refused_at_once(copied: Telling, tmp_path: Path) -> None:
@@ -133,7 +133,9 @@ def test_a_job_of_which_one_disk_has_no_seal_is_not_passed_for_the_others(copied
 def passes(path: Path) -> bool:
     """Would `vmferry verify` call it good?"""
     try:
-        return all(verify(seal, Unwatched()).outcome is Outcome.SAME for seal in seals_of(read_receipt(path), "it"))
+        return all(
+            verify(seal, Unwatched()).outcome is VerifyOutcome.SAME for seal in seals_of(read_receipt(path), "it")
+        )
     except VmferryError:
         return False
 
@@ -187,7 +189,7 @@ def test_a_receipt_that_lies_with_a_true_checksum_never_passes_for_good(copied: 
             verdict = verify(the_seal(lie), Unwatched())
         except VmferryError:
             continue
-        assert verdict.outcome is not Outcome.SAME or name in ("marks", "marker", "format"), lie
+        assert verdict.outcome is not VerifyOutcome.SAME or name in ("marks", "marker", "format"), lie
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100000, '{"a":' * 100000, "9" * 10000, '{"receipt": 3}'])

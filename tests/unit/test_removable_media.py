@@ -8,11 +8,11 @@ import pytest
 from tests.support.worlds import FAR, UUID
 
 from vmferry import preflight
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, add_machine
 from vmferry.model import Disk, Image, MoveRequest, Placed, Power, Severity, Url, Vm, Where
 from vmferry.preflight.findings import Ends
-from vmferry.preflight.removable_media import Discs, discs
+from vmferry.preflight.removable_media import RemovableMedia, discs
 
 ISO, THERE = Path("/library/a.iso"), Path("/vms/a.iso")
 
@@ -25,16 +25,16 @@ def world() -> World:
     return made
 
 
-def told(world: World, iso: str, path: Where = ISO, *, volume: bool = False) -> Discs:
+def told(world: World, iso: str, path: Where = ISO, *, volume: bool = False) -> RemovableMedia:
     drive = Disk("sda", (Image(path, "raw", 1 << 20, 1 << 20, volume=volume),), device="cdrom", readonly=True)
     empty = Disk("sdb", (), device="cdrom", source="none", readonly=True)
     vm = Vm("vm", "uuid", Power.RUNNING, persistent=True, memory_bytes=1, disks=(drive, empty))
     ground = InMemory(world)
-    ends = Ends(MemoryHost(ground, name="memory"), MemoryHost(ground, name=FAR))
+    ends = Ends(SimulatedHost(ground, name="memory"), SimulatedHost(ground, name=FAR))
     return discs(ends, vm, MoveRequest("vm", "memory", Path("/vms"), to=FAR, iso=iso))
 
 
-def blockers(found: Discs) -> list[str]:
+def blockers(found: RemovableMedia) -> list[str]:
     refused = [f for f in found.found if f.severity is Severity.BLOCKER]
     assert all(f.cure for f in refused)
     return [f.what for f in refused]
@@ -82,5 +82,5 @@ def test_memory_is_never_saved_into_the_library_of_a_disc_that_comes_first(world
     add_machine(world, "vm", UUID, disks).readonly = frozenset({"hda"})
     request = MoveRequest("vm", "memory", disks={"hda": Path("/vms"), "hdb": Path("/vms")}, via="quick", to=FAR)
     ground = InMemory(world)
-    plan = preflight.plan(request, MemoryHost(ground, name="memory"), MemoryHost(ground, name=FAR), {})
+    plan = preflight.plan(request, SimulatedHost(ground, name="memory"), SimulatedHost(ground, name=FAR), {})
     assert [(disk.target, disk.frozen) for disk in plan.disks] == [("hdb", True), ("hda", False)]

@@ -12,7 +12,7 @@ import pytest
 
 from vmferry.errors import HostUnreachable
 from vmferry.hosts.libvirt.load import stalled_s
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.lab.programs import wait_for
 from vmferry.manager.limits.guest_backoff import START_BYTES_S
 from vmferry.manager.limits.sampler import Sampler
@@ -27,7 +27,7 @@ def threads() -> list[str]:
 
 @contextmanager
 def sampler(world: World) -> Iterator[Sampler]:
-    made = Sampler("memory", lambda: MemoryHost(InMemory(world)))
+    made = Sampler("memory", lambda: SimulatedHost(InMemory(world)))
     try:
         yield made
     finally:
@@ -57,7 +57,7 @@ def test_a_running_guest_lets_a_copy_begin_softly() -> None:
 def test_a_host_that_does_not_answer_holds_nobody_back() -> None:
     asked = threading.Event()
 
-    def away() -> MemoryHost:
+    def away() -> SimulatedHost:
         asked.set()
         raise HostUnreachable(host="memory", reason="it is off")
 
@@ -108,9 +108,9 @@ def test_what_crosses_a_link_that_others_fill_gives_way_and_what_stays_does_not(
         watching.close()
 
 
-def filling(world: World) -> MemoryHost:
+def filling(world: World) -> SimulatedHost:
     """At each look 90 MiB more have been sent; ours is little of it."""
     link = world.load.link
     assert link is not None
     world.load = replace(world.load, link=replace(link, sent_bytes=link.sent_bytes + 90 * MIB))
-    return MemoryHost(InMemory(world))
+    return SimulatedHost(InMemory(world))

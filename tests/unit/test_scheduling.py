@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmferry.manager.transfers.scheduling import Claim, Turns, turns
+from vmferry.manager.transfers.scheduling import QueueEntry, Schedule, turns
 
 FOREGROUND, HIGH, NORMAL, LOW = range(4)
 
@@ -11,13 +11,13 @@ def two(_: str) -> int:
     return 2
 
 
-def claim(id: str, rank: int = NORMAL, number: int = 1, slots: str = "a", *, leaving: bool = False) -> Claim:
-    return Claim(id, rank, number, tuple(slots), leaving)
+def claim(id: str, rank: int = NORMAL, number: int = 1, slots: str = "a", *, leaving: bool = False) -> QueueEntry:
+    return QueueEntry(id, rank, number, tuple(slots), leaving)
 
 
 def test_higher_ones_begin_before_earlier_ones() -> None:
     waiting = [claim("old", LOW, 1), claim("new", HIGH, 3), claim("mid", NORMAL, 2)]
-    assert turns(waiting, [], two) == Turns(begin=["new", "mid"])
+    assert turns(waiting, [], two) == Schedule(begin=["new", "mid"])
 
 
 def test_equals_begin_in_the_order_they_came() -> None:
@@ -27,17 +27,17 @@ def test_equals_begin_in_the_order_they_came() -> None:
 
 def test_the_newest_of_the_lowest_makes_way() -> None:
     at_work = [claim("low-old", LOW, 1), claim("low-new", LOW, 2)]
-    assert turns([claim("high", HIGH, 3)], at_work, two) == Turns(make_way=["low-new"])
+    assert turns([claim("high", HIGH, 3)], at_work, two) == Schedule(make_way=["low-new"])
 
 
 def test_an_equal_does_not_make_way() -> None:
     at_work = [claim("x", NORMAL, 1), claim("y", NORMAL, 2)]
-    assert turns([claim("z", NORMAL, 3)], at_work, two) == Turns()
+    assert turns([claim("z", NORMAL, 3)], at_work, two) == Schedule()
 
 
 def test_one_that_is_leaving_is_enough() -> None:
     at_work = [claim("low-old", LOW, 1), claim("low-new", LOW, 2, leaving=True)]
-    assert turns([claim("high", HIGH, 3)], at_work, two) == Turns()
+    assert turns([claim("high", HIGH, 3)], at_work, two) == Schedule()
 
 
 def test_nobody_makes_way_in_vain() -> None:
@@ -48,7 +48,7 @@ def test_nobody_makes_way_in_vain() -> None:
         claim("h1", HIGH, 3, "b"),
         claim("h2", HIGH, 4, "b"),
     ]
-    assert turns([claim("high", HIGH, 5, "ab")], at_work, two) == Turns()
+    assert turns([claim("high", HIGH, 5, "ab")], at_work, two) == Schedule()
 
 
 def test_one_victim_can_free_two_slots() -> None:

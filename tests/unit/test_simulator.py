@@ -8,9 +8,9 @@ import pytest
 from tests.support.worlds import SOURCE, UUID, make_world
 
 from vmferry.errors import DestinationExists, HostRefused, Superseded
-from vmferry.hosts.simulator.driver import InFile, InMemory, MemoryHost, World
+from vmferry.hosts.simulator.driver import InFile, InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, add_machine
-from vmferry.model import Changes, Placed, Power, Token
+from vmferry.model import Changes, FencingToken, Placed, Power
 from vmferry.transfer import Throttle, Transfer
 
 MEMORY = SOURCE / "vmferry-abcd2345.memory"
@@ -28,8 +28,8 @@ class Unwatched:
         pass
 
 
-def acting(world: World, epoch: int = 1) -> MemoryHost:
-    return MemoryHost(InMemory(world), Token("abcd2345", epoch))
+def acting(world: World, epoch: int = 1) -> SimulatedHost:
+    return SimulatedHost(InMemory(world), FencingToken("abcd2345", epoch))
 
 
 def actives(world: World) -> dict[str, Placed]:
@@ -138,6 +138,6 @@ def test_a_transient_vm_is_gone_with_its_qemu() -> None:
 def test_a_world_in_a_file_is_seen_by_the_next_process(tmp_path: Path) -> None:
     with InFile(tmp_path / "world").here() as world:
         add_machine(world, "guest", UUID, {"vda": ((BASE, "raw"),)})
-    MemoryHost(InFile(tmp_path / "world"), Token("abcd2345", 1)).suspend(UUID)
+    SimulatedHost(InFile(tmp_path / "world"), FencingToken("abcd2345", 1)).suspend(UUID)
     with InFile(tmp_path / "world").here() as world:
         assert world.machines[UUID].power is Power.PAUSED

@@ -14,7 +14,7 @@ from tests.support.worlds import DESTINATION, FAR, UUID, Bench, Scenario, broken
 
 from vmferry import preflight
 from vmferry.hosts.libvirt import cpu, domain_xml, start
-from vmferry.hosts.simulator.driver import InMemory, MemoryHost, Moment, World
+from vmferry.hosts.simulator.driver import InMemory, Moment, SimulatedHost, World
 from vmferry.model import Disk, Image, JobState, Lack, MoveRequest, Power, Technology, Vm
 from vmferry.preflight.destination import uses
 from vmferry.preflight.moves import Wanted, disk_move
@@ -241,9 +241,9 @@ def findings(technology: Technology, *, gone: Sequence[Lack], via: str, nvram: b
     if nvram:
         world.machine(UUID).nvram = Path("/fast/gone.fd")
     ground = InMemory(world)
-    host = MemoryHost(ground)
+    host = SimulatedHost(ground)
     request = MoveRequest("guest", "memory", path=DESTINATION, via=via, to=FAR if bench.scenario.relocates else None)
-    there = MemoryHost(ground, name=FAR) if bench.scenario.relocates else host
+    there = SimulatedHost(ground, name=FAR) if bench.scenario.relocates else host
     plan = preflight.plan(request, host, there, {})
     return [(f.severity.value, f.cure) for f in plan.findings if "is not there" in f.what or "are not there" in f.what]
 

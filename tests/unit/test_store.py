@@ -15,6 +15,7 @@ from vmferry.manager.store.jobs import now
 from vmferry.model import (
     ALLOWED,
     DiskReceipt,
+    FencingToken,
     JobState,
     MoveRequest,
     Phase,
@@ -24,7 +25,6 @@ from vmferry.model import (
     Receipt,
     StepRecord,
     Technology,
-    Token,
 )
 
 
@@ -83,7 +83,7 @@ def test_a_queued_job_changes_only_as_allowed(store: Store, to: JobState) -> Non
 
 def test_who_was_superseded_records_nothing(store: Store) -> None:
     store.add(job("abcd2345"))
-    old = Token("abcd2345", 1)
+    old = FencingToken("abcd2345", 1)
     store.put_fact(old, "rounds", 1)
     assert store.take_over() == {"abcd2345": 2}
     acts: tuple[Callable[[], None], ...] = (
@@ -98,7 +98,7 @@ def test_who_was_superseded_records_nothing(store: Store) -> None:
             act()
     assert store.facts("abcd2345") == {"rounds": 1}
     assert store.journal("abcd2345") == ()
-    store.put_fact(Token("abcd2345", 2), "rounds", 2)
+    store.put_fact(FencingToken("abcd2345", 2), "rounds", 2)
 
 
 def test_only_active_jobs_are_taken_over(store: Store) -> None:
@@ -126,7 +126,7 @@ def test_slots_are_taken_all_together_or_not_at_all(store: Store) -> None:
     store.add(job("fourth22", ("host b", "storage z")))
     assert store.start_waiting(lambda _slot: 1) == ["first222"]  # third waits behind second, fourth behind third
     assert store.start_waiting(lambda _slot: 1) == []
-    store.advance(Token("first222", 1), JobState.DONE)
+    store.advance(FencingToken("first222", 1), JobState.DONE)
     assert store.start_waiting(lambda _slot: 1) == ["second22"]
 
 
@@ -136,7 +136,7 @@ def test_a_job_of_a_higher_priority_starts_before_those_that_wait(store: Store) 
     store.ask("third222", priority=0)
     store.ask("first222", priority=3)
     assert store.start_waiting(lambda _slot: 1) == ["third222"]
-    store.advance(Token("third222", 1), JobState.DONE)
+    store.advance(FencingToken("third222", 1), JobState.DONE)
     assert store.start_waiting(lambda _slot: 1) == ["second22"]
 
 
@@ -144,7 +144,7 @@ def test_a_stuck_job_keeps_its_slots(store: Store) -> None:
     store.add(job("first222"))
     store.add(job("second22"))
     store.start_waiting(lambda _slot: 1)
-    store.advance(Token("first222", 1), JobState.STUCK, "help")
+    store.advance(FencingToken("first222", 1), JobState.STUCK, "help")
     assert store.start_waiting(lambda _slot: 1) == []
     assert store.row("first222").before_stuck is JobState.RUNNING
 
@@ -152,7 +152,7 @@ def test_a_stuck_job_keeps_its_slots(store: Store) -> None:
 def test_a_retry_stays_asked_until_the_stuck_job_goes_on(store: Store) -> None:
     store.add(job("abcd2345"))
     store.start_waiting(lambda _slot: 1)
-    token = Token("abcd2345", 1)
+    token = FencingToken("abcd2345", 1)
     store.advance(token, JobState.STUCK, "help", "HostRefused")
     store.ask("abcd2345", retry_asked=True)
     store.advance(token, JobState.STUCK, "help again")  # replayed after a crash
@@ -164,7 +164,7 @@ def test_a_retry_stays_asked_until_the_stuck_job_goes_on(store: Store) -> None:
 
 def test_a_phase_of_the_same_name_replaces_the_first(store: Store) -> None:
     store.add(job("abcd2345"))
-    token = Token("abcd2345", 1)
+    token = FencingToken("abcd2345", 1)
     store.put_phase(token, Phase("copy base", 1.0, 5))
     store.put_phase(token, Phase("merge", 2.0))
     store.put_phase(token, Phase("copy base", 3.0, 7))
@@ -176,7 +176,7 @@ def test_a_receipt_comes_with_the_state(store: Store) -> None:
     store.start_waiting(lambda _slot: 1)
     disk = DiskReceipt("vda", "/a", "/b", "raw", 1, 1, "hash")
     receipt = Receipt("abcd2345", "guest", "live", (disk,), (Phase("merge", 2.0),), 0.1, 0.2, True, 1, now())
-    store.advance(Token("abcd2345", 1), JobState.DONE, receipt=receipt)
+    store.advance(FencingToken("abcd2345", 1), JobState.DONE, receipt=receipt)
     assert store.receipt("abcd2345") == receipt
     assert store.row("abcd2345").ended
     assert store.receipt("nothing2") is None
@@ -187,7 +187,7 @@ def test_past_moves_are_the_newest_that_no_crash_cut_off(store: Store) -> None:
     for id in ("first222", "crashed2", "third222"):
         store.add(job(id))
         store.start_waiting(lambda _slot: 1)
-        token = Token(id, store.take_over()[id] if id == "crashed2" else 1)
+        token = FencingToken(id, store.take_over()[id] if id == "crashed2" else 1)
         receipts[id] = Receipt(id, "guest", "live", (), (), 0.1, 0.2, True, 1, now())
         store.advance(token, JobState.DONE, receipt=receipts[id])
     connect = some_plan().connect
@@ -198,7 +198,7 @@ def test_past_moves_are_the_newest_that_no_crash_cut_off(store: Store) -> None:
 
 def test_the_journal_closes_the_newest_line_of_an_act(store: Store) -> None:
     store.add(job("abcd2345"))
-    token = Token("abcd2345", 1)
+    token = FencingToken("abcd2345", 1)
     for _ in range(2):  # the first was cut off
         store.begun(token, StepRecord("do", 0, "Reserve", "reserving", now()))
     store.ended(token, "do", 0, ok=False, sentence="no room")
@@ -219,9 +219,9 @@ def test_all_of_it_survives_reopening(url: str) -> None:
 def test_what_another_manager_may_show_of_a_job_is_written_by_who_acts_for_it(store: Store) -> None:
     store.add(job("abcd2345"))
     assert store.start_waiting(lambda _slot: 1) == store.mine() == ["abcd2345"]
-    store.put_progress(Token("abcd2345", 1), Progress(now="copying", step=2))
+    store.put_progress(FencingToken("abcd2345", 1), Progress(now="copying", step=2))
     store.take_over()
-    store.put_progress(Token("abcd2345", 1), Progress(now="late"))
+    store.put_progress(FencingToken("abcd2345", 1), Progress(now="late"))
     assert store.row("abcd2345").progress == Progress(now="copying", step=2)
     [pulse] = store.pulses()
     assert (pulse.id, pulse.manager, pulse.epoch) == ("abcd2345", "worker", 2)

@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.errors import BookmarksDamaged
-from vmferry.transfer.bookmarks import Identity, Journal, Kind, Record, proved, read
+from vmferry.transfer.bookmarks import Journal, Record, RecordKind, SourceIdentity, proved, read
 
-SOURCE = Identity(10**12, 77, 1_700_000_000_123_456_789)
+SOURCE = SourceIdentity(10**12, 77, 1_700_000_000_123_456_789)
 HEADER, RECORD = 64, 48
 records = st.lists(
     st.builds(
-        Record, st.sampled_from([Kind.DATA, Kind.ZERO]), st.integers(0, 2**40), st.binary(min_size=32, max_size=32)
+        Record,
+        st.sampled_from([RecordKind.DATA, RecordKind.ZERO]),
+        st.integers(0, 2**40),
+        st.binary(min_size=32, max_size=32),
     ),
     max_size=12,
 )
@@ -23,14 +26,14 @@ records = st.lists(
 
 def written(path: Path, content: list[Record]) -> bytes:
     journal = Journal.begin(path, SOURCE)
-    for record in (Record(Kind.CLAIM, 4711), *content):
+    for record in (Record(RecordKind.CLAIM, 4711), *content):
         journal.note(record)
     journal.close()
     return path.read_bytes()
 
 
 def believed(content: list[Record]) -> dict[int, bytes | None]:
-    return {r.number: r.digest if r.kind is Kind.DATA else None for r in content}
+    return {r.number: r.digest if r.kind is RecordKind.DATA else None for r in content}
 
 
 def with_file(content: list[Record], harm: Callable[[bytes], bytes]) -> tuple[Path, TemporaryDirectory[str]]:
@@ -100,7 +103,7 @@ def test_any_bytes_are_read_without_an_error_and_prove_nothing(noise: bytes) -> 
 
 def test_going_on_behind_a_torn_record_drops_it(tmp_path: Path) -> None:
     path = tmp_path / "bookmarks"
-    first, lost, later = (Record(Kind.DATA, n, bytes([n]) * 32) for n in (1, 2, 3))
+    first, lost, later = (Record(RecordKind.DATA, n, bytes([n]) * 32) for n in (1, 2, 3))
     path.write_bytes(written(path, [first, lost])[:-5])
     found = read(path)
     assert found is not None

@@ -7,12 +7,12 @@ from threading import Event
 import pytest
 
 from vmferry.errors import Cancelled, CopyDiffers, DestinationFull, SourceChanged, SourceUnreadable
-from vmferry.transfer.bookmarks import Identity, Journal, read
+from vmferry.transfer.bookmarks import Journal, SourceIdentity, read
 from vmferry.transfer.contract import Unwatched, Watch
-from vmferry.transfer.endpoints.in_memory import Memory, Trouble, no_trouble
+from vmferry.transfer.endpoints.in_memory import InMemoryDisk, Trouble, no_trouble
 from vmferry.transfer.engine.compare import Comparer
 from vmferry.transfer.engine.copy_loop import Copier, Recorder, with_strays
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import BLOCK, CHUNK, Chunk, Range, by_chunk, chunk_range, total
 
@@ -26,10 +26,10 @@ class Bench:
     def __init__(
         self, tmp_path: Path, content: bytes = NOISE, source: Trouble = no_trouble, destination: Trouble = no_trouble
     ) -> None:
-        self.source = Memory(content, trouble=source)
-        self.destination = Memory(bytes(len(content)), data=[], trouble=destination)
+        self.source = InMemoryDisk(content, trouble=source)
+        self.destination = InMemoryDisk(bytes(len(content)), data=[], trouble=destination)
         self.path = tmp_path / "bookmarks"
-        self.journal = Journal.begin(self.path, Identity(len(content), 1, 1))
+        self.journal = Journal.begin(self.path, SourceIdentity(len(content), 1, 1))
         self.recorder = Recorder(self.destination, self.journal, self.path)
         self.copier = Copier(self.source, self.destination, self.recorder)
 
@@ -41,12 +41,14 @@ class Bench:
         self.copier.flush()
 
     def run(self, watch: Watch, streams: int) -> None:
-        Streams(watch, Progress(total(self.source.data), lambda: 0.0), streams).run(self.chunks(), self.copier.fresh)
+        Streams(watch, ProgressCounter(total(self.source.data), lambda: 0.0), streams).run(
+            self.chunks(), self.copier.fresh
+        )
 
     def compare(self) -> list[int]:
         comparer = Comparer(self.source, self.destination, self.copier)
         expected = dict(self.copier.digests)
-        Streams(Unwatched(), Progress(1, lambda: 0.0), 2).run(
+        Streams(Unwatched(), ProgressCounter(1, lambda: 0.0), 2).run(
             range(CHUNKS), lambda index, lane: comparer.chunk(index, expected, lane)
         )
         return sorted(comparer.recopied)
@@ -121,7 +123,7 @@ def test_an_error_in_one_stream_ends_the_others_that_wait_for_the_throttle(tmp_p
         raise DestinationFull(path="there")
 
     with pytest.raises(DestinationFull):
-        Streams(Slow(1), Progress(1, lambda: 0.0), 3).run(bench.chunks(), fail)
+        Streams(Slow(1), ProgressCounter(1, lambda: 0.0), 3).run(bench.chunks(), fail)
 
 
 def test_cancel_stops_all_and_what_was_recorded_stays_true(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_resuming_keeps_what_is_true_and_copies_what_is_not(tmp_path: Path) -> N
     known = {index: digest for index, digest in bench.copier.digests.items() if index != 4}
     bench.destination.content[CHUNK + 9] ^= 1
     again = Copier(bench.source, bench.destination, bench.recorder)
-    Streams(Unwatched(), Progress(1, lambda: 0.0), 2).run(
+    Streams(Unwatched(), ProgressCounter(1, lambda: 0.0), 2).run(
         bench.chunks(), lambda chunk, lane: again.resumed(chunk, known, lane)
     )
     assert bench.destination.content == bench.source.content

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmferry.transfer.contract import Unwatched
-from vmferry.transfer.endpoints.in_memory import Memory
+from vmferry.transfer.endpoints.in_memory import InMemoryDisk
 from vmferry.transfer.engine.copy_loop import Reader, scan
 from vmferry.transfer.engine.hashing import nonzero, root_hash
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import BLOCK, CHUNK, Chunk, Range, by_chunk
 
@@ -18,12 +18,12 @@ SIZE = CHUNK + 5 * BLOCK + 4096 + 17
 
 
 def hashed(content: bytes, data: list[Range], limit: int | None = None) -> str:
-    memory, found = Memory(content, data), dict[int, bytes | None]()
+    memory, found = InMemoryDisk(content, data), dict[int, bytes | None]()
 
     def one(chunk: Chunk, lane: Lane) -> None:
         found[chunk.index] = scan(Reader(memory.read, memory.size), chunk, lane)
 
-    Streams(Unwatched(limit), Progress(1, lambda: 0.0), 2).run(by_chunk(data), one)
+    Streams(Unwatched(limit), ProgressCounter(1, lambda: 0.0), 2).run(by_chunk(data), one)
     return root_hash(len(content), found)
 
 

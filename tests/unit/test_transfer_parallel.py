@@ -13,7 +13,7 @@ import pytest
 from vmferry import transfer as service
 from vmferry.errors import Cancelled, DestinationFull
 from vmferry.transfer import Copied, Throttle, Transfer, Watch
-from vmferry.transfer.engine.parallel import together
+from vmferry.transfer.engine.parallel import in_parallel
 
 SIZES = (3 << 20, 9 << 20, 70_000)
 
@@ -50,7 +50,7 @@ def acts(transfers: list[Transfer]) -> list[Callable[[Watch], Copied]]:
 
 def test_all_arrive_and_are_counted_as_one(transfers: list[Transfer]) -> None:
     watch = Seen()
-    copied = together(acts(transfers), watch)
+    copied = in_parallel(acts(transfers), watch)
     assert [each.virtual_bytes for each in copied] == list(SIZES)
     assert all(each.destination.read_bytes() == each.source.read_bytes() for each in transfers)
     assert watch.told[-1] == (sum(SIZES), sum(SIZES))
@@ -58,7 +58,7 @@ def test_all_arrive_and_are_counted_as_one(transfers: list[Transfer]) -> None:
 
 def test_they_run_at_once() -> None:
     met = Barrier(3, timeout=30)
-    assert sorted(together([lambda _: met.wait() for _ in range(3)], Seen())) == [0, 1, 2]
+    assert sorted(in_parallel([lambda _: met.wait() for _ in range(3)], Seen())) == [0, 1, 2]
 
 
 def test_the_first_error_stops_the_others_and_is_raised() -> None:
@@ -78,7 +78,7 @@ def test_the_first_error_stops_the_others_and_is_raised() -> None:
             raise
 
     with pytest.raises(DestinationFull):
-        together([goes_on, fails], Seen())
+        in_parallel([goes_on, fails], Seen())
     assert stopped.is_set()
 
 
@@ -90,8 +90,8 @@ def test_a_transfer_that_is_stopped_by_anothers_error_is_not_taken_for_whole(tra
 
     for _ in range(20):
         with pytest.raises(DestinationFull):
-            together([fails, *acts(transfers)], Seen())
-    together(acts(transfers), Seen())
+            in_parallel([fails, *acts(transfers)], Seen())
+    in_parallel(acts(transfers), Seen())
     assert all(each.destination.read_bytes() == each.source.read_bytes() for each in transfers)
     for each in transfers:
         service.compare(each, Seen())
@@ -99,8 +99,8 @@ def test_a_transfer_that_is_stopped_by_anothers_error_is_not_taken_for_whole(tra
 
 def test_a_cancelled_watch_ends_them_all(transfers: list[Transfer]) -> None:
     with pytest.raises(Cancelled):
-        together(acts(transfers), Seen(cancel=True))
+        in_parallel(acts(transfers), Seen(cancel=True))
 
 
 def test_none_at_all_is_fine() -> None:
-    assert together([], Seen()) == []
+    assert in_parallel([], Seen()) == []

@@ -2,15 +2,15 @@
 
 import pytest
 
-from vmferry.transfer.endpoints.route import End, Kind, Opening, openings
+from vmferry.transfer.endpoints.route import End, Opening, PlaceKind, openings
 from vmferry.transfer.ranges import Range, gaps
 
-FILE_QCOW2, FILE_RAW = End(Kind.FILE, "qcow2"), End(Kind.FILE, "raw")
+FILE_QCOW2, FILE_RAW = End(PlaceKind.FILE, "qcow2"), End(PlaceKind.FILE, "raw")
 
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2", "vhdx"])
 def test_the_same_format_from_file_to_file_goes_byte_for_byte(format_: str) -> None:
-    assert openings(End(Kind.FILE, format_), End(Kind.FILE, format_)) == (Opening.FILE, Opening.FILE)
+    assert openings(End(PlaceKind.FILE, format_), End(PlaceKind.FILE, format_)) == (Opening.FILE, Opening.FILE)
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ def test_the_same_format_from_file_to_file_goes_byte_for_byte(format_: str) -> N
     [
         (FILE_QCOW2, FILE_RAW, (Opening.EXPORT, Opening.FILE)),
         (FILE_RAW, FILE_QCOW2, (Opening.FILE, Opening.EXPORT)),
-        (FILE_QCOW2, End(Kind.DEVICE, "qcow2"), (Opening.EXPORT, Opening.EXPORT)),
-        (FILE_RAW, End(Kind.DEVICE, "raw"), (Opening.FILE, Opening.DEVICE)),
-        (End(Kind.NBD, "raw"), FILE_RAW, (Opening.NBD, Opening.FILE)),
-        (End(Kind.NBD, "qcow2"), FILE_RAW, (Opening.EXPORT, Opening.FILE)),
-        (FILE_RAW, End(Kind.ISCSI, "raw"), (Opening.FILE, Opening.EXPORT)),
-        (End(Kind.NFS, "raw"), End(Kind.NFS, "raw"), (Opening.EXPORT, Opening.EXPORT)),
+        (FILE_QCOW2, End(PlaceKind.DEVICE, "qcow2"), (Opening.EXPORT, Opening.EXPORT)),
+        (FILE_RAW, End(PlaceKind.DEVICE, "raw"), (Opening.FILE, Opening.DEVICE)),
+        (End(PlaceKind.NBD, "raw"), FILE_RAW, (Opening.NBD, Opening.FILE)),
+        (End(PlaceKind.NBD, "qcow2"), FILE_RAW, (Opening.EXPORT, Opening.FILE)),
+        (FILE_RAW, End(PlaceKind.ISCSI, "raw"), (Opening.FILE, Opening.EXPORT)),
+        (End(PlaceKind.NFS, "raw"), End(PlaceKind.NFS, "raw"), (Opening.EXPORT, Opening.EXPORT)),
     ],
 )
 def test_all_else_goes_by_content(source: End, destination: End, ways: tuple[Opening, Opening]) -> None:

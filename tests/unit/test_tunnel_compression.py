@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmferry.tunnel.compression import FIRST_PROBE_S, Choice, Sent
+from vmferry.tunnel.compression import FIRST_PROBE_S, CompressionChoice, Sent
 from vmferry.tunnel.frames import MOST
 from vmferry.tunnel.wire import UNSENT
 
@@ -41,20 +41,20 @@ class Stream:
 
     def send(self, plain: int, *, always_try: bool = False, never_try: bool = False, slow: bool = False) -> float:
         """Send so many bytes in frames; gives the seconds until they have arrived."""
-        choice = Choice(self.now, slow=slow)
+        choice = CompressionChoice(self.now, slow=slow)
         for _ in range(plain // MOST):
             self._await_writer(choice)
             squeeze = always_try or (choice.squeeze(MOST, self.now) and not never_try)
             self._frame(choice, squeeze=squeeze)
         return max(self.now, self.drained_at)
 
-    def _await_writer(self, choice: Choice) -> None:
+    def _await_writer(self, choice: CompressionChoice) -> None:
         self.written_at = max(self.written_at, self.now - 1.0) + MOST / self.writer
         if self.written_at > self.now:
             choice.waited(self.written_at - self.now)
             self.now = self.written_at
 
-    def _frame(self, choice: Choice, *, squeeze: bool) -> None:
+    def _frame(self, choice: CompressionChoice, *, squeeze: bool) -> None:
         wire, tried_wire, tried_s = MOST, None, 0.0
         if squeeze:
             tried_wire, tried_s = int(MOST / self.ratio(self.now)), MOST / self.compressor

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from tests.support.simulated_site import until
 
 from vmferry.errors import TunnelCut, VmferryError
-from vmferry.tunnel.compression import Choice
-from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Kind, Squeezer, head_of
-from vmferry.tunnel.sender import LEAST_AHEAD, TOLD_EACH, Bell, Outward
+from vmferry.tunnel.compression import CompressionChoice
+from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, FrameKind, Squeezer, head_of
+from vmferry.tunnel.sender import LEAST_AHEAD, TOLD_EACH, Sender, Waker
 from vmferry.tunnel.tickets import Tickets
 from vmferry.tunnel.wire import Wire, unpaced
 
@@ -53,7 +53,7 @@ def test_what_was_compressed_comes_back() -> None:
     frame = Squeezer().frame(memoryview(TEXT))
     assert frame is not None
     head = head_of(frame[: HEAD.size])
-    assert (head.kind, head.plain) == (Kind.ZSTD, len(TEXT))
+    assert (head.kind, head.plain) == (FrameKind.ZSTD, len(TEXT))
     assert head.wire * 20 < len(TEXT)
     assert Expander().expand(frame[HEAD.size :], head.plain) == TEXT
 
@@ -66,17 +66,17 @@ def test_noise_makes_no_frame() -> None:
     ("number", "wire", "plain"),
     [
         (9, 1, 1),
-        (Kind.RAW, 0, 0),
-        (Kind.RAW, MOST + 1, MOST + 1),
-        (Kind.RAW, 5, 6),
-        (Kind.ZSTD, 0, 7),
-        (Kind.ZSTD, 7, 7),
-        (Kind.ZSTD, 7, MOST + 1),
-        (Kind.ZSTD, 0xFFFFFFFF, 0xFFFFFFFF),
-        (Kind.END, 0, 1),
-        (Kind.PING, 1, 0),
-        (Kind.GOT, 0, 0),
-        (Kind.GOT, 1, 1),
+        (FrameKind.RAW, 0, 0),
+        (FrameKind.RAW, MOST + 1, MOST + 1),
+        (FrameKind.RAW, 5, 6),
+        (FrameKind.ZSTD, 0, 7),
+        (FrameKind.ZSTD, 7, 7),
+        (FrameKind.ZSTD, 7, MOST + 1),
+        (FrameKind.ZSTD, 0xFFFFFFFF, 0xFFFFFFFF),
+        (FrameKind.END, 0, 1),
+        (FrameKind.PING, 1, 0),
+        (FrameKind.GOT, 0, 0),
+        (FrameKind.GOT, 1, 1),
     ],
 )
 def test_a_head_that_cannot_be_is_refused(number: int, wire: int, plain: int) -> None:
@@ -131,14 +131,14 @@ class Recorder(Wire):
     def round_trip_s(self) -> float:
         return self._round_trip_s
 
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[FrameKind]:
         return [head_of(memoryview(said)[: HEAD.size]).kind for said in self.said]
 
 
 class HungUp(socket.socket):
     """A local socket that is hung up by a cut just when it is read, which looks like an end of file."""
 
-    outward: Outward
+    outward: Sender
 
     def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:
         self.outward.stopped = True
@@ -146,33 +146,33 @@ class HungUp(socket.socket):
 
 
 def test_a_cut_is_never_told_as_an_end() -> None:
-    bell, wire = Bell(), Recorder()
+    bell, wire = Waker(), Recorder()
     end, other = socket.socketpair()
     with other, HungUp(fileno=end.detach()) as local:
         other.sendall(b"x")
-        local.outward = Outward(local, wire, bell, peer_quiet_s=30, slow=None)
+        local.outward = Sender(local, wire, bell, peer_quiet_s=30, slow=None)
         with pytest.raises(TunnelCut):
             local.outward.run()
     bell.close()
     assert wire.said == []
 
 
-@pytest.mark.parametrize(("slow", "kind"), [(True, Kind.ZSTD), (None, Kind.ZSTD), (False, Kind.RAW)])
+@pytest.mark.parametrize(("slow", "kind"), [(True, FrameKind.ZSTD), (None, FrameKind.ZSTD), (False, FrameKind.RAW)])
 def test_what_would_pay_is_compressed_only_where_it_may_be(
-    monkeypatch: pytest.MonkeyPatch, *, slow: bool | None, kind: Kind
+    monkeypatch: pytest.MonkeyPatch, *, slow: bool | None, kind: FrameKind
 ) -> None:
-    monkeypatch.setattr(Choice, "squeeze", lambda *_: True)
-    bell, wire = Bell(), Recorder()
+    monkeypatch.setattr(CompressionChoice, "squeeze", lambda *_: True)
+    bell, wire = Waker(), Recorder()
     local, other = socket.socketpair()
     local.setblocking(False)
     with other, local:
         other.sendall(TEXT[:65536])
         other.shutdown(socket.SHUT_WR)
-        outward = Outward(local, wire, bell, peer_quiet_s=30, slow=slow)
+        outward = Sender(local, wire, bell, peer_quiet_s=30, slow=slow)
         outward.delivered()
         outward.run()
     bell.close()
-    assert [said for said in wire.kinds() if said < Kind.PING] == [kind]
+    assert [said for said in wire.kinds() if said < FrameKind.PING] == [kind]
 
 
 class Program(socket.socket):
@@ -180,7 +180,7 @@ class Program(socket.socket):
 
     handed = 0
     most: int
-    outward: Outward
+    outward: Sender
 
     def recv_into(self, buffer: object, nbytes: int = 0, flags: int = 0) -> int:
         if self.handed >= self.most:
@@ -192,17 +192,17 @@ class Program(socket.socket):
 
 @contextmanager
 def program(wire: Recorder, most: int, *, slow: bool) -> Iterator[Program]:
-    bell = Bell()
+    bell = Waker()
     end, other = socket.socketpair()
     with other, Program(fileno=end.detach()) as local:
         other.sendall(b"x")  # for poll to see
         local.most = most
-        local.outward = Outward(local, wire, bell, peer_quiet_s=30, slow=slow)
+        local.outward = Sender(local, wire, bell, peer_quiet_s=30, slow=slow)
         yield local
     bell.close()
 
 
-def _run_until_cut(outward: Outward) -> None:
+def _run_until_cut(outward: Sender) -> None:
     with suppress(TunnelCut):
         outward.run()
 
@@ -226,14 +226,14 @@ def test_no_more_is_sent_ahead_than_fills_the_way_until_the_peer_says_what_it_go
         local.outward.got(1)
         running.join(10)
         assert not running.is_alive()
-    assert set(wire.kinds()) == {Kind.ZSTD}
+    assert set(wire.kinds()) == {FrameKind.ZSTD}
 
 
 def test_what_is_not_compressed_is_left_to_tcp() -> None:
     wire = Recorder()
     with program(wire, most=3 * LEAST_AHEAD, slow=False) as local, pytest.raises(TunnelCut):
         local.outward.run()
-    assert wire.kinds() == [Kind.RAW] * (3 * LEAST_AHEAD // MOST)
+    assert wire.kinds() == [FrameKind.RAW] * (3 * LEAST_AHEAD // MOST)
 
 
 def test_what_was_delivered_is_told_now_and_then_and_no_byte_twice() -> None:
@@ -247,7 +247,7 @@ def test_what_was_delivered_is_told_now_and_then_and_no_byte_twice() -> None:
         local.outward.took(TOLD_EACH)
         with pytest.raises(TunnelCut):
             local.outward.run()
-    assert wire.kinds() == [Kind.GOT, Kind.GOT]
+    assert wire.kinds() == [FrameKind.GOT, FrameKind.GOT]
     assert [head_of(memoryview(said)).plain for said in wire.said] == [TOLD_EACH + 7, TOLD_EACH]
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vmferry.agent.metrics import CERTIFICATE
 from vmferry.agent.operations import Operations
-from vmferry.agent.peer_policy import Trust
+from vmferry.agent.peer_policy import PeerPolicy
 from vmferry.agent.storages import Declared, Storages
 from vmferry.authority import TlsFolder, make_key, make_request
 from vmferry.errors import BadRequest
@@ -27,7 +27,7 @@ router = APIRouter(tags=["admin"])
 Pem = Annotated[str, Field(max_length=500_000)]
 
 
-class StorageBody(BaseModel):
+class ServedStorageBody(BaseModel):
     """A storage to serve."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +44,7 @@ class RevocationsBody(BaseModel):
     revocations: Pem
 
 
-class CertificateBody(BaseModel):
+class RenewedCertificateBody(BaseModel):
     """A certificate for the request that was given out last."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,11 +54,11 @@ class CertificateBody(BaseModel):
     revocations: Pem
 
 
-class Office:
+class AgentAdmin:
     """This agent's papers."""
 
     def __init__(
-        self, name: str, connect: str, tls: TlsFolder, trust: Trust, storages: Storages, operations: Operations
+        self, name: str, connect: str, tls: TlsFolder, trust: PeerPolicy, storages: Storages, operations: Operations
     ) -> None:
         self.name = name
         self.trust = trust
@@ -91,7 +91,7 @@ class Office:
             self._key = make_key()
             return make_request(self._key, self.name).decode()
 
-    def take_certificate(self, body: CertificateBody) -> None:
+    def take_certificate(self, body: RenewedCertificateBody) -> None:
         """Use it from now on, for new connections. Raises BadRequest."""
         with self._lock:
             if self._key is None:
@@ -117,12 +117,12 @@ class Office:
         CERTIFICATE.set(self._tls.certificate().not_valid_after_utc.timestamp())
 
 
-async def _office(request: Request) -> Office:
-    office: Office = request.app.state.office
+async def _office(request: Request) -> AgentAdmin:
+    office: AgentAdmin = request.app.state.office
     return office
 
 
-TheOffice = Annotated[Office, Depends(_office)]
+TheOffice = Annotated[AgentAdmin, Depends(_office)]
 
 
 @router.get("/healthz")
@@ -140,7 +140,7 @@ def storages(office: TheOffice) -> list[Declared]:
 
 
 @router.put("/v1/storages/{name}")
-def declare(name: str, body: StorageBody, office: TheOffice) -> Declared:
+def declare(name: str, body: ServedStorageBody, office: TheOffice) -> Declared:
     """Serve one more."""
     return office.storages.declare(name, body.path, body.grade)
 
@@ -166,7 +166,7 @@ def renewal(office: TheOffice) -> dict[str, str]:
 
 
 @router.put("/v1/certificate")
-def certificate(body: CertificateBody, office: TheOffice) -> dict[str, Any]:
+def certificate(body: RenewedCertificateBody, office: TheOffice) -> dict[str, Any]:
     """Use a new certificate."""
     office.take_certificate(body)
     return {}

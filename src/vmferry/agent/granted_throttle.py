@@ -10,7 +10,7 @@ from vmferry.transfer import Throttle
 LOOK_S = 0.25
 
 
-class Granted(Throttle):
+class GrantedThrottle(Throttle):
     """While somebody follows, bytes pass as they are granted; else at the limit that was told last."""
 
     def __init__(self, hungry: Callable[[], None]) -> None:

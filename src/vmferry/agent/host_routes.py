@@ -28,12 +28,12 @@ from vmferry.agent.metrics import CALLS as COUNTED
 from vmferry.agent.metrics import FENCED, MOVED, OPERATIONS
 from vmferry.agent.operation import Operation
 from vmferry.agent.operations import Operations
-from vmferry.agent.path_policy import Confined
+from vmferry.agent.path_policy import PathPolicy
 from vmferry.errors import AgentFailed, BadRequest, Cancelled, Superseded, VmferryError
 from vmferry.errors.system import in_words
 from vmferry.hosts.interface import Hosts
 from vmferry.hosts.wire import CALLS, Call, Json, dump_error, ends
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Transfer, Watch
 
 log = structlog.get_logger()
@@ -75,10 +75,10 @@ class OrderBody(BaseModel):
     heard: bool = False
 
 
-class Desk:
+class HostCallService:
     """What calls are answered with."""
 
-    def __init__(self, name: str, connect: str, hosts: Hosts, confined: Confined, operations: Operations) -> None:
+    def __init__(self, name: str, connect: str, hosts: Hosts, confined: PathPolicy, operations: Operations) -> None:
         self.operations = operations
         self._name = name
         self._connect = connect
@@ -90,14 +90,14 @@ class Desk:
     def answer(self, call: Call, body: CallBody) -> AsyncGenerator[Json, None]:
         """The lines. Raises BadRequest."""
         arguments = call.load(body.arguments)
-        token = Token(body.token.job, body.token.epoch) if body.token else None
+        token = FencingToken(body.token.job, body.token.epoch) if body.token else None
         if call.looks:
             return self._look(call, token, arguments)
         if token is None:
             raise BadRequest(reason=f"{call.name} acts, and needs a token")
         return self._act(call, token, arguments, _key(call, token, arguments))
 
-    def _called(self, call: Call, token: Token | None, arguments: dict[str, Any], watch: Watch | None) -> Any:
+    def _called(self, call: Call, token: FencingToken | None, arguments: dict[str, Any], watch: Watch | None) -> Any:
         """Within the declared storages, on the real host. Returns what travels."""
         try:
             allowed = self._confined.allowed(call, token, arguments)
@@ -114,7 +114,9 @@ class Desk:
         COUNTED.labels(call.name, "done").inc()
         return told
 
-    async def _look(self, call: Call, token: Token | None, arguments: dict[str, Any]) -> AsyncGenerator[Json, None]:
+    async def _look(
+        self, call: Call, token: FencingToken | None, arguments: dict[str, Any]
+    ) -> AsyncGenerator[Json, None]:
         def look() -> Json:
             try:
                 return {"answer": self._called(call, token, arguments, None)}
@@ -130,7 +132,9 @@ class Desk:
             yield {}
         yield looking.result()
 
-    async def _act(self, call: Call, token: Token, arguments: dict[str, Any], key: str) -> AsyncGenerator[Json, None]:
+    async def _act(
+        self, call: Call, token: FencingToken, arguments: dict[str, Any], key: str
+    ) -> AsyncGenerator[Json, None]:
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         follower = next(self._followers)
@@ -165,7 +169,7 @@ class Desk:
             operation.leave(follower)
 
 
-def _key(call: Call, token: Token, arguments: dict[str, Any]) -> str:
+def _key(call: Call, token: FencingToken, arguments: dict[str, Any]) -> str:
     """The same for the same act, whichever manager asks: each has bookmarks in a folder of its own."""
     alike = {name: _alike(value) for name, value in arguments.items()}
     told = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
@@ -214,12 +218,12 @@ class _Counted:
 # -- routes
 
 
-async def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
+async def _desk(request: Request) -> HostCallService:
+    desk: HostCallService = request.app.state.desk
     return desk
 
 
-TheDesk = Annotated[Desk, Depends(_desk)]
+TheDesk = Annotated[HostCallService, Depends(_desk)]
 
 
 async def call(request: Request) -> Response:

@@ -119,7 +119,7 @@ class JoinBody(BaseModel):
     secret: Annotated[str, Field(max_length=100)]
 
 
-class CertificateBody(BaseModel):
+class JoinedCertificateBody(BaseModel):
     """What a manager signed."""
 
     model_config = ConfigDict(extra="forbid")
@@ -150,7 +150,7 @@ def make_join_app(joining: Joining, tls: TlsFolder, joined: Callable[[], None]) 
         return {"protocol": PROTOCOL, "ticket": ticket, "request": request.decode()}
 
     @app.post("/join/certificate")
-    def certificate(body: CertificateBody) -> dict[str, Any]:
+    def certificate(body: JoinedCertificateBody) -> dict[str, Any]:
         if body.ticket not in tickets:
             raise JoinRefused(address=host, reason="this certificate was not asked for")
         try:

@@ -43,7 +43,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
     return Loop()
 
 
-class Connection(H11Protocol):
+class AgentConnection(H11Protocol):
     """One connection: who it is of stands in the state of its requests."""
 
     _deadline: asyncio.TimerHandle | None = None
@@ -108,7 +108,7 @@ def configured(app: Any, context: ssl.SSLContext | None) -> uvicorn.Config:
     """For uvicorn: with TLS by this context, or plain on loopback without one."""
     config = uvicorn.Config(
         app,
-        http=Connection if context else "h11",
+        http=AgentConnection if context else "h11",
         ws="none",
         loop=f"{__name__}:make_loop",
         lifespan="off",

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vmferry.agent.error_responses import LARGEST_BODY, mismatch
 from vmferry.agent.listening import PEER
 from vmferry.agent.metrics import REFUSED
-from vmferry.agent.peer_policy import Trust
+from vmferry.agent.peer_policy import PeerPolicy
 from vmferry.errors import AgentVersionMismatch, PeerRefused, RequestTooLarge, VmferryError
 from vmferry.hosts.remote.client import DUE_HEADER, REVOCATIONS_HEADER, VERSION_HEADER
 from vmferry.hosts.wire import PROTOCOL, dump_error
@@ -21,10 +21,10 @@ log = structlog.get_logger()
 STATUS = {PeerRefused: 403, AgentVersionMismatch: 426, RequestTooLarge: 413}
 
 
-class Door:
+class AgentMiddleware:
     """Looks at each request, and signs each answer with what a manager has to know of this agent."""
 
-    def __init__(self, app: ASGIApp, name: str, trust: Trust) -> None:
+    def __init__(self, app: ASGIApp, name: str, trust: PeerPolicy) -> None:
         self._app = app
         self._name = name
         self._trust = trust

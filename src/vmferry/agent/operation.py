@@ -9,11 +9,11 @@ from typing import Any
 
 import structlog
 
-from vmferry.agent.granted_throttle import Granted
+from vmferry.agent.granted_throttle import GrantedThrottle
 from vmferry.errors import AgentFailed, AgentUnreachable, Superseded, VmferryError
 from vmferry.errors.system import in_words
 from vmferry.hosts.wire import Json, dump_error
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Watch
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 class Operation:
     """Runs `act`, once those it takes the place of have ended. Implements transfer.Watch for it."""
 
-    def __init__(self, host: str, key: str, call: str, token: Token, act: Callable[[Watch], Any]) -> None:
+    def __init__(self, host: str, key: str, call: str, token: FencingToken, act: Callable[[Watch], Any]) -> None:
         self.key = key
         self.call = call
         self.job = token.job
@@ -43,7 +43,7 @@ class Operation:
         self._ended = Event()
         self._end: Json | None = None
         self.succeeded = False  # told to `done`, before anybody can hear the end
-        self._throttle = Granted(self._wake)
+        self._throttle = GrantedThrottle(self._wake)
 
     # -- who follows it
 
@@ -154,5 +154,5 @@ class Operation:
             raise AgentUnreachable(host=self._host, reason=f"nobody followed for {ALONE_S / 60:.0f} minutes")
 
     @property
-    def throttle(self) -> Granted:
+    def throttle(self) -> GrantedThrottle:
         return self._throttle

@@ -16,7 +16,7 @@ from typing import Any
 from vmferry.agent.operation import Operation
 from vmferry.errors import AgentUnreachable
 from vmferry.hosts.fence import Fence
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.transfer import Watch
 
 KEPT_S = 15 * 60.0
@@ -36,7 +36,7 @@ class Operations:
 
     def begin(
         self,
-        token: Token,
+        token: FencingToken,
         key: str,
         call: str,
         act: Callable[[Watch], Any],
@@ -96,7 +96,7 @@ class Operations:
 
     # -- under the lock
 
-    def _found(self, token: Token, key: str) -> Operation | None:
+    def _found(self, token: FencingToken, key: str) -> Operation | None:
         self._forget_old(token.job, key)
         if key in self._kept:
             return self._kept[key][1]
@@ -107,7 +107,7 @@ class Operations:
                 return operation
         return None
 
-    def _make_way(self, token: Token, stays: Operation | None) -> list[Operation]:
+    def _make_way(self, token: FencingToken, stays: Operation | None) -> list[Operation]:
         """Stop what this act must not run beside. Returns all of that."""
         mine = [o for o in self._running if o.job == token.job and o is not stays]
         before = [o for o in mine if o.epoch < token.epoch or not o.followed or o.stopping]

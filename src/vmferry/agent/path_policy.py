@@ -20,7 +20,7 @@ from vmferry.agent.storages import Storages
 from vmferry.errors import PathRefused, VmRefused
 from vmferry.hosts.interface import Host
 from vmferry.hosts.wire import Call
-from vmferry.model import Definition, Folder, Token, Url, Vm, Where
+from vmferry.model import Definition, FencingToken, Folder, Url, Vm, Where
 from vmferry.qemu.names import where_named
 from vmferry.qemu.places import Scheme
 from vmferry.transfer import Place, Transfer
@@ -32,17 +32,17 @@ KEPT_JOBS = 1000
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
-class Confined(Protocol):
+class PathPolicy(Protocol):
     """Between the wire and the host."""
 
-    def allowed(self, call: Call, token: Token | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def allowed(self, call: Call, token: FencingToken | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as they are meant on this host. Raises PathRefused, VmRefused."""
 
     def told(self, answer: Any) -> Any:
         """The answer as it is meant on other hosts."""
 
 
-class Bookmarks:
+class ConfinedBookmarks:
     """A transfer's bookmarks lie with the agent that writes it, whatever the manager calls its own folder."""
 
     def __init__(self, host: str, state: Path) -> None:
@@ -82,11 +82,11 @@ class ToStorages:
         self._storages = storages
         self._looking = looking
         self._tls = tls
-        self._bookmarks = Bookmarks(host, state)
+        self._bookmarks = ConfinedBookmarks(host, state)
         self._vms: OrderedDict[str, str] = OrderedDict()
         self._lock = Lock()
 
-    def allowed(self, call: Call, token: Token | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def allowed(self, call: Call, token: FencingToken | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
         vm = self._own_vm(call, token, _named(arguments))
         reads = call.looks and call.name != "probe"  # which makes a file, if one that is gone at once
         use = _Use(not call.looks, reads, token.job if token else "", vm)
@@ -102,7 +102,7 @@ class ToStorages:
 
     # -- VMs
 
-    def _own_vm(self, call: Call, token: Token | None, named: str | None) -> str | None:
+    def _own_vm(self, call: Call, token: FencingToken | None, named: str | None) -> str | None:
         """A job moves one VM: the first that it acts on. Raises VmRefused for another."""
         if token is None:
             return None

@@ -11,7 +11,7 @@ WHO_MAY = {"/v1/peer/": frozenset(Role), "/v1/": frozenset({Role.MANAGER}), "/he
 """The first that a path begins with holds; no other path is there."""
 
 
-class Trust:
+class PeerPolicy:
     """This agent's certificates, and the list of revocations."""
 
     def __init__(self, tls: TlsFolder) -> None:

@@ -20,8 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from vmferry.agent.joining import Joining, make_join_app
 from vmferry.agent.listening import configured, listen
 from vmferry.agent.metrics import REGISTRY
-from vmferry.agent.service import Agent, HostsFor, Server
-from vmferry.agent.tunnels import TunnelCrossing
+from vmferry.agent.service import Agent, AgentServer, HostsFor
+from vmferry.agent.tunnels import TunnelTransport
 from vmferry.authority import TlsFolder
 from vmferry.errors import AgentRunning, StateUnusable, UsageError, WorkerRunning
 from vmferry.errors.system import said
@@ -94,10 +94,10 @@ def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
     from vmferry.hosts.libvirt.driver import LibvirtHosts
-    from vmferry.hosts.libvirt.nbd_exports import Exports, Front
+    from vmferry.hosts.libvirt.nbd_exports import ExportAddress, Exports
 
-    front = Front(tls.address, tls.path, options.link_bytes_s)
-    crossing = TunnelCrossing(options.connect, tls, link_bytes_s=options.link_bytes_s)
+    front = ExportAddress(tls.address, tls.path, options.link_bytes_s)
+    crossing = TunnelTransport(options.connect, tls, link_bytes_s=options.link_bytes_s)
     return LibvirtHosts(fence, Exports(front, crossing.lead), crossing)
 
 
@@ -108,7 +108,7 @@ def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:
     """
     joining = Joining(options.state)
     token = joining.new_token() if not joining.has_token else None
-    server: list[Server] = []
+    server: list[AgentServer] = []
     app = make_join_app(joining, tls, lambda: _stop(server))
     server.append(_server(app, joining))
     log.info("waiting to join", address=_address(listener), cure="vmferry host add NAME --address ... --token ...")
@@ -122,13 +122,13 @@ def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:
     return True
 
 
-def _server(app: FastAPI, joining: Joining) -> Server:
-    made = Server(configured(app, joining.context()))
+def _server(app: FastAPI, joining: Joining) -> AgentServer:
+    made = AgentServer(configured(app, joining.context()))
     made.leave = lambda: None
     return made
 
 
-def _stop(server: list[Server]) -> None:
+def _stop(server: list[AgentServer]) -> None:
     server[0].should_exit = True
 
 

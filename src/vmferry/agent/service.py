@@ -13,14 +13,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from vmferry.agent import admin_routes, host_routes
-from vmferry.agent.admin_routes import Office
+from vmferry.agent.admin_routes import AgentAdmin
 from vmferry.agent.error_responses import install
-from vmferry.agent.host_routes import Desk
+from vmferry.agent.host_routes import HostCallService
 from vmferry.agent.listening import configured
-from vmferry.agent.middleware import Door
+from vmferry.agent.middleware import AgentMiddleware
 from vmferry.agent.operations import Operations
-from vmferry.agent.path_policy import Confined, ToStorages
-from vmferry.agent.peer_policy import Trust
+from vmferry.agent.path_policy import PathPolicy, ToStorages
+from vmferry.agent.peer_policy import PeerPolicy
 from vmferry.agent.storages import Storages
 from vmferry.authority import TlsFolder, server_context
 from vmferry.hosts.fence import Fence
@@ -35,7 +35,7 @@ class Agent:
     """Serves `connect` of these hosts, until it is stopped."""
 
     def __init__(
-        self, state: Path, connect: str, hosts_for: HostsFor, confined: Callable[[str], Confined] | None = None
+        self, state: Path, connect: str, hosts_for: HostsFor, confined: Callable[[str], PathPolicy] | None = None
     ) -> None:
         """`confined`: what calls may name, by the agent's own name; the declared storages, unless something else."""
         tls = TlsFolder(state)
@@ -46,11 +46,13 @@ class Agent:
         to_storages = ToStorages(self.name, state, storages, hosts.open(connect), tls.path)
         self.operations = Operations(self.name, fence)
         self._context = server_context(tls.path)
-        trust = Trust(tls)
-        office = Office(self.name, connect, tls, trust, storages, self.operations)
+        trust = PeerPolicy(tls)
+        office = AgentAdmin(self.name, connect, tls, trust, storages, self.operations)
         office.renewed = lambda: _reload(self._context, tls.path)
-        desk = Desk(self.name, connect, hosts, confined(self.name) if confined else to_storages, self.operations)
-        self._server = Server(configured(_app(self.name, desk, office, trust), self._context))
+        desk = HostCallService(
+            self.name, connect, hosts, confined(self.name) if confined else to_storages, self.operations
+        )
+        self._server = AgentServer(configured(_app(self.name, desk, office, trust), self._context))
         self._server.leave = self._leave
 
     def serve(self, listener: socket.socket) -> None:
@@ -70,7 +72,7 @@ class Agent:
         self.operations.leave(LAST_WORDS_S)
 
 
-class Server(uvicorn.Server):
+class AgentServer(uvicorn.Server):
     """uvicorn, whose streams end when it is asked to exit, since what they tell of ends."""
 
     leave: Callable[[], None]
@@ -83,12 +85,12 @@ class Server(uvicorn.Server):
         Thread(target=then, name="leaving", daemon=True).start()
 
 
-def _app(name: str, desk: Desk, office: Office, trust: Trust) -> FastAPI:
+def _app(name: str, desk: HostCallService, office: AgentAdmin, trust: PeerPolicy) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.desk, app.state.office = desk, office
     app.include_router(host_routes.router)
     app.include_router(admin_routes.router)
-    app.add_middleware(Door, name=name, trust=trust)
+    app.add_middleware(AgentMiddleware, name=name, trust=trust)
     install(app, name)
     return app
 

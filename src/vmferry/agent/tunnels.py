@@ -19,7 +19,7 @@ from vmferry.errors import BadRequest
 from vmferry.hosts.libvirt.network_cards import is_slow
 from vmferry.hosts.remote.join import split_address
 from vmferry.model.fleet import host_port
-from vmferry.tunnel import Peer, Tickets, TunnelClient, TunnelServer
+from vmferry.tunnel import Tickets, TunnelClient, TunnelPeer, TunnelServer
 
 RUN = Path("/run/vmferry")
 LIBVIRTD = Path("/run/libvirt/libvirt-sock")
@@ -30,7 +30,7 @@ LEAD_S = 30 * 24 * 3600.0
 STREAMS = ("libvirt", "memory", "disks")
 
 
-class TunnelCrossing:
+class TunnelTransport:
     """Implements hosts.migrating.Crossing. Both hosts give QEMU the same path, each on its own machine."""
 
     def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN, link_bytes_s: int | None = None) -> None:
@@ -64,7 +64,7 @@ class TunnelCrossing:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             for name in STREAMS:
-                peer = Peer(host, port, tickets[name])
+                peer = TunnelPeer(host, port, tickets[name])
                 stack.enter_context(TunnelClient(folder / name, peer, context, slow=self._slow))
             connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
             yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
@@ -88,7 +88,7 @@ class TunnelCrossing:
         with (
             TemporaryDirectory(dir=self._images) as folder,
             TunnelClient(
-                Path(folder, "far"), Peer(host, port, ticket), client_context(self._tls.path), slow=self._slow
+                Path(folder, "far"), TunnelPeer(host, port, ticket), client_context(self._tls.path), slow=self._slow
             ) as near,
         ):
             yield near.at

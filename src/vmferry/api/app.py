@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from vmferry.api import error_responses
-from vmferry.api.idle_exit import Door, Life
+from vmferry.api.idle_exit import IdleExit, LeaveMiddleware
 from vmferry.api.routes import cpu as about_cpu
 from vmferry.api.routes import fleet as about_fleet
 from vmferry.api.routes import jobs as about_jobs
@@ -21,7 +21,7 @@ from vmferry.api.routes import vms
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.fleet.service import Fleet
 from vmferry.manager.jobs.service import Jobs
-from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.notify.delivery import Delivery
 from vmferry.manager.transfers.service import Transfers
 from vmferry.process.version import VERSION
 
@@ -30,7 +30,7 @@ LARGEST_BODY = 256 << 10
 
 
 def make_app(
-    jobs: Jobs, transfers: Transfers, courier: Courier, hosts: Hosts, fleet: Fleet, life: Life, log_path: Path
+    jobs: Jobs, transfers: Transfers, courier: Delivery, hosts: Hosts, fleet: Fleet, life: IdleExit, log_path: Path
 ) -> FastAPI:
     """The API over started jobs and transfers."""
 
@@ -51,7 +51,7 @@ def make_app(
     )
     app.state.transfers, app.state.fleet, app.state.courier = transfers, fleet, courier
     app.state.jobs, app.state.hosts, app.state.life = jobs, hosts, life
-    app.add_middleware(Door, life=life)
+    app.add_middleware(LeaveMiddleware, life=life)
     app.include_router(vms.router, prefix="/v1")
     app.include_router(about_jobs.router, prefix="/v1")
     app.include_router(about_limits.router, prefix="/v1")

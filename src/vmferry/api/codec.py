@@ -83,7 +83,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class LeaveAnswer:
     """The answer to a request to leave."""
 
     leaving: bool

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from vmferry.api.idle_exit import Life
+from vmferry.api.idle_exit import IdleExit
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.fleet.service import Fleet
 from vmferry.manager.jobs.service import Jobs
-from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.notify.delivery import Delivery
 from vmferry.manager.transfers.service import Transfers
 
 # async, so that looking them up does not cost a thread
@@ -26,8 +26,8 @@ async def _transfers(request: Request) -> Transfers:
     return transfers
 
 
-async def _courier(request: Request) -> Courier:
-    courier: Courier = request.app.state.courier
+async def _courier(request: Request) -> Delivery:
+    courier: Delivery = request.app.state.courier
     return courier
 
 
@@ -41,15 +41,15 @@ async def _fleet(request: Request) -> Fleet:
     return fleet
 
 
-async def _life(request: Request) -> Life:
-    life: Life = request.app.state.life
+async def _life(request: Request) -> IdleExit:
+    life: IdleExit = request.app.state.life
     return life
 
 
 TheJobs = Annotated[Jobs, Depends(_jobs)]
 TheTransfers = Annotated[Transfers, Depends(_transfers)]
-TheCourier = Annotated[Courier, Depends(_courier)]
+TheCourier = Annotated[Delivery, Depends(_courier)]
 TheHosts = Annotated[Hosts, Depends(_hosts)]
 TheFleet = Annotated[Fleet, Depends(_fleet)]
-TheLife = Annotated[Life, Depends(_life)]
+TheLife = Annotated[IdleExit, Depends(_life)]
 Connect = Annotated[str, Query(min_length=1, max_length=2048, description="A libvirt connection URI, or a host's name")]

@@ -14,7 +14,7 @@ from vmferry.api.codec import Problem, to_json
 LEAVING = Problem("Leaving", "this worker is leaving: ask again, a new one will answer", 1, {})
 
 
-class Life:
+class IdleExit:
     """Counts who is here. Lives in the event loop's thread, so that no request slips in while it decides.
 
     `in_flight` may block and is asked in a thread; `stop` ends the server.
@@ -62,10 +62,10 @@ class Life:
                 await self.leave_if_unused()
 
 
-class Door:
+class LeaveMiddleware:
     """Middleware: counts requests in and out, and refuses them once the worker leaves."""
 
-    def __init__(self, app: ASGIApp, life: Life) -> None:
+    def __init__(self, app: ASGIApp, life: IdleExit) -> None:
         self._app = app
         self._life = life
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from vmferry.errors import StateUnusable
 from vmferry.errors.system import said
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 ALREADY_RUNNING = 75
 """What a worker exits with beside a living one (EX_TEMPFAIL): the other one answers."""
@@ -28,7 +28,7 @@ def home() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StateLocation:
     """A state folder, by its absolute path; or a database that managers share, and the folder of one of them."""
 
     state: Path
@@ -38,16 +38,16 @@ class Place:
     """With a database: what all its managers on this machine share."""
 
     @staticmethod
-    def of(state: Path | str, runtime: Path | None = None) -> Place:
+    def of(state: Path | str, runtime: Path | None = None) -> StateLocation:
         """Of a folder, or of a URL with the manager's folder (its own default, without one). Raises StateUnusable."""
         if "://" not in str(state):
-            return Place(Path(state).absolute())
+            return StateLocation(Path(state).absolute())
         url = urlsplit(str(state))
         if url.scheme != SHARED or not url.path.strip("/"):
             named = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
             raise StateUnusable(state=named, reason=f"a database is named as {SHARED}://USER@HOST/NAME")
         ground = home() / "managers" / _key(str(state))
-        return Place((runtime or ground).absolute(), str(state), ground)
+        return StateLocation((runtime or ground).absolute(), str(state), ground)
 
     @property
     def socket(self) -> Path:
@@ -57,11 +57,11 @@ class Place:
     def log(self) -> Path:
         return self.state / "worker.log"
 
-    def seat(self) -> Seat:
+    def seat(self) -> ManagerIdentity:
         """What a worker here is; the folders must exist."""
         if self.records is None or self.ground is None:
-            return Seat.at(self.state)
-        return Seat.among(self.state, self.ground, self.records)
+            return ManagerIdentity.at(self.state)
+        return ManagerIdentity.among(self.state, self.ground, self.records)
 
     def make(self) -> None:
         """Make the folders, for this user only; one that exists keeps its mode. Raises StateUnusable."""

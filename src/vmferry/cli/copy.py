@@ -13,8 +13,8 @@ from vmferry.cli.copy_detached import (
     Detach,
     DetachedPriority,
     NoProgress,
-    Patience,
     RetryDelay,
+    RetryOptions,
     request_of,
     submit,
 )
@@ -73,7 +73,7 @@ def copy(
     here = _place(source, from_format, tls_dir)
     there = _place(destination, to_format or _format_there(here, destination), tls_dir)
     told = receivers(notify_command, notify_url, notify_secret)
-    patience = Patience(retry_delay, no_progress, priority, acknowledge, told)
+    patience = RetryOptions(retry_delay, no_progress, priority, acknowledge, told)
     if detach:
         request = request_of(here, there, connect_uri(ctx, connect), patience)
         request = replace(request, streams=streams, limit_bytes_s=limit.bytes_s if limit else None)
@@ -102,20 +102,20 @@ def _format_there(source: Place, destination: str) -> str:
     """From file to file the format stays; devices and exports hold raw disks."""
     from vmferry.transfer import Place
     from vmferry.transfer.endpoints.probe import end_of
-    from vmferry.transfer.endpoints.route import Kind
+    from vmferry.transfer.endpoints.route import PlaceKind
 
     ends = (end_of(source).kind, end_of(Place(destination)).kind)
-    return source.format if ends == (Kind.FILE, Kind.FILE) else "raw"
+    return source.format if ends == (PlaceKind.FILE, PlaceKind.FILE) else "raw"
 
 
 def _carry(source: Place, destination: Place, memory: Path, limit: Rate | None, streams: int, *, json: bool) -> None:
     from vmferry.cli.render.copy_page import CopyView, receipt_text
     from vmferry.transfer import Throttle
-    from vmferry.transfer.standalone import Carriage
+    from vmferry.transfer.standalone import DiskCopy
     from vmferry.transfer.verification.receipts import receipt
 
     with CopyView(Throttle(limit.bytes_s if limit else None), json=json) as view:
-        done = Carriage(source, destination, memory).run(view.phase("copying"), view.phase("comparing"), streams)
+        done = DiskCopy(source, destination, memory).run(view.phase("copying"), view.phase("comparing"), streams)
     told = receipt(source, destination, done)
     if json:
         print_json(told)

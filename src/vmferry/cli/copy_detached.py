@@ -62,7 +62,7 @@ Acknowledge = Annotated[
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryOptions:
     """The options that only --detach takes."""
 
     retry_delay_s: float | None
@@ -90,7 +90,7 @@ class Patience:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def request_of(source: Place, destination: Place, connect: str, patience: Patience) -> TransferRequest:
+def request_of(source: Place, destination: Place, connect: str, patience: RetryOptions) -> TransferRequest:
     """What the worker is asked, of what was given on the command line."""
     from vmferry.model.transfers import TransferRequest
 

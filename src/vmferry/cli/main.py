@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vmferry.api.client.errors import Answered
+from vmferry.api.client.errors import ServerError
 from vmferry.cli.agent import agent
 from vmferry.cli.copy import copy
 from vmferry.cli.cpu import cpu_check
@@ -187,7 +187,7 @@ def main() -> NoReturn:
         raise
     except VmferryError as error:
         _fail(type(error).__name__, str(error), error.exit_code, json=given.json)
-    except Answered as error:
+    except ServerError as error:
         _fail(error.kind, str(error), error.exit_code, json=given.json)
     sys.exit(0)
 

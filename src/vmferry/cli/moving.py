@@ -70,7 +70,7 @@ def _move(worker: Client, request: MoveRequest, *, json: bool) -> int:
 
 def _submit(worker: Client, request: MoveRequest, *, json: bool) -> JobView:
     """Submit; a refusal is shown to people finding by finding, each with its cure."""
-    from vmferry.api.client.errors import Answered
+    from vmferry.api.client.errors import ServerError
     from vmferry.cli.render.plan_page import findings_page
     from vmferry.cli.render.words import REFUSED
     from vmferry.errors import Refused
@@ -80,7 +80,7 @@ def _submit(worker: Client, request: MoveRequest, *, json: bool) -> JobView:
     except KeyboardInterrupt:
         print_error("interrupted: `vmferry jobs` shows whether the job was submitted")
         raise
-    except Answered as error:
+    except ServerError as error:
         if json or error.kind != Refused.__name__:
             raise
         plan = worker.plan(request).plan

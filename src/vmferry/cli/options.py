@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vmferry.api.place import Place, home
+from vmferry.api.place import StateLocation, home
 from vmferry.cli.render.sizes import parse_rate, parse_seconds
 from vmferry.model import Priority, Url, Where
 
@@ -217,13 +217,13 @@ def globals_of(ctx: typer.Context) -> Globals:
     return found
 
 
-def state_place(ctx: typer.Context, state: str | None) -> Place:
+def state_place(ctx: typer.Context, state: str | None) -> StateLocation:
     """After the command, before it, VMFERRY_STATE, the user's default: the first that is given."""
     given = state or globals_of(ctx).state or os.environ.get("VMFERRY_STATE")
     if given is not None and "://" in given:
         runtime = globals_of(ctx).runtime or os.environ.get("VMFERRY_RUNTIME")
-        return Place.of(given, _folder(runtime) if runtime else None)
-    return Place(_folder(given) if given else home())
+        return StateLocation.of(given, _folder(runtime) if runtime else None)
+    return StateLocation(_folder(given) if given else home())
 
 
 def connect_uri(ctx: typer.Context, connect: str | None) -> str:

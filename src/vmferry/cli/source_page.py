@@ -10,13 +10,13 @@ from rich.text import Text
 
 from vmferry.cli.render.screen import shown
 from vmferry.cli.render.sizes import bytes_text
-from vmferry.model import Fate, SourceFile
+from vmferry.model import Fate, SourceFileFate
 
 STYLES = {Fate.REMOVED: "red", Fate.RENAMED: "yellow", Fate.STAYS: "green"}
 WORDS = {Fate.REMOVED: "removed", Fate.RENAMED: "kept, renamed", Fate.STAYS: "stays"}
 
 
-def source_lines(sources: Sequence[SourceFile], title: str, *, ended: bool = False) -> Iterator[RenderableType]:
+def source_lines(sources: Sequence[SourceFileFate], title: str, *, ended: bool = False) -> Iterator[RenderableType]:
     """File by file, each with the reason; nothing for a plan or receipt of an earlier version."""
     if not sources:
         return
@@ -32,13 +32,13 @@ def source_lines(sources: Sequence[SourceFile], title: str, *, ended: bool = Fal
     yield grid
 
 
-def _behind(source: SourceFile) -> list[str]:
+def _behind(source: SourceFileFate) -> list[str]:
     """Where a symbolic link leads, and by way of which others: they go and stay with it."""
     ways = [f"by way of the link {link}" for link in source.links[1:]]
     return [f"a link to {source.data}", *ways] if source.data else []
 
 
-def _about(source: SourceFile, *, ended: bool) -> str:
+def _about(source: SourceFileFate, *, ended: bool) -> str:
     told = [shown(source.role)]
     if source.bytes and not (ended and source.goes):
         told.append(bytes_text(source.bytes))
@@ -47,7 +47,7 @@ def _about(source: SourceFile, *, ended: bool) -> str:
     return f"{', '.join(told)}: {shown(source.why)}"
 
 
-def freed_text(sources: Sequence[SourceFile], *, ended: bool) -> str:
+def freed_text(sources: Sequence[SourceFileFate], *, ended: bool) -> str:
     """In one line: how many of the files go, and what that frees."""
     gone = [source for source in sources if source.fate is Fate.REMOVED]
     size = sum(source.freed_bytes if ended else source.bytes for source in gone)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.api.client.errors import Answered
+from vmferry.api.client.errors import ServerError
 from vmferry.cli.copy import TlsFolder
 from vmferry.cli.options import Json, Limit, State, globals_of
 from vmferry.cli.render.screen import print_json, shown
@@ -19,7 +19,7 @@ from vmferry.errors import NoSuchJob
 
 if TYPE_CHECKING:
     from vmferry.transfer.ranges import Range
-    from vmferry.transfer.verification.verify import Verdict
+    from vmferry.transfer.verification.verify import DiskVerdict
 
 MOST_SHOWN = 20
 
@@ -56,7 +56,7 @@ def verify(
     raise typer.Exit(exit_code(verdicts))
 
 
-def exit_code(verdicts: list[Verdict]) -> int:
+def exit_code(verdicts: list[DiskVerdict]) -> int:
     """The worst of them: what differs weighs most. Pure."""
     outcomes = {str(verdict.outcome) for verdict in verdicts}
     if "differs" in outcomes:
@@ -75,21 +75,21 @@ def _receipt(ctx: typer.Context, name: str, state: str | None, *, json: bool) ->
     worker = transfer_client(ctx, state, json=json)
     try:
         told: Mapping[str, object] = to_json(worker.receipt(name))
-    except Answered as error:
+    except ServerError as error:
         if error.kind != NoSuchJob.__name__:
             raise
         return worker.transfer_receipt(name)
     return told
 
 
-def _say(verdict: Verdict, *, json: bool) -> None:
+def _say(verdict: DiskVerdict, *, json: bool) -> None:
     if json:
         print_json(told(verdict))
     else:
         print("\n".join(map(shown, lines(verdict))), flush=True)
 
 
-def told(verdict: Verdict) -> dict[str, object]:
+def told(verdict: DiskVerdict) -> dict[str, object]:
     """For programs. Pure."""
     return {
         "event": "verified",
@@ -102,7 +102,7 @@ def told(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def lines(verdict: Verdict) -> list[str]:
+def lines(verdict: DiskVerdict) -> list[str]:
     """For people. Pure."""
     if verdict.outcome == "same":
         return [f"{verdict.at}: the same, {bytes_text(verdict.compared_bytes)} read and compared by hash"]

@@ -6,7 +6,7 @@ import select
 import sys
 
 from vmferry.api.client.client import Client
-from vmferry.api.client.errors import Answered
+from vmferry.api.client.errors import ServerError
 from vmferry.cli.render.screen import answered, print_error, seen
 from vmferry.cli.render.viewers import JsonLines, PlainLines, Viewer
 from vmferry.cli.render.words import LEFT, STUCK, exit_code
@@ -85,7 +85,7 @@ def _answer(question: str) -> str:
 def _cancel(client: Client, job: JobView) -> None:
     try:
         client.cancel(job.id)
-    except Answered as error:  # it may have ended meanwhile, or be past the point of no return
+    except ServerError as error:  # it may have ended meanwhile, or be past the point of no return
         print_error(str(error))
 
 

@@ -125,7 +125,7 @@ class VmHalfStarted(VmHeld):
     )
 
 
-class VmForgotten(VmHeld):
+class VmRunningUnseen(VmHeld):
     """libvirtd was killed in a bad moment and cannot read its own note of the VM: to take it for off would be wrong."""
 
     says = (

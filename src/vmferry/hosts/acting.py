@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def acting(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
+def fenced(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
     """Admit the caller first."""
 
     @functools.wraps(method)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmferry.errors import Superseded
-from vmferry.model import Token
+from vmferry.model import FencingToken
 
 KEPT_JOBS = 1000
 """Of more jobs than that the ones that were admitted longest ago are forgotten."""
@@ -24,7 +24,7 @@ class Fence:
         self._file = folder / "epochs.json"
         self._lock = folder / "epochs.lock"
 
-    def admit(self, token: Token) -> None:
+    def admit(self, token: FencingToken) -> None:
         """Return if no newer epoch of the job was admitted before, durably remembering this one.
 
         Raises Superseded. An epoch that is already remembered costs one read.

@@ -11,8 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vmferry.hosts.records import Fold, Grown, GuestClock, Quiesced
-from vmferry.model import Changes, Definition, Finding, Folder, Lack, Load, Placed, Power, Token, Vm, Volume, Where
+from vmferry.hosts.records import Fold, GuestClock, Prefix, Quiesced
+from vmferry.model import (
+    Changes,
+    Definition,
+    FencingToken,
+    Finding,
+    Folder,
+    Lack,
+    Load,
+    Placed,
+    Power,
+    Vm,
+    Volume,
+    Where,
+)
 from vmferry.model.chains import DiskChain
 from vmferry.model.files import FileEntry, FileUser
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
@@ -297,7 +310,7 @@ class Host(Protocol):
         A path is served byte for byte, a place as the content of its image.
         """
 
-    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Prefix | None:
         """Let the other hosts read what of the VM's saved state, which is being written, will stay as it is.
 
         That is its beginning, in whole chunks of a transfer; the first chunk alone is written again at the end. None
@@ -389,4 +402,4 @@ def filesystem_of(folder: Folder, host: Host) -> str:
 class Hosts(Protocol):
     """Where hosts come from."""
 
-    def open(self, connect: str, token: Token | None = None) -> Host: ...
+    def open(self, connect: str, token: FencingToken | None = None) -> Host: ...

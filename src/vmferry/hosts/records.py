@@ -21,7 +21,7 @@ class Quiesced(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class Prefix:
     """The beginning of a file that grows, served to other hosts."""
 
     place: Place

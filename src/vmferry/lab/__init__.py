@@ -13,7 +13,7 @@ from vmferry.lab.guests.console import Ack
 from vmferry.lab.guests.disks import DiskSpec
 from vmferry.lab.guests.domain import GuestSpec
 from vmferry.lab.guests.guest import LabGuest
-from vmferry.lab.guests.verdict import Verdict
+from vmferry.lab.guests.verdict import GuestVerdict
 from vmferry.lab.hosts.host import LabHost
 from vmferry.lab.hosts.lab import Lab
 from vmferry.lab.hosts.storage import StorageSpec
@@ -24,10 +24,10 @@ __all__ = [
     "Ack",
     "DiskSpec",
     "GuestSpec",
+    "GuestVerdict",
     "Lab",
     "LabGuest",
     "LabHost",
     "StorageSpec",
-    "Verdict",
     "wait_for",
 ]

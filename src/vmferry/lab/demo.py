@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmferry.errors import VmferryError
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
-from vmferry.lab.vmferry_command import Ferry
+from vmferry.lab.vmferry_command import VmferryCommand
 
 GUEST = GuestSpec(
     "demo",
@@ -27,7 +27,7 @@ GUEST = GuestSpec(
 def main() -> int:
     """Run the demo. Returns 0 when the guest has lost no write."""
     try:
-        with _lab() as host, Ferry(host.at / "state", host.uri) as ferry:
+        with _lab() as host, VmferryCommand(host.at / "state", host.uri) as ferry:
             return _show(host, ferry)
     except VmferryError as error:
         print(f"the demo cannot run here: {error}", file=sys.stderr)
@@ -49,7 +49,7 @@ def _lab() -> Iterator[LabHost]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _show(host: LabHost, ferry: Ferry) -> int:
+def _show(host: LabHost, ferry: VmferryCommand) -> int:
     _say("A small guest starts on san1: a qcow2 with an internal snapshot, and a raw disk. It writes as hard")
     _say("as it can, and acknowledges each write only when it is durable.", gap=False)
     guest = host.guest(GUEST)

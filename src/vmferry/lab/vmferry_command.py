@@ -32,7 +32,7 @@ class Ended:
     err: str
 
 
-class Ferry:
+class VmferryCommand:
     """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
 
     def __init__(

@@ -52,7 +52,7 @@ DONE: Outcome = {"ok": True, "kind": "", "sentence": ""}
 Once = Callable[[str, Callable[[], Outcome]], Outcome]
 
 
-class Ledger(Protocol):
+class StepJournal(Protocol):
     """Where a walk is recorded, for people and for whoever takes the job over."""
 
     def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None: ...
@@ -99,7 +99,7 @@ _BACK = _Tries(JobState.UNDOING, UNDO_TRIES)
 _ONWARD = _Tries(JobState.RUNNING, FORWARD_TRIES)
 
 
-def walk(strategy: Strategy, job: Job, ledger: Ledger, once: Once) -> JobState:
+def walk(strategy: Strategy, job: Job, ledger: StepJournal, once: Once) -> JobState:
     """Take a job to its end: DONE or UNDONE. A stuck one waits inside for an operator."""
     return _Walk(strategy, job, ledger, once).run()
 
@@ -108,7 +108,7 @@ def walk(strategy: Strategy, job: Job, ledger: Ledger, once: Once) -> JobState:
 class _Walk:
     strategy: Strategy
     job: Job
-    ledger: Ledger
+    ledger: StepJournal
     once: Once
 
     def run(self) -> JobState:

@@ -4,13 +4,14 @@ Bytes are integers in bytes, times are seconds, paths are absolute and mean a fi
 """
 
 from vmferry.model.definitions import Changes, Definition, Lack, WrittenSnapshot
-from vmferry.model.files import Fate, FileEntry, FileUser, Leaving, NamedIn, SourceFile, UserKind, listed
+from vmferry.model.files import Fate, FileEntry, FileUser, Leaving, NamedIn, SourceFileFate, UserKind, listed
 from vmferry.model.jobs import (
     ACTIVE,
     ALLOWED,
     FINAL,
     DiskProgress,
     DiskReceipt,
+    FencingToken,
     JobState,
     JobView,
     Lost,
@@ -18,11 +19,10 @@ from vmferry.model.jobs import (
     Progress,
     Receipt,
     StepRecord,
-    Token,
 )
 from vmferry.model.limits import InForce, LimitView, Scope, SharedLimit, Window
 from vmferry.model.load import DiskWaits, LinkCount, Load
-from vmferry.model.notices import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
+from vmferry.model.notices import NOBODY, Channel, NoticeState, NoticeView, Notifying, Receivers
 from vmferry.model.plans import (
     DiskMove,
     FileMove,
@@ -64,6 +64,7 @@ __all__ = [
     "SAME_HOST",
     "SAVES",
     "Changes",
+    "Channel",
     "Definition",
     "Disk",
     "DiskMove",
@@ -71,6 +72,7 @@ __all__ = [
     "DiskReceipt",
     "DiskWaits",
     "Fate",
+    "FencingToken",
     "FileEntry",
     "FileMove",
     "FileUser",
@@ -106,15 +108,13 @@ __all__ = [
     "Seal",
     "Severity",
     "SharedLimit",
-    "SourceFile",
+    "SourceFileFate",
     "StepRecord",
     "Technology",
-    "Token",
     "Url",
     "UserKind",
     "Vm",
     "Volume",
-    "Way",
     "Where",
     "Window",
     "WrittenSnapshot",

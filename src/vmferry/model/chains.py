@@ -57,7 +57,7 @@ class Expected:
         return (*self.overlays, *self.below)
 
 
-class Kind(StrEnum):
+class ForeignAct(StrEnum):
     """What somebody else did."""
 
     DETACHED = "detached"
@@ -76,7 +76,7 @@ class Kind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Difference:
     target: str
-    kind: Kind
+    kind: ForeignAct
     says: str
     """As a part of a sentence: "disk vda runs on ..."."""
 
@@ -91,7 +91,7 @@ def differences(expected: Sequence[Expected], found: Sequence[DiskChain]) -> lis
 def _of_disk(expected: Expected, found: DiskChain | None) -> Iterator[Difference]:
     target = expected.target
     if found is None:
-        yield Difference(target, Kind.DETACHED, f"disk {target} was detached")
+        yield Difference(target, ForeignAct.DETACHED, f"disk {target} was detached")
         return
     yield from _of_names(expected, found)
     yield from _of_layers(expected, found)
@@ -107,18 +107,22 @@ def _of_names(expected: Expected, found: DiskChain) -> Iterator[Difference]:
     on_it = next((n for n, name in enumerate(named) if name in ours), None)
     if wanted[0] in named:
         if active != wanted[0]:
-            yield Difference(target, Kind.SNAPSHOT, f"disk {target} runs on {active}, which somebody put on top")
+            yield Difference(target, ForeignAct.SNAPSHOT, f"disk {target} runs on {active}, which somebody put on top")
         gone = [name for name in wanted if name not in named]
         if gone:
-            yield Difference(target, Kind.MERGED, f"{gone[0]} is no longer below disk {target}, somebody merged it")
+            yield Difference(
+                target, ForeignAct.MERGED, f"{gone[0]} is no longer below disk {target}, somebody merged it"
+            )
         strange = next((name for name in named if name not in wanted), "its images in another order")
-        yield Difference(target, Kind.SNAPSHOT, f"disk {target} lies on {strange}, which somebody put there")
+        yield Difference(target, ForeignAct.SNAPSHOT, f"disk {target} lies on {strange}, which somebody put there")
     elif active in wanted:
-        yield Difference(target, Kind.MERGED, f"disk {target} runs on {active} again, somebody merged what lay on it")
+        yield Difference(
+            target, ForeignAct.MERGED, f"disk {target} runs on {active} again, somebody merged what lay on it"
+        )
     elif on_it is not None:
-        yield Difference(target, Kind.SNAPSHOT, f"disk {target} runs on {active}, which somebody put on top")
+        yield Difference(target, ForeignAct.SNAPSHOT, f"disk {target} runs on {active}, which somebody put on top")
     else:
-        yield Difference(target, Kind.REPLACED, f"disk {target} runs on {active}, which is not of this job")
+        yield Difference(target, ForeignAct.REPLACED, f"disk {target} runs on {active}, which is not of this job")
 
 
 def _whoever_asks(name: str) -> str:
@@ -133,25 +137,25 @@ def _of_layers(expected: Expected, found: DiskChain) -> Iterator[Difference]:
     size = _sectors(expected.layers[0].virtual_bytes) if expected.layers else 0
     if found.layers and _sectors(found.layers[0].virtual_bytes) != size:
         now = found.layers[0].virtual_bytes
-        yield Difference(target, Kind.RESIZED, f"disk {target} was resized from {size} to {now} bytes")
+        yield Difference(target, ForeignAct.RESIZED, f"disk {target} was resized from {size} to {now} bytes")
     for layer in found.layers[:count]:
         if layer.snapshots:
             held = f"{layer.name} holds the snapshot {layer.snapshots[0]!r}, which somebody took"
-            yield Difference(target, Kind.INTERNAL_SNAPSHOT, held)
+            yield Difference(target, ForeignAct.INTERNAL_SNAPSHOT, held)
     told = [(_path(layer.name), layer.format) for layer in found.layers]
     if len(told) != len(wanted) or not all(map(_alike, told, wanted)):
         strange = next((pair for pair in told if pair[0] and pair not in wanted), None)
         what = f"{strange[0]} as {strange[1]}" if strange else "other images than libvirt tells"
-        yield Difference(target, Kind.UNLIKE, f"QEMU has disk {target} on {what}")
+        yield Difference(target, ForeignAct.UNLIKE, f"QEMU has disk {target} on {what}")
 
 
 def _of_jobs(expected: Expected, found: DiskChain) -> Iterator[Difference]:
     target = expected.target
     if found.block_job in MERGES:
         what = f"somebody's block job ({found.block_job}) runs on disk {target}"
-        yield Difference(target, Kind.BLOCK_JOB, what)
+        yield Difference(target, ForeignAct.BLOCK_JOB, what)
     elif found.mirror and found.mirror != expected.mirror:
-        yield Difference(target, Kind.BLOCK_JOB, f"somebody copies disk {target} to {found.mirror}")
+        yield Difference(target, ForeignAct.BLOCK_JOB, f"somebody copies disk {target} to {found.mirror}")
 
 
 def _alike(one: tuple[str, str], other: tuple[str, str]) -> bool:

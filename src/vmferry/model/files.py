@@ -91,7 +91,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFileFate:
     """One file that a move copies, and what becomes of it at the source in the end."""
 
     path: Where

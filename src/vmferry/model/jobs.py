@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from vmferry.model.files import SourceFile
+from vmferry.model.files import SourceFileFate
 from vmferry.model.notices import NoticeView
 from vmferry.model.plans import Plan
 from vmferry.model.seals import Seal
@@ -57,7 +57,7 @@ class Lost(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class FencingToken:
     """Who acts: a host refuses a job's epoch lower than the highest it has seen."""
 
     job: str
@@ -142,7 +142,7 @@ class Receipt:
     """Disks for whose next start a person had chosen another image, which stays."""
     stayed: tuple[str, ...] = ()
     """Disks that were not part of the move and lie in a folder that it left, as "/san1/b.img (vdb)"."""
-    sources: tuple[SourceFile, ...] = ()
+    sources: tuple[SourceFileFate, ...] = ()
     """What became of each file that was copied, at the source."""
     pause_allowed_s: float = 0.0
     """As asked when it ended; 0 of a receipt of an earlier version."""

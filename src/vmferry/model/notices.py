@@ -22,7 +22,7 @@ class Receivers:
 NOBODY = Receivers()
 
 
-class Way(StrEnum):
+class Channel(StrEnum):
     COMMAND = "command"
     URL = "url"
 
@@ -61,9 +61,9 @@ class Notifying:
     notices: tuple[NoticeView, ...]
 
 
-def told_as(way: Way, to: str) -> str:
+def told_as(way: Channel, to: str) -> str:
     """How a receiver is named where others may read it: without arguments, path or password."""
-    if way is Way.URL:
+    if way is Channel.URL:
         url = urlsplit(to)
         port = f":{url.port}" if url.port else ""
         return f"{url.scheme}://{url.hostname}{port}/..."

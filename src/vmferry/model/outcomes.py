@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vmferry.model.files import Fate, SourceFile
+from vmferry.model.files import Fate, SourceFileFate
 from vmferry.model.vms import Where
 
 
@@ -15,16 +15,16 @@ def outcome_name(path: Where) -> str:
     return f"outcome:{path}"
 
 
-def dumped(source: SourceFile) -> str:
+def dumped(source: SourceFileFate) -> str:
     return json.dumps({"fate": source.fate.value, "why": source.why, "freed_bytes": source.freed_bytes})
 
 
-def outcomes(planned: Sequence[SourceFile], facts: Mapping[str, object]) -> tuple[SourceFile, ...]:
+def outcomes(planned: Sequence[SourceFileFate], facts: Mapping[str, object]) -> tuple[SourceFileFate, ...]:
     """The files of the plan, with what became of each."""
     return tuple(_outcome(source, facts.get(outcome_name(source.path))) for source in planned)
 
 
-def _outcome(source: SourceFile, fact: object) -> SourceFile:
+def _outcome(source: SourceFileFate, fact: object) -> SourceFileFate:
     if not isinstance(fact, str):
         return source
     told = json.loads(fact)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vmferry.model.files import SourceFile
+from vmferry.model.files import SourceFileFate
 from vmferry.model.notices import NOBODY, Receivers
 from vmferry.model.vms import Placed, Power, Technology, Where
 
@@ -180,7 +180,7 @@ class Plan:
     precopy: bool = True
     agent: bool = False
     overwrite: bool = False
-    sources: tuple[SourceFile, ...] = ()
+    sources: tuple[SourceFileFate, ...] = ()
     """What becomes of each file that is copied, those that lie on others first."""
     findings: tuple[Finding, ...] = ()
     ruled_out: tuple[Ruled, ...] = ()

@@ -31,7 +31,7 @@ from vmferry.model import (
 from vmferry.preflight import chains, destination, findings, relocation, start, technologies, volumes
 from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
-from vmferry.preflight.removable_media import Discs, discs, is_drive
+from vmferry.preflight.removable_media import RemovableMedia, discs, is_drive
 from vmferry.preflight.sources import Move, judge, of_users
 
 
@@ -52,7 +52,7 @@ def plan(
     _check_request(request)
     ends = Ends(host, there)
     vm = host.vm(request.vm)
-    drives = discs(ends, vm, request) if ends.apart else Discs()
+    drives = discs(ends, vm, request) if ends.apart else RemovableMedia()
     wanted, notes = _wanted(request, vm, ends, drives)
     disks = [w.disk for w in wanted]
     moves = tuple(sorted((disk_move(vm, w) for w in wanted if w.disk.chain), key=lambda move: not move.frozen))
@@ -112,7 +112,7 @@ def _check_request(request: MoveRequest) -> None:
             raise UsageError(reason=f"{folder} is not an absolute path")
 
 
-def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: Discs) -> tuple[list[Wanted], list[Finding]]:
+def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: RemovableMedia) -> tuple[list[Wanted], list[Finding]]:
     """The disks to move, and a note for each that stays because of what it is."""
     present = {disk.target: disk for disk in vm.disks}
     for target in request.disks:
@@ -131,7 +131,7 @@ def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: Discs) -> tuple[li
     return wanted, notes
 
 
-def _asked(request: MoveRequest, disk: Disk, ends: Ends, drives: Discs) -> Where | Finding | None:
+def _asked(request: MoveRequest, disk: Disk, ends: Ends, drives: RemovableMedia) -> Where | Finding | None:
     """Where a disk goes that --disk does not name, or why it stays; None when there is nothing to say."""
     if not disk.chain:
         return None

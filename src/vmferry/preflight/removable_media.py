@@ -13,7 +13,7 @@ from vmferry.preflight.relocation import stays, stays_note
 
 
 @dataclass(frozen=True, slots=True)
-class Discs:
+class RemovableMedia:
     """By target of the drive."""
 
     copied: dict[str, Path] = field(default_factory=dict)
@@ -26,16 +26,16 @@ def is_drive(disk: Disk) -> bool:
     return disk.device in ("cdrom", "floppy")
 
 
-def discs(ends: Ends, vm: Vm, request: MoveRequest) -> Discs:
+def discs(ends: Ends, vm: Vm, request: MoveRequest) -> RemovableMedia:
     """Of each drive with something in it that --disk does not name."""
-    told = Discs()
+    told = RemovableMedia()
     for disk in vm.disks:
         if is_drive(disk) and disk.chain and disk.target not in request.disks:
             _of_drive(told, ends, disk, request)
     return told
 
 
-def _of_drive(told: Discs, ends: Ends, disk: Disk, request: MoveRequest) -> None:
+def _of_drive(told: RemovableMedia, ends: Ends, disk: Disk, request: MoveRequest) -> None:
     image = disk.active
     if request.iso == "eject":
         told.media[disk.target] = None
@@ -56,7 +56,7 @@ def _of_drive(told: Discs, ends: Ends, disk: Disk, request: MoveRequest) -> None
         _copied(told, ends, disk, (request.path or image.path.parent) / image.path.name)
 
 
-def _same(told: Discs, ends: Ends, disk: Disk, path: Path) -> None:
+def _same(told: RemovableMedia, ends: Ends, disk: Disk, path: Path) -> None:
     if _equal(ends, path, path):
         told.found.append(_note(f"{path} in {disk.target} is taken from the same path of {ends.there.name}"))
         return
@@ -64,7 +64,7 @@ def _same(told: Discs, ends: Ends, disk: Disk, path: Path) -> None:
     told.found.append(blocker(what, "put it there, in a storage, or use --iso copy or --iso eject"))
 
 
-def _copied(told: Discs, ends: Ends, disk: Disk, to: Path) -> None:
+def _copied(told: RemovableMedia, ends: Ends, disk: Disk, to: Path) -> None:
     """One that lies there already, with the same content, is not copied again: discs are shared by many VMs."""
     path = disk.active.path
     if isinstance(path, Path) and ends.there.exists(to) and _equal(ends, path, to):

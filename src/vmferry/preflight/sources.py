@@ -20,7 +20,7 @@ from vmferry.model import (
     MoveRequest,
     NamedIn,
     Severity,
-    SourceFile,
+    SourceFileFate,
     UserKind,
     Vm,
     Where,
@@ -52,7 +52,7 @@ class Move:
 class Judged:
     """The fate of each file, those that lie on others first."""
 
-    sources: list[SourceFile] = field(default_factory=list)
+    sources: list[SourceFileFate] = field(default_factory=list)
     users: dict[Where, list[FileUser]] = field(default_factory=dict)
     """Others than the VM itself who need it."""
 
@@ -92,7 +92,7 @@ def judge(move: Move, host: Host, ask: AskUsers, *, apart: bool) -> Judged:
     return judged
 
 
-def _judge(judged: Judged, source: SourceFile, others: list[FileUser], why: str, request: MoveRequest) -> None:
+def _judge(judged: Judged, source: SourceFileFate, others: list[FileUser], why: str, request: MoveRequest) -> None:
     if others:
         judged.users[source.path] = others
         why = why if why == VOLUME else f"needed by {listed(others)}"
@@ -136,7 +136,7 @@ def _left(move: Move, entries: Mapping[Path, FileEntry | None]) -> set[Path]:
     return found
 
 
-def _why_it_stays(move: Move, image: ImageMove, source: SourceFile, left: Collection[Path]) -> str:
+def _why_it_stays(move: Move, image: ImageMove, source: SourceFileFate, left: Collection[Path]) -> str:
     """For what it is, whoever else needs it; empty when it may go."""
     if image.from_volume:
         return VOLUME
@@ -155,12 +155,12 @@ def _role(move: Move, image: ImageMove) -> str:
     return f"disk {active[0]}" if active else f"base of {', '.join(above)}"
 
 
-def _source(path: Where, role: str, data_bytes: int, entries: Mapping[Path, FileEntry | None]) -> SourceFile:
+def _source(path: Where, role: str, data_bytes: int, entries: Mapping[Path, FileEntry | None]) -> SourceFileFate:
     entry = entries.get(path) if isinstance(path, Path) else None
     if entry is None:
-        return SourceFile(path, role, Fate.REMOVED, ALONE, data_bytes)
+        return SourceFileFate(path, role, Fate.REMOVED, ALONE, data_bytes)
     data = entry.path if entry.links else None
-    return SourceFile(path, role, Fate.REMOVED, ALONE, entry.bytes, data, entry.links)
+    return SourceFileFate(path, role, Fate.REMOVED, ALONE, entry.bytes, data, entry.links)
 
 
 def _leaving(move: Move, going: set[Where]) -> Leaving:

@@ -15,7 +15,7 @@ MACHINE_ID = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ManagerIdentity:
     """What a manager calls itself, and where its records and its files lie."""
 
     folder: Path
@@ -40,14 +40,14 @@ class Seat:
         return {"VMFERRY_STATE": self.records, "VMFERRY_RUNTIME": str(self.folder)}
 
     @staticmethod
-    def at(folder: Path) -> Seat:
+    def at(folder: Path) -> ManagerIdentity:
         """Of a manager that shares its records with nobody."""
-        return Seat(folder, folder, f"sqlite:///{folder / 'vmferry.db'}", ALONE, None)
+        return ManagerIdentity(folder, folder, f"sqlite:///{folder / 'vmferry.db'}", ALONE, None)
 
     @staticmethod
-    def among(folder: Path, ground: Path, records: str) -> Seat:
+    def among(folder: Path, ground: Path, records: str) -> ManagerIdentity:
         """Of one of several managers; its name is made once and stays with its folder, which must exist."""
-        return Seat(folder, ground, records, _name(folder / "manager"), _machine())
+        return ManagerIdentity(folder, ground, records, _name(folder / "manager"), _machine())
 
     def reach(self, *hosts: str) -> str | None:
         """The machine whose managers alone can act there: a libvirt URI without a host is another host elsewhere."""

@@ -23,7 +23,7 @@ _MISSING = re.compile(r"No such file|NFS3ERR_NOENT|NOENT", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageInfo:
     """What qemu-img tells of an image."""
 
     size: int
@@ -37,14 +37,14 @@ def image_name(place: Place) -> str:
     return str(place.path.absolute()) if place.scheme is Scheme.PATH else place.at
 
 
-def look(place: Place) -> Look:
+def look(place: Place) -> ImageInfo:
     """Read the image's header and those below it. Raises SourceUnreadable."""
     told = _run("info", "--backing-chain", "--output=json", "-f", place.format, image_name(place))
     if isinstance(told, str):
         raise SourceUnreadable(path=place.shown, offset=0, reason=told)
     layers = json.loads(told.stdout)
     files = [name for layer in layers for name in (layer["filename"], _data_file(layer)) if name]
-    return Look(layers[0]["virtual-size"], tuple(files), _options(layers[0]), _data_file(layers[0]))
+    return ImageInfo(layers[0]["virtual-size"], tuple(files), _options(layers[0]), _data_file(layers[0]))
 
 
 def absent(place: Place) -> bool:

@@ -20,7 +20,7 @@ from vmferry.model import Placed, Url, Where
 PORTS = {"nbd": 10809, "iscsi": 3260, "nfs": 2049}
 
 
-class Identity(NamedTuple):
+class NfsIdentity(NamedTuple):
     """Who asks an NFS server, by number: it believes whoever asks."""
 
     uid: int
@@ -33,7 +33,7 @@ class _Parts(NamedTuple):
     port: int
     name: str
     socket: str | None = None
-    identity: Identity | None = None
+    identity: NfsIdentity | None = None
 
 
 def canonical(url: Url) -> Url:
@@ -41,7 +41,7 @@ def canonical(url: Url) -> Url:
     return _url(_parts(url))
 
 
-def identity_of(url: Url) -> Identity | None:
+def identity_of(url: Url) -> NfsIdentity | None:
     """Who asks for a file on NFS, if the URL says so."""
     return _parts(url).identity
 
@@ -112,7 +112,7 @@ def url_of(source: etree._Element) -> Url | None:
     return _url(_Parts(protocol, host.get("name", ""), port, name, host.get("socket"), _identity_in(source)))
 
 
-def _identity_in(source: etree._Element) -> Identity | None:
+def _identity_in(source: etree._Element) -> NfsIdentity | None:
     """libvirt takes names too, and numbers with a plus before them."""
     told = source.find("identity")
     if told is None:
@@ -123,7 +123,7 @@ def _identity_in(source: etree._Element) -> Identity | None:
         gid = int(group) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
         return None
-    return Identity(uid, gid)
+    return NfsIdentity(uid, gid)
 
 
 def _parts(url: Url) -> _Parts:
@@ -147,7 +147,7 @@ def _parts(url: Url) -> _Parts:
 def _nfs_parts(url: Url, split: SplitResult, name: str) -> _Parts:
     asked = parse_qs(split.query)
     try:
-        identity = Identity(int(asked.pop("uid")[0]), int(asked.pop("gid")[0])) if asked else None
+        identity = NfsIdentity(int(asked.pop("uid")[0]), int(asked.pop("gid")[0])) if asked else None
     except (KeyError, ValueError):
         identity, asked = None, {"identity": []}
     if not split.hostname or split.port or asked or not name.rpartition("/")[2]:
@@ -200,7 +200,7 @@ def _where_of(told: dict[str, Any]) -> Where:
         name = f"{told['target']}/{told.get('lun', 0)}"
         return _url(_Parts("iscsi", host or port, int(port) if host else PORTS["iscsi"], name))
     if told.get("driver") == "nfs":
-        who = Identity(told["user"], told["group"]) if "user" in told and "group" in told else None
+        who = NfsIdentity(told["user"], told["group"]) if "user" in told and "group" in told else None
         return _url(_Parts("nfs", server["host"], PORTS["nfs"], told["path"].removeprefix("/"), None, who))
     if told.get("driver") == "nbd":
         export = told.get("export", "")

@@ -24,13 +24,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from vmferry.api.app import make_app
-from vmferry.api.idle_exit import Life
-from vmferry.api.place import ALREADY_RUNNING, Place
+from vmferry.api.idle_exit import IdleExit
+from vmferry.api.place import ALREADY_RUNNING, StateLocation
 from vmferry.errors import VmferryError, WorkerRunning
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.fleet.service import Fleet
 from vmferry.manager.jobs.service import Jobs
-from vmferry.manager.notify.delivery import Courier
+from vmferry.manager.notify.delivery import Delivery
 from vmferry.manager.transfers.service import Transfers
 from vmferry.process import log as worker_log
 
@@ -40,10 +40,10 @@ LAST_WORDS_S = 3
 """Streams end by themselves within a second; a request that takes longer is cut off."""
 
 
-class Server(uvicorn.Server):
+class WorkerServer(uvicorn.Server):
     """uvicorn, whose streams end when it is asked to exit, or their readers would keep it."""
 
-    life: Life
+    life: IdleExit
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         log.info("asked to leave", signal=signal.Signals(sig).name)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] |
     """Run until idle or asked to leave. Returns the exit code: ALREADY_RUNNING beside a living worker."""
     options = _options(argv)
     try:
-        place = Place.of(options.state, options.runtime)
+        place = StateLocation.of(options.state, options.runtime)
         place.make()
         os.chdir("/")  # keep no file system busy
         worker_log.start(place.log, foreground=options.foreground)
@@ -97,7 +97,7 @@ def _libvirt_hosts(ground: Path) -> Hosts:
     return LibvirtHosts(Fence(ground))
 
 
-def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
+def _serve(place: StateLocation, idle_s: float, hosts: Hosts) -> None:
     seat = place.seat()
     fleet = Fleet(seat.folder, seat.records)
     fleet.check()
@@ -106,14 +106,14 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
     jobs.start()
     fleet.start()
     transfers = Transfers(seat, hosts, jobs.limits)
-    courier = Courier(seat)
+    courier = Delivery(seat)
     try:
         transfers.start()
         courier.start()
         with _own_socket(place) as socket_:
-            life = Life(idle_s, lambda: _in_flight(jobs, transfers, courier), lambda: server.stop())
+            life = IdleExit(idle_s, lambda: _in_flight(jobs, transfers, courier), lambda: server.stop())
             app = make_app(jobs, transfers, courier, hosts, fleet, life, place.log)
-            server = Server(_config(app))
+            server = WorkerServer(_config(app))
             server.life = life
             _ignore_echoes()
             worker_log.take_over()
@@ -127,7 +127,7 @@ def _serve(place: Place, idle_s: float, hosts: Hosts) -> None:
         log.info("left", pid=os.getpid())
 
 
-def _in_flight(jobs: Jobs, transfers: Transfers, courier: Courier) -> int:
+def _in_flight(jobs: Jobs, transfers: Transfers, courier: Delivery) -> int:
     return jobs.in_flight() + transfers.in_flight() + courier.in_flight()
 
 
@@ -146,7 +146,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
 
 @contextmanager
-def _own_socket(place: Place) -> Iterator[socket.socket]:
+def _own_socket(place: StateLocation) -> Iterator[socket.socket]:
     """Listen, only for this user. The lock's holder alone may take a stale socket away."""
     place.socket.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)

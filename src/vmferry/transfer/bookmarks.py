@@ -28,7 +28,7 @@ _RECORD = struct.Struct("<QI32sI")  # number, kind, digest, crc32
 _CRC = struct.Struct("<I")
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """What a record says of its number."""
 
     CLAIM = 1  # the inode of the destination, which was created by us; or what tells it from others
@@ -39,7 +39,7 @@ class Kind(IntEnum):
     PROVED = 6  # this chunk of a source that grows was read back, and will not be written again
 
 
-class Identity(NamedTuple):
+class SourceIdentity(NamedTuple):
     """What tells a frozen source from a changed one.
 
     Without its change time, for libvirt changes owners; without its device, which btrfs and NFS number anew
@@ -53,7 +53,7 @@ class Identity(NamedTuple):
 
 
 class Record(NamedTuple):
-    kind: Kind
+    kind: RecordKind
     number: int
     digest: bytes = bytes(32)
 
@@ -62,7 +62,7 @@ class Record(NamedTuple):
 class Bookmarks:
     """What a bookmark file says."""
 
-    source: Identity | None = None  # None: the header is damaged
+    source: SourceIdentity | None = None  # None: the header is damaged
     claim: int | None = None  # inode of the destination; None: it was about to be created
     chunks: dict[int, bytes | None] = field(default_factory=dict)  # None: all zero
     proved: set[int] = field(default_factory=set)
@@ -73,17 +73,17 @@ class Bookmarks:
 
     def take(self, record: Record) -> None:
         """Believe one more record; later ones win."""
-        if record.kind is Kind.CLAIM:
+        if record.kind is RecordKind.CLAIM:
             self.claim = record.number
-        elif record.kind is Kind.MADE:
+        elif record.kind is RecordKind.MADE:
             self.made = True
-        elif record.kind is Kind.WHOLE:
+        elif record.kind is RecordKind.WHOLE:
             self.whole, self.reflink = True, bool(record.number)
-        elif record.kind is Kind.PROVED:
+        elif record.kind is RecordKind.PROVED:
             self.proved.add(record.number)
         else:
             self.proved.discard(record.number)
-            self.chunks[record.number] = record.digest if record.kind is Kind.DATA else None
+            self.chunks[record.number] = record.digest if record.kind is RecordKind.DATA else None
 
 
 def read(path: Path) -> Bookmarks | None:
@@ -103,7 +103,7 @@ def read(path: Path) -> Bookmarks | None:
     return found
 
 
-def proved(path: Path, found: Bookmarks) -> Identity:
+def proved(path: Path, found: Bookmarks) -> SourceIdentity:
     """The source's identity in these bookmarks. Raises BookmarksDamaged if the header cannot be trusted."""
     if found.source is None:
         raise BookmarksDamaged(path=path, reason="its header is not what was written")
@@ -117,7 +117,7 @@ class Journal:
         self._fd = fd
 
     @classmethod
-    def begin(cls, path: Path, source: Identity) -> Self:
+    def begin(cls, path: Path, source: SourceIdentity) -> Self:
         """Make a new bookmark file, durable with its name before this returns."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -178,18 +178,18 @@ def _intact(content: bytes) -> bool:
     return content[-_CRC.size :] == _CRC.pack(zlib.crc32(content[: -_CRC.size]))
 
 
-def _header(content: bytes) -> Identity | None:
+def _header(content: bytes) -> SourceIdentity | None:
     header = content[: _HEADER.size]
     if len(header) < _HEADER.size or not _intact(header):
         return None
     magic, version, chunk, size, inode, mtime_ns, origin, _ = _HEADER.unpack(header)
     if (magic, chunk) != (_MAGIC, CHUNK) or version not in (_VERSION, _READ_TOO):
         return None
-    return Identity(size, inode, mtime_ns, origin)
+    return SourceIdentity(size, inode, mtime_ns, origin)
 
 
 def _record(content: bytes) -> Record | None:
     if not _intact(content):
         return None
     number, kind, digest, _ = _RECORD.unpack(content)
-    return Record(Kind(kind), number, digest) if kind in Kind.__members__.values() else None
+    return Record(RecordKind(kind), number, digest) if kind in RecordKind.__members__.values() else None

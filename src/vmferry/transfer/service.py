@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from vmferry.errors import BookmarksDamaged, DestinationUnwritable, SourceChanged
 from vmferry.qemu.places import Place, Where, place_of, shown
-from vmferry.transfer.bookmarks import Bookmarks, Kind, Record, proved
+from vmferry.transfer.bookmarks import Bookmarks, Record, RecordKind, proved
 from vmferry.transfer.contract import Compared, Copied, Transfer, Unwatched, Watch
 from vmferry.transfer.endpoints.claim import Claimed, claimed, discard, owned, reopened
 from vmferry.transfer.endpoints.file import DestinationFile, SourceFile, reading, writing
@@ -21,11 +21,11 @@ from vmferry.transfer.endpoints.ownership import remove
 from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.reflink import same_blocks
 from vmferry.transfer.endpoints.route import byte_for_byte
-from vmferry.transfer.endpoints.source import Original, original, original_alone
+from vmferry.transfer.endpoints.source import OpenedSource, opened_alone, opened_source
 from vmferry.transfer.engine.compare import Comparer
 from vmferry.transfer.engine.copy_loop import Copier, Reader, Recorder, scan, with_strays
 from vmferry.transfer.engine.hashing import root_hash
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import CHUNK, Chunk, Range, by_chunk, total
 from vmferry.transfer.throttle import Throttle
@@ -47,7 +47,7 @@ def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        of = stack.enter_context(original(transfer.source, transfer.destination, streams, grows=transfer.grows))
+        of = stack.enter_context(opened_source(transfer.source, transfer.destination, streams, grows=transfer.grows))
         source = of.source
         mine = stack.enter_context(claimed(transfer, of, streams))
         data = list(source.extents(_all(source)))
@@ -80,7 +80,7 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
     found = _finished(transfer)
     with ExitStack() as stack:
         # One connection does: the source is read only where the copy differs.
-        of = stack.enter_context(original(transfer.source, transfer.destination, 1, grows=transfer.grows))
+        of = stack.enter_context(opened_source(transfer.source, transfer.destination, 1, grows=transfer.grows))
         if proved(transfer.bookmarks, found) != of.identity:
             raise SourceChanged(path=shown(transfer.source))
         size = of.source.size
@@ -117,7 +117,7 @@ def root_hash_of(where: Where, watch: Watch, streams: int = 4) -> str:
 
     Raises SourceUnreadable, SourceChanged, SourceInUse, ExportFailed.
     """
-    with original_alone(where, streams) as of:
+    with opened_alone(where, streams) as of:
         data = list(of.source.extents(_all(of.source)))
         digests: dict[int, bytes | None] = {}
 
@@ -136,12 +136,12 @@ class _Work:
     watch: Watch
     count: int
     total_bytes: int = 0
-    _progress: Progress | None = field(default=None, init=False)
+    _progress: ProgressCounter | None = field(default=None, init=False)
 
     def streams(self, most: int | None = None) -> Streams:
         """Threads for the next part of the work, which all count on one progress."""
         if self._progress is None:
-            self._progress = Progress(self.total_bytes, time.monotonic)
+            self._progress = ProgressCounter(self.total_bytes, time.monotonic)
         return Streams(self.watch, self._progress, most or self.count)
 
     def alone(self, act: Callable[[], None]) -> None:
@@ -153,7 +153,7 @@ def _all(end: Source | Destination) -> Range:
     return Range(0, end.size)
 
 
-def _method(of: Original, mine: Claimed) -> str:
+def _method(of: OpenedSource, mine: Claimed) -> str:
     if of.file is None or mine.opened.file is None:
         return "blocks"
     return "direct" if Can.DIRECT in of.file.can & mine.opened.file.can else "buffered"
@@ -213,13 +213,13 @@ def _extents(destination: Destination) -> list[Range]:
         return list(destination.extents(_all(destination)))
 
 
-def _finish(transfer: Asked, of: Original, mine: Claimed, copier: Copier, work: _Work, *, reflink: bool) -> None:
+def _finish(transfer: Asked, of: OpenedSource, mine: Claimed, copier: Copier, work: _Work, *, reflink: bool) -> None:
     """Everything durable, then the record that the copy is whole."""
     work.alone(copier.flush)
     mine.opened.settle(of.attributes)
     of.confirm()
     with writing(transfer.bookmarks):
-        mine.journal.append(Record(Kind.WHOLE, int(reflink)))
+        mine.journal.append(Record(RecordKind.WHOLE, int(reflink)))
 
 
 def _finished(transfer: Asked) -> Bookmarks:

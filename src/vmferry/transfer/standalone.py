@@ -18,11 +18,11 @@ from vmferry.model.seals import Seal
 from vmferry.qemu.places import Place, Scheme, Where
 from vmferry.transfer.bookmarks import read, sync_folder
 from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
-from vmferry.transfer.endpoints.destination import Target
+from vmferry.transfer.endpoints.destination import OpenedDestination
 from vmferry.transfer.endpoints.file import writing
 from vmferry.transfer.endpoints.ownership import remove, site_of
 from vmferry.transfer.endpoints.probe import digest, end_of
-from vmferry.transfer.endpoints.route import Kind, openings
+from vmferry.transfer.endpoints.route import PlaceKind, openings
 from vmferry.transfer.service import compare, copy, drop, forget
 from vmferry.transfer.verification.seals import moved
 
@@ -30,7 +30,7 @@ PREFIX = ".vmferry-copy-"
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class CopyResult:
     """What a finished call did."""
 
     copied: Copied | None  # None: an earlier call had copied all, and given it its name
@@ -38,7 +38,7 @@ class Carried:
     seal: Seal | None
 
 
-class Carriage:
+class DiskCopy:
     """A copy from here to there, remembered in a folder of its own."""
 
     def __init__(self, source: Place, destination: Place, memory: Path) -> None:
@@ -47,15 +47,15 @@ class Carriage:
         self.destination = destination
         self._folder = memory / self._name
 
-    def run(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
+    def run(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
         """All at once: carry, hand over, forget. Raises as they do."""
         with self._alone():
             done = self._carry(copying, comparing, streams)
             seal = self._hand_over(done.seal)
             self._forget()
-        return Carried(done.copied, done.compared, seal)
+        return CopyResult(done.copied, done.compared, seal)
 
-    def carry(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
+    def carry(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
         """Copy, or go on; compare. A file lies under its temporary name then.
 
         Raises BadPlace if there is no source, CopyRunning, DestinationExists if something of that name is not
@@ -95,16 +95,16 @@ class Carriage:
         if self.source.scheme is Scheme.PATH and not self.source.path.exists():
             raise BadPlace(place=self.source.shown, reason="there is no such file or device")
         _, way = openings(end_of(self.source), end_of(self.destination))
-        Target(self.destination, way, 0).check()
+        OpenedDestination(self.destination, way, 0).check()
         self._named()
 
-    def _carry(self, copying: Watch, comparing: Watch, streams: int) -> Carried:
+    def _carry(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
         self.check()
         named = self._named()
         transfer = self._transfer(self.destination if named else self._part())
         copied = None if named else copy(transfer, copying, streams)
         compared = compare(transfer, comparing, streams)
-        return Carried(copied, compared, compared.seal)
+        return CopyResult(copied, compared, compared.seal)
 
     def _hand_over(self, seal: Seal | None) -> Seal | None:
         part = self._part()
@@ -128,7 +128,7 @@ class Carriage:
 
     def _part(self) -> Place:
         """Where it lies until it is whole: a device or a URL has no other name."""
-        if end_of(self.destination).kind is not Kind.FILE:
+        if end_of(self.destination).kind is not PlaceKind.FILE:
             return self.destination
         final = self.destination.path
         part = final.with_name(f"{PREFIX}{self._name[:12]}-{final.name}"[:255])
@@ -136,7 +136,7 @@ class Carriage:
 
     def _named(self) -> bool:
         """Did an earlier call give the copy its name, and was cut off then? Raises DestinationExists if another did."""
-        if end_of(self.destination).kind is not Kind.FILE or not os.path.lexists(self.destination.path):
+        if end_of(self.destination).kind is not PlaceKind.FILE or not os.path.lexists(self.destination.path):
             return False
         with writing(self._folder):
             found = read(self._bookmarks)

@@ -8,7 +8,7 @@ from vmferry.qemu.places import Where
 from vmferry.transfer.bookmarks import read
 from vmferry.transfer.contract import Transfer
 from vmferry.transfer.endpoints.file import identity
-from vmferry.transfer.endpoints.source import original
+from vmferry.transfer.endpoints.source import opened_source
 
 
 def unchanged(transfer: Transfer[Where, Where]) -> bool:
@@ -22,5 +22,5 @@ def unchanged(transfer: Transfer[Where, Where]) -> bool:
         return False
     if isinstance(transfer.source, Path):
         return found.source == identity(transfer.source)
-    with original(transfer.source, transfer.destination, 1) as now:
+    with opened_source(transfer.source, transfer.destination, 1) as now:
         return found.source == now.identity

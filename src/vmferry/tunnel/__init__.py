@@ -8,10 +8,10 @@ sooner:
     TunnelClient(Path("/run/.../there"), Peer(host, port, ticket), context)     # on the host that calls
 """
 
-from vmferry.tunnel.client import Peer, TunnelClient
-from vmferry.tunnel.connection import Ending, Patience
+from vmferry.tunnel.client import TunnelClient, TunnelPeer
+from vmferry.tunnel.connection import Ending, TunnelTimeouts
 from vmferry.tunnel.sender import Count
 from vmferry.tunnel.server import TunnelServer
 from vmferry.tunnel.tickets import Tickets
 
-__all__ = ["Count", "Ending", "Patience", "Peer", "Tickets", "TunnelClient", "TunnelServer"]
+__all__ = ["Count", "Ending", "Tickets", "TunnelClient", "TunnelPeer", "TunnelServer", "TunnelTimeouts"]

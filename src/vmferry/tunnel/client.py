@@ -14,8 +14,8 @@ import structlog
 
 from vmferry.errors import TunnelRefused, VmferryError
 from vmferry.model.fleet import host_port
-from vmferry.tunnel.connection import Connection, Ending, Patience
-from vmferry.tunnel.handshake import knock
+from vmferry.tunnel.connection import Ending, TunnelConnection, TunnelTimeouts
+from vmferry.tunnel.handshake import request
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.server import Told, unheard
 from vmferry.tunnel.wire import tune, unpaced
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class TunnelPeer:
     """The other host's tunnel, and the ticket that it gave."""
 
     host: str
@@ -47,10 +47,10 @@ class TunnelClient:
     def __init__(
         self,
         at: Path,
-        peer: Peer,
+        peer: TunnelPeer,
         context: ssl.SSLContext,
         told: Told = unheard,
-        patience: Patience | None = None,
+        patience: TunnelTimeouts | None = None,
         *,
         slow: bool | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class TunnelClient:
             raise ValueError("a tunnel needs TLS 1.3 and checks the peer's certificate")
         self.at = at
         self._peer, self._context, self._told = peer, context, told
-        self._patience = patience or Patience()
+        self._patience = patience or TunnelTimeouts()
         self._slow = slow
         self._listening = Listening(_private(at), self._serve, MOST)
 
@@ -81,7 +81,7 @@ class TunnelClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _serve(self, local: socket.socket, connection: Connection) -> None:
+    def _serve(self, local: socket.socket, connection: TunnelConnection) -> None:
         peer = self._peer.shown
         try:
             link, peer_quiet_s = self._call(connection)
@@ -92,7 +92,7 @@ class TunnelClient:
         log.info("a tunnel has ended", peer=peer, whole=reason is None, reason=reason)
         self._told(Ending(self._peer.ticket, peer, connection.sent, connection.received, connection.error))
 
-    def _call(self, connection: Connection) -> tuple[ssl.SSLSocket, float]:
+    def _call(self, connection: TunnelConnection) -> tuple[ssl.SSLSocket, float]:
         """Raises TunnelRefused, OSError, and the error with which the connection was cut meanwhile."""
         peer, patience = self._peer, self._patience
         deadline = time.monotonic() + patience.hello_s
@@ -106,7 +106,7 @@ class TunnelClient:
         connection.hold(link)
         link.settimeout(max(0.01, deadline - time.monotonic()))
         link.do_handshake()
-        return link, knock(link, peer.shown, peer.ticket, patience.quiet_s, deadline)
+        return link, request(link, peer.shown, peer.ticket, patience.quiet_s, deadline)
 
 
 def _private(at: Path) -> socket.socket:

@@ -67,7 +67,7 @@ class _Window:
         return min(self.tried_plain / max(self.tried_s, 1e-9), link * self.tried_plain / max(self.tried_wire, 1))
 
 
-class Choice:
+class CompressionChoice:
     """Says of each frame whether to compress it, and learns from what became of it. Seconds come from outside."""
 
     def __init__(self, now: float, *, slow: bool = False) -> None:

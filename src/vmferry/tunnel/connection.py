@@ -10,8 +10,8 @@ from threading import Lock, Thread
 
 from vmferry.errors import TunnelCut, VmferryError
 from vmferry.tunnel.frames import BadFrame
-from vmferry.tunnel.receiver import Inward
-from vmferry.tunnel.sender import Bell, Count, Outward
+from vmferry.tunnel.receiver import Receiver
+from vmferry.tunnel.sender import Count, Sender, Waker
 from vmferry.tunnel.wire import Wire, hang_up
 
 QUIET_S = 30.0
@@ -19,7 +19,7 @@ HELLO_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class TunnelTimeouts:
     """How long to wait for the other host."""
 
     quiet_s: float = QUIET_S  # without a byte from it, before it is taken for gone
@@ -46,7 +46,7 @@ class Ending:
         return self.error is None
 
 
-class Connection:
+class TunnelConnection:
     """Sockets that end together, from any thread, at any moment of their life."""
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class Connection:
         self._lock = Lock()
         self._closed = False
         self._ends: list[socket.socket] = []
-        self._bell = Bell()
-        self._outward: Outward | None = None
+        self._bell = Waker()
+        self._outward: Sender | None = None
 
     def hold(self, end: socket.socket) -> None:
         """From now on this socket ends with the others. Raises the error with which they were cut before."""
@@ -83,8 +83,8 @@ class Connection:
         """Carry bytes both ways until both sides are done, or it is cut: then `error` says why."""
         local.setblocking(False)
         wire = Wire(tls)
-        outward = Outward(local, wire, self._bell, peer_quiet_s, slow=slow)
-        inward = Inward(wire, local, outward, quiet_s)
+        outward = Sender(local, wire, self._bell, peer_quiet_s, slow=slow)
+        inward = Receiver(wire, local, outward, quiet_s)
         self.sent, self.received = outward.count, inward.count
         with self._lock:
             self._outward = outward

@@ -21,7 +21,7 @@ LEVEL = 1
 """Of zstd. Level 3 gave 5 to 8 % less on the wire at 0.55 to 0.7 of the speed, on programs and on text."""
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is."""
 
     RAW = 0  # bytes as they are
@@ -32,7 +32,7 @@ class Kind(IntEnum):
     GOT = 5  # so many more bytes that came compressed were delivered: the length when expanded tells
 
 
-_BARE = (Kind.PING, Kind.END, Kind.DONE)
+_BARE = (FrameKind.PING, FrameKind.END, FrameKind.DONE)
 
 
 class BadFrame(Exception):
@@ -42,7 +42,7 @@ class BadFrame(Exception):
 class Head(NamedTuple):
     """A head that was checked."""
 
-    kind: Kind
+    kind: FrameKind
     wire: int
     plain: int
 
@@ -51,14 +51,14 @@ def head_of(packed: memoryview) -> Head:
     """Raises BadFrame."""
     number, wire, plain = HEAD.unpack(packed)
     try:
-        kind = Kind(number)
+        kind = FrameKind(number)
     except ValueError:
         raise BadFrame(f"a frame of the unknown kind {number}") from None
     if kind in _BARE:
         fits = wire == plain == 0
-    elif kind is Kind.GOT:
+    elif kind is FrameKind.GOT:
         fits = wire == 0 < plain
-    elif kind is Kind.RAW:
+    elif kind is FrameKind.RAW:
         fits = 0 < wire == plain <= MOST
     else:
         fits = 0 < wire < plain <= MOST
@@ -67,7 +67,7 @@ def head_of(packed: memoryview) -> Head:
     return Head(kind, wire, plain)
 
 
-def bare(kind: Kind, plain: int = 0) -> memoryview:
+def bare(kind: FrameKind, plain: int = 0) -> memoryview:
     """A frame without content; `plain` is for GOT."""
     return memoryview(HEAD.pack(kind, 0, plain))
 
@@ -83,7 +83,7 @@ class Squeezer:
         squeezed = self._zstd.compress(content)
         if len(squeezed) * 20 > len(content) * 19:
             return None
-        return memoryview(HEAD.pack(Kind.ZSTD, len(squeezed), len(content)) + squeezed)
+        return memoryview(HEAD.pack(FrameKind.ZSTD, len(squeezed), len(content)) + squeezed)
 
 
 class Expander:

@@ -41,14 +41,14 @@ _REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class Handshake:
     """What a caller said: its ticket, and after how much silence it gives us up."""
 
     ticket: str
     quiet_s: float
 
 
-def knock(link: socket.socket, peer: str, ticket: str, quiet_s: float, deadline: float) -> float:
+def request(link: socket.socket, peer: str, ticket: str, quiet_s: float, deadline: float) -> float:
     """Show the ticket; gives after how many seconds of silence the peer gives us up. Raises TunnelRefused, OSError."""
     shown = ticket.encode()
     link.settimeout(_left_s(deadline))
@@ -64,7 +64,7 @@ def knock(link: socket.socket, peer: str, ticket: str, quiet_s: float, deadline:
     return _quiet_s(quiet_ms)
 
 
-def hear(link: socket.socket, peer: str, quiet_s: float, deadline: float) -> Hello:
+def accept(link: socket.socket, peer: str, quiet_s: float, deadline: float) -> Handshake:
     """Read a caller's ticket; one of another version is told so. Raises TunnelRefused, OSError."""
     magic, version, quiet_ms, length = _WORDS.unpack(_exactly(link, _WORDS.size, deadline))
     if magic != MAGIC:
@@ -75,7 +75,7 @@ def hear(link: socket.socket, peer: str, quiet_s: float, deadline: float) -> Hel
     if not 0 < length <= LONGEST_TICKET:
         raise TunnelRefused(peer=peer, reason=f"its ticket had {length} bytes")
     ticket = _exactly(link, length, deadline).decode("ascii", "replace")
-    return Hello(ticket, _quiet_s(quiet_ms))
+    return Handshake(ticket, _quiet_s(quiet_ms))
 
 
 def reply(link: socket.socket, answer: Answer, quiet_s: float) -> None:

@@ -11,14 +11,14 @@ from threading import Event, Lock, Thread
 import structlog
 
 from vmferry.errors import TunnelCut
-from vmferry.tunnel.connection import Connection
-from vmferry.tunnel.sender import Bell
+from vmferry.tunnel.connection import TunnelConnection
+from vmferry.tunnel.sender import Waker
 
 MOST = 512
 """Connections at once; each has two threads, three descriptors and a megabyte of buffers."""
 _SCANT_S = 0.5
 
-Serve = Callable[[socket.socket, Connection], None]
+Serve = Callable[[socket.socket, TunnelConnection], None]
 log = structlog.get_logger()
 
 
@@ -28,9 +28,9 @@ class Listening:
     def __init__(self, listener: socket.socket, serve: Serve, most: int = MOST) -> None:
         self._listener, self._serve, self._most = listener, serve, most
         self._lock = Lock()
-        self._served: dict[Connection, Thread] = {}
+        self._served: dict[TunnelConnection, Thread] = {}
         self._stopped = Event()
-        self._bell = Bell()
+        self._bell = Waker()
         listener.setblocking(False)
         self._thread = Thread(target=self._accept, name="tunnel-listen", daemon=True)
         self._thread.start()
@@ -76,7 +76,7 @@ class Listening:
             caller.close()
             return
         try:
-            connection = Connection()
+            connection = TunnelConnection()
         except OSError as error:
             log.warning("a tunnel's caller was sent away", reason=str(error))
             caller.close()
@@ -87,7 +87,7 @@ class Listening:
             self._served[connection] = thread
         thread.start()
 
-    def _attend(self, caller: socket.socket, connection: Connection) -> None:
+    def _attend(self, caller: socket.socket, connection: TunnelConnection) -> None:
         try:
             self._serve(caller, connection)
         finally:

@@ -7,12 +7,12 @@ import socket
 import time
 
 from vmferry.errors import TunnelCut
-from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, Head, Kind, head_of
-from vmferry.tunnel.sender import Count, Outward
+from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Expander, FrameKind, Head, head_of
+from vmferry.tunnel.sender import Count, Sender
 from vmferry.tunnel.wire import Wire
 
 
-class Inward:
+class Receiver:
     """Delivers what the peer sends, until it sends no more and has got all of ours.
 
     A local program that does not read holds the peer back, through the window of TCP, and by what the peer is told of
@@ -20,7 +20,7 @@ class Inward:
     listens.
     """
 
-    def __init__(self, wire: Wire, local: socket.socket, outward: Outward, quiet_s: float) -> None:
+    def __init__(self, wire: Wire, local: socket.socket, outward: Sender, quiet_s: float) -> None:
         self.count = Count()
         self._wire, self._local, self._outward, self._quiet_s = wire, local, outward, quiet_s
         self._view = memoryview(bytearray(MOST))
@@ -39,24 +39,24 @@ class Inward:
             self._take(head)
 
     def _take(self, head: Head) -> None:
-        if head.kind is Kind.DONE:
+        if head.kind is FrameKind.DONE:
             if self._acknowledged or not self._outward.ended:
                 raise BadFrame("it has all that was sent, it says, while more is to come")
             self._acknowledged = True
-        elif head.kind is Kind.GOT:
+        elif head.kind is FrameKind.GOT:
             self._outward.got(head.plain)
-        elif head.kind is not Kind.PING:
+        elif head.kind is not FrameKind.PING:
             if self._ended:
                 raise BadFrame("more after the end")
             self._advance(head)
 
     def _advance(self, head: Head) -> None:
         """What brings the peer's bytes forward."""
-        if head.kind is Kind.END:
+        if head.kind is FrameKind.END:
             self._ended = True
             self._local.shutdown(socket.SHUT_WR)
             self._outward.delivered()
-        elif head.kind is Kind.RAW:
+        elif head.kind is FrameKind.RAW:
             self._pass_on(head.wire)
         else:
             squeezed = self._view[: head.wire]

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 
 from vmferry.errors import TunnelCut
-from vmferry.tunnel.compression import Choice, Sent
-from vmferry.tunnel.frames import HEAD, MOST, BadFrame, Kind, Squeezer, bare
+from vmferry.tunnel.compression import CompressionChoice, Sent
+from vmferry.tunnel.frames import HEAD, MOST, BadFrame, FrameKind, Squeezer, bare
 from vmferry.tunnel.wire import Wire
 
 PINGS = 4
@@ -31,7 +31,7 @@ class Count:
     wire: int = 0  # as they passed the link, heads included, TLS and TCP not
 
 
-class Bell:
+class Waker:
     """Wakes a thread that polls it."""
 
     def __init__(self) -> None:
@@ -51,14 +51,16 @@ class Bell:
         os.close(self._fd)
 
 
-class Outward:
+class Sender:
     """Carries what a local program sends, until it sends no more and the peer's bytes were delivered.
 
     What is not compressed waits for its reader in the window of TCP. What is, is bounded by what the peer says it got:
     a guest whose memory compresses well would else wait, stopped, until all that is on its way is expanded and taken.
     """
 
-    def __init__(self, local: socket.socket, wire: Wire, bell: Bell, peer_quiet_s: float, *, slow: bool | None) -> None:
+    def __init__(
+        self, local: socket.socket, wire: Wire, bell: Waker, peer_quiet_s: float, *, slow: bool | None
+    ) -> None:
         """`slow`: see TunnelServer."""
         self.count = Count()
         self.ended = False
@@ -70,7 +72,7 @@ class Outward:
         self._view = memoryview(self._memory)
         self._may_squeeze = slow is not False
         self._squeezer = Squeezer()
-        self._choice = Choice(time.monotonic(), slow=slow is True)
+        self._choice = CompressionChoice(time.monotonic(), slow=slow is True)
         self._delivered = self._done = False
         self._ahead = LEAST_AHEAD + int(wire.round_trip_s() * AHEAD_S)
         self._handed = self._got = 0  # what went compressed, and what was delivered of it
@@ -110,14 +112,14 @@ class Outward:
         """Returns when both sides were told all that there is to tell. Raises TunnelCut, OSError."""
         while not (self.ended and self._done):
             if self._delivered and not self._done:
-                self._say(Kind.DONE)
+                self._say(FrameKind.DONE)
                 self._done = True
             elif self._much_to_tell:
                 took = self._took
-                self._say(Kind.GOT, took - self._told)
+                self._say(FrameKind.GOT, took - self._told)
                 self._told = took
             elif not self._ready():
-                self._say(Kind.PING)
+                self._say(FrameKind.PING)
             elif not (self.ended or self._far_ahead):
                 self._carry()
 
@@ -146,7 +148,7 @@ class Outward:
             self._send(count)
             return
         self._poll.unregister(self._local)
-        self._say(Kind.END)
+        self._say(FrameKind.END)
         self.ended = True
 
     def _send(self, count: int) -> None:
@@ -158,7 +160,7 @@ class Outward:
             frame = self._squeezer.frame(content)
             tried_wire, tried_s = len(frame) if frame else count, time.monotonic() - began
         if frame is None:
-            HEAD.pack_into(self._memory, 0, Kind.RAW, count, count)
+            HEAD.pack_into(self._memory, 0, FrameKind.RAW, count, count)
             frame = self._view[: HEAD.size + count]
         else:
             self._handed += count  # before it may be told that they were delivered
@@ -167,6 +169,6 @@ class Outward:
         self.count.wire += len(frame)
         self._choice.sent(Sent(count, len(frame), tried_wire, tried_s, blocked_s), time.monotonic())
 
-    def _say(self, kind: Kind, plain: int = 0) -> None:
+    def _say(self, kind: FrameKind, plain: int = 0) -> None:
         self._wire.send(bare(kind, plain))
         self.count.wire += HEAD.size

@@ -14,8 +14,8 @@ import structlog
 
 from vmferry.errors import TunnelRefused, VmferryError
 from vmferry.model.fleet import host_port
-from vmferry.tunnel.connection import Connection, Ending, Patience
-from vmferry.tunnel.handshake import Answer, Hello, hear, reply
+from vmferry.tunnel.connection import Ending, TunnelConnection, TunnelTimeouts
+from vmferry.tunnel.handshake import Answer, Handshake, accept, reply
 from vmferry.tunnel.listening import MOST, Listening
 from vmferry.tunnel.tickets import Tickets
 from vmferry.tunnel.wire import tune, unpaced
@@ -44,7 +44,7 @@ class TunnelServer:
         context: ssl.SSLContext,
         tickets: Tickets,
         told: Told = unheard,
-        patience: Patience | None = None,
+        patience: TunnelTimeouts | None = None,
         *,
         slow: bool | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class TunnelServer:
         if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ValueError("a tunnel needs TLS 1.3 and a certificate of each caller")
         self._context, self._tickets, self._told = context, tickets, told
-        self._patience = patience or Patience()
+        self._patience = patience or TunnelTimeouts()
         self._slow = slow
         self._strangers = BoundedSemaphore(STRANGERS)
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
@@ -80,7 +80,7 @@ class TunnelServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _serve(self, caller: socket.socket, connection: Connection) -> None:
+    def _serve(self, caller: socket.socket, connection: TunnelConnection) -> None:
         """Admit a caller and carry its bytes; a stranger costs a line in the log, and nothing else."""
         if not self._strangers.acquire(blocking=False):
             log.warning("a tunnel's caller was sent away: too many have not said who they are", most=STRANGERS)
@@ -89,7 +89,7 @@ class TunnelServer:
         try:
             peer = _name(caller)
             link = self._secure(caller, connection, deadline)
-            hello = hear(link, peer, self._patience.quiet_s, deadline)
+            hello = accept(link, peer, self._patience.quiet_s, deadline)
         except (OSError, VmferryError) as error:
             log.warning("a tunnel's caller was refused", reason=str(error))
             return
@@ -97,7 +97,7 @@ class TunnelServer:
             self._strangers.release()
         self._admit(link, hello, peer, connection)
 
-    def _secure(self, caller: socket.socket, connection: Connection, deadline: float) -> ssl.SSLSocket:
+    def _secure(self, caller: socket.socket, connection: TunnelConnection, deadline: float) -> ssl.SSLSocket:
         tune(caller, self._patience.quiet_s)
         if self._slow is False:
             unpaced(caller)
@@ -107,7 +107,7 @@ class TunnelServer:
         link.do_handshake()
         return link
 
-    def _admit(self, link: ssl.SSLSocket, hello: Hello, peer: str, connection: Connection) -> None:
+    def _admit(self, link: ssl.SSLSocket, hello: Handshake, peer: str, connection: TunnelConnection) -> None:
         """Its ticket is used only if it led somewhere."""
         path, used = self._tickets.admit(hello.ticket, connection), False
         try:
@@ -129,7 +129,7 @@ class TunnelServer:
         if used:
             self._end(Ending(hello.ticket, peer, connection.sent, connection.received, connection.error))
 
-    def _reach(self, path: Path, connection: Connection) -> socket.socket | None:
+    def _reach(self, path: Path, connection: TunnelConnection) -> socket.socket | None:
         """The local program that the ticket is for. Raises the error with which the connection was cut meanwhile."""
         local = socket.socket(socket.AF_UNIX)
         connection.hold(local)

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import httpx
 
-from vmferry.api.client.errors import Answered
+from vmferry.api.client.errors import ServerError
 from vmferry.api.client.spawn import start
-from vmferry.api.codec import Event, Health, Leaving, Preview, Problem, from_json, to_json
-from vmferry.api.place import Place
+from vmferry.api.codec import Event, Health, LeaveAnswer, Preview, Problem, from_json, to_json
+from vmferry.api.place import StateLocation
 from vmferry.errors import WorkerUnreachable
 from vmferry.model import FINAL, JobState, JobView, LimitView, MoveRequest, Receipt, Scope, Vm
 from vmferry.process.version import VERSION
@@ -31,7 +31,7 @@ SETTLED_S = 10.0
 ENDED = FINAL | {JobState.STUCK}
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """The worker was gone before it answered. `sent`: it may have heard the request."""
 
     def __init__(self, *, sent: bool) -> None:
@@ -45,7 +45,7 @@ class Client:
     Every method may raise Answered, WorkerUnreachable and StateUnusable.
     """
 
-    def __init__(self, place: Place, says: Callable[[str], None]) -> None:
+    def __init__(self, place: StateLocation, says: Callable[[str], None]) -> None:
         self._place = place
         self._place.make()
         self.says = says
@@ -73,7 +73,7 @@ class Client:
         for _ in range(TRIES):
             try:
                 return from_json(JobView, self._once("POST", "jobs", json=to_json(request)))
-            except Lost as lost:
+            except WorkerLost as lost:
                 self._start()
                 if lost.sent and (heard := self._submitted(request, since)):
                     return heard
@@ -142,7 +142,7 @@ class Client:
                     yield event
                     if event.state in ENDED:
                         return
-            except Lost:
+            except WorkerLost:
                 pass
             deaths = 0 if time.monotonic() - begun > SETTLED_S else deaths + 1
             time.sleep(min(10.0, 0.1 * 2**deaths) if deaths > 1 else 0)
@@ -160,7 +160,7 @@ class Client:
         for _ in range(TRIES):
             try:
                 return self._once(method, path, **what)
-            except Lost:
+            except WorkerLost:
                 self._start()
         raise self._unreachable("it was gone again and again")
 
@@ -169,11 +169,11 @@ class Client:
         try:
             reply = self._http.request(method, path, **what)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Lost(sent=False) from error
+            raise WorkerLost(sent=False) from error
         except httpx.TimeoutException as error:
             raise self._unreachable(f"no answer in {ANSWER_S:.0f} s") from error
         except httpx.TransportError as error:
-            raise Lost(sent=True) from error
+            raise WorkerLost(sent=True) from error
         return _answer(reply)
 
     def _stream(self, job: str) -> Iterator[Event]:
@@ -187,7 +187,7 @@ class Client:
                     if line.startswith("data:"):
                         yield from_json(Event, json.loads(line.removeprefix("data:")))
         except httpx.TransportError as error:
-            raise Lost(sent=True) from error
+            raise WorkerLost(sent=True) from error
 
     def _submitted(self, request: MoveRequest, since: datetime) -> JobView | None:
         """The job of a request whose answer was lost, if it was heard."""
@@ -202,7 +202,7 @@ class Client:
             return
         health = from_json(Health, self._insist("GET", "health"))
         if health.version != VERSION:
-            if from_json(Leaving, self._insist("POST", "leave")).leaving:
+            if from_json(LeaveAnswer, self._insist("POST", "leave")).leaving:
                 self._start()
             else:
                 self.says(f"a worker of vmferry {health.version} is at work, this is {VERSION}")
@@ -234,5 +234,5 @@ def _answer(reply: httpx.Response) -> Any:
     except ValueError:
         problem = Problem("Unforeseen", f"the worker answered {reply.status_code}: {reply.text[:200]}", 1, {})
     if problem.kind == "Leaving":
-        raise Lost(sent=False)
-    raise Answered(problem.kind, problem.sentence, problem.exit_code)
+        raise WorkerLost(sent=False)
+    raise ServerError(problem.kind, problem.sentence, problem.exit_code)

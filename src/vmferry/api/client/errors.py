@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Answered(Exception):
+class ServerError(Exception):
     """What the worker answered instead of a record: the sentence is the error's text."""
 
     def __init__(self, kind: str, sentence: str, exit_code: int) -> None:

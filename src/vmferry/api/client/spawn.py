@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from vmferry.api.place import ALREADY_RUNNING, Place
+from vmferry.api.place import ALREADY_RUNNING, StateLocation
 from vmferry.errors import WorkerUnreachable
 
 WORKER: Sequence[str] = (sys.executable, "-P", "-m", "vmferry.server.worker")
@@ -33,7 +33,7 @@ class _Child:
         return lines[-1] if lines else f"it ended with code {self.process.returncode}"
 
 
-def start(place: Place, answers: Callable[[], bool]) -> None:
+def start(place: StateLocation, answers: Callable[[], bool]) -> None:
     """Return once a worker answers. Raises WorkerUnreachable with what the worker said, or at the deadline.
 
     Two commands may do this at once: the lock lets one worker live, and both commands reach it.
@@ -53,7 +53,7 @@ def start(place: Place, answers: Callable[[], bool]) -> None:
         time.sleep(LOOK_S)
 
 
-def _spawn(place: Place) -> _Child:
+def _spawn(place: StateLocation) -> _Child:
     """A process of its own session, so that the terminal's end and its Ctrl-C do not reach it."""
     place.make()
     said = tempfile.TemporaryFile()  # noqa: SIM115 - read when it has failed, gone with the last who has it open

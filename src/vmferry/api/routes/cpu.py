@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from vmferry.api.dependencies import Connect
 from vmferry.api.requests import CpuLimitBody
-from vmferry.manager.fleet.cpu_compatibility import Processors
+from vmferry.manager.fleet.cpu_compatibility import CpuCompatibility
 from vmferry.model.processors import CpuBaseline, CpuCheck, CpuLimited
 
 router = APIRouter(tags=["processors"])
@@ -16,11 +16,11 @@ router = APIRouter(tags=["processors"])
 HostName = Annotated[str, Query(min_length=1, max_length=2048, description="A host's name or libvirt URI")]
 
 
-async def _processors(request: Request) -> Processors:
-    return Processors(request.app.state.hosts, request.app.state.jobs.refuse_busy)
+async def _processors(request: Request) -> CpuCompatibility:
+    return CpuCompatibility(request.app.state.hosts, request.app.state.jobs.refuse_busy)
 
 
-TheProcessors = Annotated[Processors, Depends(_processors)]
+TheProcessors = Annotated[CpuCompatibility, Depends(_processors)]
 
 
 @router.get("/cpu/check")

@@ -6,7 +6,7 @@ import os
 
 from fastapi import APIRouter
 
-from vmferry.api.codec import Health, Leaving, PlannedStep, Preview
+from vmferry.api.codec import Health, LeaveAnswer, PlannedStep, Preview
 from vmferry.api.dependencies import Connect, TheHosts, TheJobs, TheLife
 from vmferry.api.requests import MoveBody
 from vmferry.migration.strategies import STRATEGIES
@@ -23,9 +23,9 @@ def health(jobs: TheJobs) -> Health:
 
 
 @router.post("/leave")
-async def leave(life: TheLife) -> Leaving:
+async def leave(life: TheLife) -> LeaveAnswer:
     """Make room for a worker of another version, unless a job is in flight or somebody is here."""
-    return Leaving(await life.leave_if_unused(besides=1))
+    return LeaveAnswer(await life.leave_if_unused(besides=1))
 
 
 @router.get("/vms")

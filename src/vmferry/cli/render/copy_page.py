@@ -44,8 +44,8 @@ class CopyView:
         if self._live:
             self._live.stop()
 
-    def phase(self, name: str) -> Phase:
-        return Phase(self, name)
+    def phase(self, name: str) -> PhaseWatch:
+        return PhaseWatch(self, name)
 
     def tell(self, phase: str, done: int, total: int, rate_bytes_s: float) -> None:
         """Show how far a phase is; called from several threads."""
@@ -72,7 +72,7 @@ class CopyView:
             print(f"{phase}: {bytes_text(done)} of {bytes_text(total)}, {rate_text(rate_bytes_s)}", flush=True)
 
 
-class Phase:
+class PhaseWatch:
     """The watch of one phase; only Ctrl-C ends it."""
 
     def __init__(self, view: CopyView, name: str) -> None:

@@ -11,7 +11,7 @@ import libvirt
 
 from vmferry.errors import GuestGone, HostRefused, NoSuchVm, StartedOnOverlay, VmHeld
 from vmferry.hosts.libvirt import domain_xml, files, inspect, stale_state
-from vmferry.hosts.libvirt.connection import Link, until
+from vmferry.hosts.libvirt.connection import LibvirtConnection, until
 from vmferry.hosts.libvirt.guest_agent import GuestAgent
 from vmferry.hosts.libvirt.qemu_process import started_on
 from vmferry.hosts.records import Quiesced
@@ -38,7 +38,7 @@ _CRASHES = frozenset({"ide", "sata"})
 class RunningDisks:
     """The disks of one running or paused VM."""
 
-    def __init__(self, link: Link, uuid: str) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str) -> None:
         self._link = link
         self._uuid = uuid
 

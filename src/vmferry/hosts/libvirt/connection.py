@@ -67,7 +67,7 @@ def _turn() -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-class Link:
+class LibvirtConnection:
     """One libvirtd by its URI; shared by all jobs of a process."""
 
     def __init__(self, uri: str) -> None:

@@ -10,10 +10,10 @@ from typing import TypeVar
 import libvirt
 
 from vmferry.errors import NoSuchVm
-from vmferry.hosts.acting import acting
+from vmferry.hosts.acting import fenced
 from vmferry.hosts.libvirt import checkpoints, inspect, pools
 from vmferry.hosts.libvirt import definition as written
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.model import Definition, Placed, Power, Where
 
 R = TypeVar("R")
@@ -23,13 +23,13 @@ class VmDefinitions:
     """The part of hosts.protocol.Host that is about definitions, snapshots and checkpoints."""
 
     name: str
-    _link: Link
+    _link: LibvirtConnection
 
     def admit(self) -> None:
         """Raises Superseded."""
         raise NotImplementedError
 
-    @acting
+    @fenced
     def point(
         self,
         uuid: str,
@@ -40,28 +40,28 @@ class VmDefinitions:
         with self._link.redefining:
             return self._call(uuid, "change its definition", lambda d: written.point(d, disks, files, sources))
 
-    @acting
+    @fenced
     def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
         with contextlib.suppress(NoSuchVm):  # gone: nothing is written down of it
             self._call(uuid, "change its snapshots", lambda d: written.rewrite_snapshots(d, paths))
 
-    @acting
+    @fenced
     def refresh_pools(self, folders: Sequence[Path]) -> None:
         self._link.call("refresh its pools", lambda c: pools.refresh(c, folders))
 
-    @acting
+    @fenced
     def forget_checkpoints(self, uuid: str) -> None:
         self._call(uuid, "forget its checkpoints", checkpoints.forget)
 
-    @acting
+    @fenced
     def recall_checkpoints(self, definition: Definition) -> None:
         self._call(definition.uuid, "write its checkpoints down", lambda d: checkpoints.recall(d, definition))
 
-    @acting
+    @fenced
     def drop_checkpoints(self, definition: Definition) -> None:
         self._call(definition.uuid, "drop its checkpoints", lambda d: checkpoints.drop(d, definition))
 
-    @acting
+    @fenced
     def make_persistent(self, uuid: str) -> None:
         def act(conn: libvirt.virConnect) -> None:
             domain = conn.lookupByUUIDString(uuid)
@@ -71,7 +71,7 @@ class VmDefinitions:
 
         self._link.call("define it", act)
 
-    @acting
+    @fenced
     def make_transient(self, uuid: str) -> None:
         def act(domain: libvirt.virDomain) -> None:
             if domain.isPersistent() and inspect.power(domain) is not Power.OFF:

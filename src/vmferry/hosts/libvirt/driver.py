@@ -14,7 +14,7 @@ import libvirt
 
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
-from vmferry.hosts.acting import acting
+from vmferry.hosts.acting import fenced
 from vmferry.hosts.fence import Fence
 from vmferry.hosts.interface import DiskTransfer
 from vmferry.hosts.libvirt import (
@@ -30,19 +30,20 @@ from vmferry.hosts.libvirt import (
 )
 from vmferry.hosts.libvirt import cpu as processors
 from vmferry.hosts.libvirt.block_jobs import RunningDisks
-from vmferry.hosts.libvirt.connection import Link, until
+from vmferry.hosts.libvirt.connection import LibvirtConnection, until
 from vmferry.hosts.libvirt.definitions import VmDefinitions
 from vmferry.hosts.libvirt.guest_agent import GuestAgent
 from vmferry.hosts.libvirt.load import read_load
-from vmferry.hosts.libvirt.migration import Crossing
+from vmferry.hosts.libvirt.migration import MigrationTransport
 from vmferry.hosts.libvirt.nbd_exports import Exports
 from vmferry.hosts.libvirt.network_cards import link_of
 from vmferry.hosts.libvirt.overlays import Overlays
-from vmferry.hosts.libvirt.relocation import Between, served_by_another
+from vmferry.hosts.libvirt.relocation import LibvirtRelocation, served_by_another
 from vmferry.hosts.libvirt.saved_state import SavedState, spent_name
 from vmferry.hosts.records import Fold, GuestClock, Quiesced
 from vmferry.model import (
     Changes,
+    FencingToken,
     FileEntry,
     FileUser,
     Finding,
@@ -51,7 +52,6 @@ from vmferry.model import (
     Load,
     Placed,
     Power,
-    Token,
     Vm,
     Volume,
     Where,
@@ -60,33 +60,35 @@ from vmferry.model.chains import DiskChain
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
 from vmferry.qemu.places import place_of
 from vmferry.transfer import Compared, Copied, Watch
-from vmferry.transfer.engine.parallel import together
+from vmferry.transfer.engine.parallel import in_parallel
 
 
 class LibvirtHosts:
     """Hosts by libvirt URI, one connection each; what is given serves other hosts."""
 
-    def __init__(self, fence: Fence, exports: Exports | None = None, crossing: Crossing | None = None) -> None:
+    def __init__(
+        self, fence: Fence, exports: Exports | None = None, crossing: MigrationTransport | None = None
+    ) -> None:
         self._fence = fence
         self._exports = exports
         self._crossing = crossing
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, LibvirtConnection] = {}
 
-    def open(self, connect: str, token: Token | None = None) -> LibvirtHost:
-        link = self._links.setdefault(connect, Link(connect))
+    def open(self, connect: str, token: FencingToken | None = None) -> LibvirtHost:
+        link = self._links.setdefault(connect, LibvirtConnection(connect))
         return LibvirtHost(link, self._fence, token, self._exports, self._crossing)
 
 
-class LibvirtHost(Between, VmDefinitions):
+class LibvirtHost(LibvirtRelocation, VmDefinitions):
     """Implements hosts.protocol.Host."""
 
     def __init__(
         self,
-        link: Link,
+        link: LibvirtConnection,
         fence: Fence,
-        token: Token | None,
+        token: FencingToken | None,
         exports: Exports | None = None,
-        crossing: Crossing | None = None,
+        crossing: MigrationTransport | None = None,
     ) -> None:
         self.name = link.uri
         self._link = link
@@ -173,7 +175,7 @@ class LibvirtHost(Between, VmDefinitions):
     def cpu_baseline(self, cpus: Sequence[str], guests: Guests) -> Cpu:
         return self._link.call("find the common CPU", lambda c: processors.baseline(c, cpus, guests))
 
-    @acting
+    @fenced
     def set_cpu(self, uuid: str, xml: str | None, to: str) -> None:
         with self._link.redefining:
             self._link.call("change its CPU", lambda c: processors.set_cpu(c, uuid, xml, to))
@@ -187,19 +189,19 @@ class LibvirtHost(Between, VmDefinitions):
 
     # -- files
 
-    @acting
+    @fenced
     def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
         with _held(transfer), served_by_another(transfer), self._reading(transfer) as reading:
             return transfers.copy(reading, watch)
 
-    @acting
+    @fenced
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         with _held(transfer), served_by_another(transfer), self._reading(transfer) as reading:
             return transfers.compare(reading, watch)
 
-    @acting
+    @fenced
     def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:
-        return together([partial(self._brought, transfer) for transfer in transfers], watch)
+        return in_parallel([partial(self._brought, transfer) for transfer in transfers], watch)
 
     def _brought(self, transfer: DiskTransfer, watch: Watch) -> Copied:
         copied = self.copy(transfer, watch)
@@ -208,36 +210,36 @@ class LibvirtHost(Between, VmDefinitions):
             files.read_ahead(place_of(transfer.destination).path)  # a guest's memory: it is loaded soon
         return copied
 
-    @acting
+    @fenced
     def drop(self, transfer: DiskTransfer) -> None:
         transfers.drop(transfer)
 
-    @acting
+    @fenced
     def forget(self, transfer: DiskTransfer) -> None:
         transfers.forget(transfer)
 
-    @acting
+    @fenced
     def small_copy(self, source: Path, destination: Path) -> None:
         files.small_copy(source, destination)
 
-    @acting
+    @fenced
     def rebase(self, path: Path, backing: Placed) -> None:
         images.rebase(path, backing)
 
-    @acting
+    @fenced
     def promote(self, part: Path, final: Path) -> None:
         files.promote(part, final)
 
-    @acting
+    @fenced
     def remove(self, path: Path) -> None:
         files.remove(path)
         files.remove(spent_name(path))
 
-    @acting
+    @fenced
     def rename(self, path: Path, to: Path) -> None:
         files.promote(path, to)
 
-    @acting
+    @fenced
     def fold(self, folds: Sequence[Fold]) -> None:
         with ThreadPoolExecutor(max(1, len(folds))) as pool:
             for folded in [pool.submit(images.commit, top, base) for top, base in folds if files.there(top)]:
@@ -248,20 +250,20 @@ class LibvirtHost(Between, VmDefinitions):
 
     # -- a running VM's disks
 
-    @acting
+    @fenced
     def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
         self.power(uuid)  # a snapshot that a killed worker asked for may be under way, and make the overlays yet
         return RunningDisks(self._link, uuid).freeze(overlays, quiesce_s)
 
-    @acting
+    @fenced
     def thaw(self, uuid: str, seconds: float) -> bool:
         return self.power(uuid) is Power.OFF or GuestAgent(self._link, uuid).thaw(seconds)
 
-    @acting
+    @fenced
     def set_clock(self, uuid: str, stood_s: float, seconds: float) -> GuestClock | None:
         return GuestAgent(self._link, uuid).set_clock(stood_s, seconds)
 
-    @acting
+    @fenced
     def unfreeze(
         self,
         uuid: str,
@@ -284,7 +286,7 @@ class LibvirtHost(Between, VmDefinitions):
         self.point(uuid, {target: home}, {}, {target: overlays})
         return home
 
-    @acting
+    @fenced
     def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
         RunningDisks(self._link, uuid).mirror(target, destination, limit_bytes_s)
 
@@ -294,31 +296,31 @@ class LibvirtHost(Between, VmDefinitions):
     def mirroring(self, uuid: str, target: str) -> bool:
         return RunningDisks(self._link, uuid).job(target) == "copy"
 
-    @acting
+    @fenced
     def pivot(self, uuid: str, target: str) -> None:
         RunningDisks(self._link, uuid).pivot(target)
 
-    @acting
+    @fenced
     def end_mirror(self, uuid: str, target: str, destination: Placed) -> None:
         with contextlib.suppress(NoSuchVm):
             if self.power(uuid) is not Power.OFF:
                 RunningDisks(self._link, uuid).end_mirror(target, destination)
 
-    @acting
+    @fenced
     def suspend(self, uuid: str) -> bool:
         if self.power(uuid) is not Power.RUNNING:
             return False
         self._call(uuid, "pause it", lambda d: d.suspend())
         return True
 
-    @acting
+    @fenced
     def resume(self, uuid: str) -> None:
         if self.power(uuid) is Power.PAUSED:
             self._call(uuid, "let it run", lambda d: d.resume())
 
     # -- memory
 
-    @acting
+    @fenced
     def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> bool:
         return SavedState(self._link, uuid, memory).save(watch, bytes_s)
 
@@ -338,26 +340,26 @@ class LibvirtHost(Between, VmDefinitions):
             return True
         raise SavedStateUncertain(vm=uuid, path=memory, job=self._token.job if self._token else "ID")
 
-    @acting
+    @fenced
     def define_saved(self, uuid: str, memory: Path) -> None:
         SavedState(self._link, uuid, memory).define()
 
-    @acting
+    @fenced
     def restore(self, uuid: str, memory: Path, changes: Changes) -> Sequence[str]:
         return SavedState(self._link, uuid, memory).restore(changes) if self.power(uuid) is Power.OFF else ()
 
-    @acting
+    @fenced
     def release(self, uuid: str, memory: Path, *, run: bool) -> float:
         return SavedState(self._link, uuid, memory).release(run=run)
 
     def spent(self, memory: Path) -> bool:
         return spent_name(memory).exists()
 
-    @acting
+    @fenced
     def renew(self, memory: Path) -> None:
         files.renew(memory)
 
-    @acting
+    @fenced
     def unload(self, uuid: str) -> None:
         with contextlib.suppress(NoSuchVm):
             if self.power(uuid) is Power.PAUSED:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import libvirt
 
 from vmferry.errors import HostRefused, HostUnreachable
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.records import GuestClock
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _FROM_RTC = libvirt.VIR_DOMAIN_TIME_SYNC
 class GuestAgent:
     """Only calls that libvirt does not count as a custom agent command, which would taint the VM."""
 
-    def __init__(self, link: Link, uuid: str) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str) -> None:
         self._link = link
         self._uuid = uuid
 

@@ -14,7 +14,7 @@ import libvirt
 
 from vmferry.errors import HostRefused, VmferryError
 from vmferry.hosts.libvirt import definition, domain_xml
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.qemu_process import QemuProcess
 from vmferry.model import Changes
 from vmferry.transfer import Watch
@@ -48,7 +48,7 @@ class Incoming(NamedTuple):
     disks: str
 
 
-class Crossing(Protocol):
+class MigrationTransport(Protocol):
     """The way from host to host for libvirt's and QEMU's own streams."""
 
     def receive(self, job: str) -> str:
@@ -70,7 +70,7 @@ class Crossing(Protocol):
         """A unix socket that leads to where another host's ticket does, while the context is open."""
 
 
-def migrate(link: Link, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:
+def migrate(link: LibvirtConnection, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:
     """Carry a running VM over; cancelled, or cut off before the end, it runs on here.
 
     Returns as soon as its QEMU has ended here, be it that it crashed: whether it arrived, the other host knows.
@@ -136,7 +136,7 @@ class _Downtime:
     libvirt would keep it for what comes after, so it is put back.
     """
 
-    def __init__(self, link: Link, uuid: str) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str) -> None:
         self._link = link
         self._uuid = uuid
         self._before: int | None = None
@@ -171,7 +171,7 @@ class _Sleeper:
     that ends while it asks QEMU about another: seen in 7 of 25 cancelled migrations with two disks.
     """
 
-    def __init__(self, link: Link, uuid: str) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str) -> None:
         self._link = link
         self._uuid = uuid
         self._over = False
@@ -188,7 +188,7 @@ class _Sleeper:
             self._link.call("stop migrating", lambda c: c.lookupByUUIDString(self._uuid).abortJob())
 
 
-def _told(link: Link, uuid: str) -> Mapping[str, Any]:
+def _told(link: LibvirtConnection, uuid: str) -> Mapping[str, Any]:
     """What libvirt tells of its job; nothing where it has left already, or is about to."""
     with contextlib.suppress(HostRefused):
         return link.call("look at its migration", lambda c: c.lookupByUUIDString(uuid).jobStats())

@@ -38,7 +38,7 @@ _END_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class ExportAddress:
     """Where other hosts reach this one, and by which certificates they know each other."""
 
     address: str
@@ -50,7 +50,7 @@ class Front:
 
 
 @dataclass(slots=True)
-class _Server:
+class _ExportServer:
     job: str
     place: Place
     process: subprocess.Popen[bytes]
@@ -59,11 +59,11 @@ class _Server:
 class Exports:
     """All that one process serves; it ends with the process."""
 
-    def __init__(self, front: Front, lead: Lead | None = None) -> None:
+    def __init__(self, front: ExportAddress, lead: Lead | None = None) -> None:
         """`lead` makes a tunnel's end: see hosts.migrating.Crossing."""
         self.front = front
         self._lead = lead
-        self._servers: dict[tuple[str, str, str], _Server] = {}
+        self._servers: dict[tuple[str, str, str], _ExportServer] = {}
         self._lock = Lock()
         # The kernel ends qemu-nbd with the thread that started it: so one thread starts them all, and stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="exports")
@@ -105,7 +105,7 @@ class Exports:
     def _in_starter(self, act: Callable[[], T]) -> T:
         return self._starter.submit(act).result()
 
-    def _started(self, job: str, place: Place, host: str, size: int | None = None) -> _Server:
+    def _started(self, job: str, place: Place, host: str, size: int | None = None) -> _ExportServer:
         known_as = f"{host}:{place.shown} ({place.format})"
         options = ["--", image_options(place, size)]
         slow = is_slow(self.front.address, self.front.link_bytes_s)
@@ -115,7 +115,7 @@ class Exports:
             socket_at, address, ticket = self._lead(job, name)
             with _listening(socket.AF_UNIX, str(socket_at)) as listening:
                 process = _served(listening, [*SERVER, *options])
-            return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as, through=ticket), process)
+            return _ExportServer(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as, through=ticket), process)
         at = self.front.address
         with _listening(socket.AF_INET6 if ":" in at else socket.AF_INET, (at, 0)) as listening:
             # What is set here holds for the connections too. qemu-nbd leaves Nagle's algorithm on, which costs a
@@ -125,7 +125,7 @@ class Exports:
                 unpaced(listening)
             address = host_port(at, listening.getsockname()[1])
             process = _served(listening, [*SERVER, *self._encrypted(), *options])
-        return _Server(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as), process)
+        return _ExportServer(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as), process)
 
     def _encrypted(self) -> list[str]:
         creds = f"tls-creds-x509,id=tls,endpoint=server,dir={self.front.certificates},verify-peer=on,priority={CIPHERS}"

@@ -14,7 +14,7 @@ import libvirt
 from vmferry.errors import DiskHeld, GuestGone, HostRefused, MemoryElsewhere, SnapshotHeld, StillNamed, VmHeld
 from vmferry.hosts.libvirt import chains, domain_xml, file_users, images
 from vmferry.hosts.libvirt.block_jobs import RunningDisks
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.model import Placed
 from vmferry.model.chains import DiskChain, Layer, runs_of
 from vmferry.transfer import Watch
@@ -23,7 +23,7 @@ from vmferry.transfer import Watch
 class Overlays:
     """Those of one disk, the newest first."""
 
-    def __init__(self, link: Link, uuid: str, target: str, overlays: Sequence[Path], base: Placed) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str, target: str, overlays: Sequence[Path], base: Placed) -> None:
         """`base`: what lay below them when the job froze the disk."""
         self._link = link
         self._uuid = uuid

@@ -13,17 +13,17 @@ from urllib.parse import quote, urlsplit
 import libvirt
 
 from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
-from vmferry.hosts.acting import acting
+from vmferry.hosts.acting import fenced
 from vmferry.hosts.interface import DiskTransfer
 from vmferry.hosts.libvirt import definition as written
 from vmferry.hosts.libvirt import files, host_resources, start, tpm
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.inspect import has_job
-from vmferry.hosts.libvirt.migration import Crossing, Incoming, migrate
+from vmferry.hosts.libvirt.migration import Incoming, MigrationTransport, migrate
 from vmferry.hosts.libvirt.nbd_exports import Exports
 from vmferry.hosts.libvirt.saved_state import SavedState, settled_bytes, spent_name
-from vmferry.hosts.records import Grown
-from vmferry.model import Changes, Definition, Lack, Token
+from vmferry.hosts.records import Prefix
+from vmferry.model import Changes, Definition, FencingToken, Lack
 from vmferry.transfer import Place, Watch
 
 T = TypeVar("T")
@@ -33,14 +33,14 @@ LOST = {
 }
 
 
-class Between:
+class LibvirtRelocation:
     """The part of hosts.protocol.Host that is about another host."""
 
     name: str
-    _link: Link
-    _token: Token | None
+    _link: LibvirtConnection
+    _token: FencingToken | None
     _exports: Exports | None
-    _crossing: Crossing | None
+    _crossing: MigrationTransport | None
 
     def admit(self) -> None:
         """Raises Superseded."""
@@ -56,12 +56,12 @@ class Between:
             return ""
         return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
-    @acting
+    @fenced
     def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
         return [self._server().serve(self._job, source, self.name) for source in sources]
 
-    @acting
-    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+    @fenced
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Prefix | None:
         """Its job is looked at before its file, which may be removed as the job begins, and not before there is one:
         libvirt would not answer before it ends."""
         if settled_bytes(memory) <= beyond or not self._of("look at its job", uuid, has_job):
@@ -69,9 +69,9 @@ class Between:
         settled = settled_bytes(memory)
         if settled <= beyond:
             return None
-        return Grown(self._server().serve_beginning(self._job, memory, settled, self.name), settled)
+        return Prefix(self._server().serve_beginning(self._job, memory, settled, self.name), settled)
 
-    @acting
+    @fenced
     def end_serving(self) -> None:
         if self._exports is not None:
             self._exports.end(self._job)
@@ -103,7 +103,7 @@ class Between:
     def content_of(self, path: Path) -> str:
         return files.content_of(path)
 
-    @acting
+    @fenced
     def announce(self, definition: Definition) -> None:
         self._link.call("announce the VM", lambda c: written.announce(c, definition, self._job, self.name))
 
@@ -121,7 +121,7 @@ class Between:
 
         return self._link.call("look at the placeholder", act)
 
-    @acting
+    @fenced
     def withdraw(self, uuid: str) -> None:
         def act(conn: libvirt.virConnect) -> None:
             there = written.find(conn, uuid)
@@ -130,7 +130,7 @@ class Between:
 
         self._link.call("remove the placeholder", act)
 
-    @acting
+    @fenced
     def relinquish(self, uuid: str, *, runs: bool) -> None:
         def act(conn: libvirt.virConnect) -> None:
             domain = written.find(conn, uuid)
@@ -145,27 +145,27 @@ class Between:
 
         self._link.call("give the VM up", act)
 
-    @acting
+    @fenced
     def reclaim(self, definition: Definition) -> None:
         """Its TPM's state too: libvirt removes that with a QEMU that ends while the VM is not defined."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
         self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
 
-    @acting
+    @fenced
     def adopt(self, definition: Definition, changes: Changes) -> None:
         if changes.cold:
             tpm.write(definition.uuid, definition.tpm)
         self._link.call("define the VM", lambda c: written.write(c, definition, changes))
 
-    @acting
+    @fenced
     def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
         """With its TPM's state, which libvirt has removed where the VM left while it ran."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
         files.write_private(path, written.text(definition, changes).encode())
 
-    @acting
+    @fenced
     def clear_out(self, uuid: str) -> None:
         def act(conn: libvirt.virConnect) -> None:
             if written.find(conn, uuid) is None:
@@ -173,17 +173,17 @@ class Between:
 
         self._link.call("clear out what the VM has left", act)
 
-    @acting
+    @fenced
     def void(self, memory: Path) -> None:
         if spent_name(memory).exists():
             raise SavedStateSpent(path=memory, host=self.name, job=self._job)
         files.remove(memory)
 
-    @acting
+    @fenced
     def receive(self, uuid: str) -> str:
         return self._cross().receive(self._job)
 
-    @acting
+    @fenced
     def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
         with self._cross().to(self._job, to) as incoming:
             migrate(self._link, uuid, Incoming(*incoming), there, watch)
@@ -208,7 +208,7 @@ class Between:
             raise HostRefused(host=self.name, action="serve its images", reason="no agent runs there")
         return self._exports
 
-    def _cross(self) -> Crossing:
+    def _cross(self) -> MigrationTransport:
         if self._crossing is None:
             raise HostRefused(host=self.name, action="migrate to another host", reason="no agent runs there")
         return self._crossing

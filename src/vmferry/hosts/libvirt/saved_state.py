@@ -14,7 +14,7 @@ import libvirt
 
 from vmferry.errors import HostRefused, VmferryError
 from vmferry.hosts.libvirt import definition, domain_xml, files, inspect, start
-from vmferry.hosts.libvirt.connection import Link
+from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.model import Changes, Lack, Power
 from vmferry.transfer import CHUNK, Watch
 
@@ -56,7 +56,7 @@ class _Pace:
     it is allowed soon after: so nothing is asked before memory is written.
     """
 
-    def __init__(self, link: Link, uuid: str, bytes_s: int | None) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str, bytes_s: int | None) -> None:
         self._link = link
         self._uuid = uuid
         self._mib_s = max(1, bytes_s >> 20) if bytes_s else None
@@ -93,7 +93,7 @@ class _Pace:
 
 
 class SavedState:
-    def __init__(self, link: Link, uuid: str, memory: Path) -> None:
+    def __init__(self, link: LibvirtConnection, uuid: str, memory: Path) -> None:
         self._link = link
         self._uuid = uuid
         self._memory = memory

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import libvirt
 
-from vmferry.errors import VmForgotten, VmHalfStarted, VmHeld
+from vmferry.errors import VmHalfStarted, VmHeld, VmRunningUnseen
 from vmferry.hosts.libvirt.qemu_process import OF_LIBVIRT, QemuProcess
 
 _STARTING = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
@@ -40,7 +40,7 @@ def check(host: str, domain: libvirt.virDomain, notes: Path = OF_LIBVIRT) -> Non
     pid = _pid_of(QemuProcess(name, domain.UUIDString(), notes))
     if state != _STARTING:
         if pid is not None:
-            raise VmForgotten(host=host, vm=name, pid=pid)
+            raise VmRunningUnseen(host=host, vm=name, pid=pid)
     elif pid is None:
         _end_start(host, name, notes / f"{name}.xml")
 

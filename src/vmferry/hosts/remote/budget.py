@@ -20,7 +20,7 @@ GRANT_S = 0.25
 Tell = Callable[[dict[str, Any]], None]
 
 
-class Steering:
+class ByteBudget:
     """Of one call. `tell` sends an order there; all in the thread of who called."""
 
     def __init__(self, watch: Watch, tell: Tell) -> None:

@@ -13,15 +13,15 @@ from typing import Any, Protocol, cast
 
 from vmferry.errors import AgentFailed, HostUnreachable, NoSuchHost, VmferryError
 from vmferry.hosts.interface import Host, Hosts
-from vmferry.hosts.remote.budget import Steering
+from vmferry.hosts.remote.budget import ByteBudget
 from vmferry.hosts.remote.client import AgentLink
 from vmferry.hosts.wire import CALLS, Call, Json, ends, load_error
-from vmferry.model import Token
+from vmferry.model import FencingToken
 from vmferry.model.processors import Platform
 from vmferry.transfer import Watch
 
 
-class Links(Protocol):
+class AgentLinks(Protocol):
     """The agents that are known here."""
 
     def find(self, name: str) -> AgentLink | None: ...
@@ -30,7 +30,7 @@ class Links(Protocol):
 class RemoteHost:
     """Implements hosts.protocol.Host: its methods are made below, one for each of the protocol's."""
 
-    def __init__(self, link: AgentLink, token: Token | None) -> None:
+    def __init__(self, link: AgentLink, token: FencingToken | None) -> None:
         self.name = link.name
         self._link = link
         self._token = token
@@ -62,7 +62,7 @@ class _Long:
 
     def __init__(self, link: AgentLink, watch: Watch) -> None:
         self._link = link
-        self._steering = Steering(watch, self._order)
+        self._steering = ByteBudget(watch, self._order)
         self._operation = ""
 
     def follow(self, lines: Iterator[Json]) -> Json:
@@ -104,18 +104,18 @@ for _call in CALLS.values():
     setattr(RemoteHost, _call.name, _method(_call))
 
 
-def remote_host(link: AgentLink, token: Token | None = None) -> Host:
+def remote_host(link: AgentLink, token: FencingToken | None = None) -> Host:
     return cast(Host, RemoteHost(link, token))  # its methods are made from the protocol's, which no checker follows
 
 
 class RemoteHosts:
     """Hosts by the name of an agent, or by a libvirt URI through `here`."""
 
-    def __init__(self, here: Hosts, links: Links) -> None:
+    def __init__(self, here: Hosts, links: AgentLinks) -> None:
         self._here = here
         self._links = links
 
-    def open(self, connect: str, token: Token | None = None) -> Host:
+    def open(self, connect: str, token: FencingToken | None = None) -> Host:
         """Raises NoSuchHost for what is neither."""
         if ":" in connect:
             return self._here.open(connect, token)

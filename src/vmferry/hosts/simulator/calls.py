@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vmferry.errors import HostRefused, Superseded
 from vmferry.hosts.simulator.world import InFile, InMemory, World
-from vmferry.model import Token
+from vmferry.model import FencingToken
 
 
 class Killed(BaseException):
@@ -37,7 +37,7 @@ class Caller:
     def __init__(
         self,
         ground: InMemory | InFile,
-        token: Token | None = None,
+        token: FencingToken | None = None,
         hook: Hook | None = None,
         pace_s: float = 0.0,
         name: str = "memory",

@@ -12,7 +12,7 @@ from vmferry.hosts.simulator.world import World
 from vmferry.model.processors import Cpu, CpuFit, CpuMode, Guests, Offer, Platform, VmNeeds
 
 
-class ProcessorsHost(Caller):
+class SimulatedCpus(Caller):
     """What each call does is told by the protocol."""
 
     def platform(self) -> Platform:

@@ -10,7 +10,7 @@ from vmferry.hosts.simulator.world import Machine
 from vmferry.model import Definition, Placed, Where
 
 
-class DefinitionsHost(Caller):
+class SimulatedDefinitions(Caller):
     """Definitions, snapshots and checkpoints: what each call does is told by the protocol."""
 
     def point(

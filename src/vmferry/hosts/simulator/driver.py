@@ -9,9 +9,9 @@ from pathlib import Path
 from vmferry.errors import StartedOnOverlay
 from vmferry.hosts.records import GuestClock, Quiesced
 from vmferry.hosts.simulator.calls import Hook, Killed, Moment
-from vmferry.hosts.simulator.cpu import ProcessorsHost
-from vmferry.hosts.simulator.definitions import DefinitionsHost
-from vmferry.hosts.simulator.relocation import RelocatingHost
+from vmferry.hosts.simulator.cpu import SimulatedCpus
+from vmferry.hosts.simulator.definitions import SimulatedDefinitions
+from vmferry.hosts.simulator.relocation import SimulatedRelocation
 from vmferry.hosts.simulator.world import (
     BLOCK,
     BLOCKS,
@@ -20,22 +20,22 @@ from vmferry.hosts.simulator.world import (
     InMemory,
     Live,
     Machine,
-    Mirror,
-    SavedState,
+    SimulatedMirror,
+    SimulatedState,
     World,
 )
-from vmferry.model import Changes, Placed, Power, Token
+from vmferry.model import Changes, FencingToken, Placed, Power
 from vmferry.model.chains import runs_of
 from vmferry.transfer import Watch
 
-__all__ = ["Hook", "InFile", "InMemory", "Killed", "MemoryHost", "MemoryHosts", "Moment", "World"]
+__all__ = ["Hook", "InFile", "InMemory", "Killed", "Moment", "SimulatedHost", "SimulatedHosts", "World"]
 
 
 STOOD_S = 0.1
 """So long a guest stands until its memory is loaded, and its clock with it."""
 
 
-class MemoryHosts:
+class SimulatedHosts:
     """Opens hosts on one world. `pace_s` is slept in each call that acts, for tests that kill."""
 
     def __init__(self, ground: InMemory | InFile, hook: Hook | None = None, pace_s: float = 0.0) -> None:
@@ -43,11 +43,11 @@ class MemoryHosts:
         self._hook = hook
         self._pace_s = pace_s
 
-    def open(self, connect: str, token: Token | None = None) -> MemoryHost:
-        return MemoryHost(self._ground, token, self._hook, self._pace_s, connect)
+    def open(self, connect: str, token: FencingToken | None = None) -> SimulatedHost:
+        return SimulatedHost(self._ground, token, self._hook, self._pace_s, connect)
 
 
-class MemoryHost(DefinitionsHost, RelocatingHost, ProcessorsHost):
+class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
     """Disks, memory and definitions of running VMs; what each call does is told by the protocol."""
 
     # -- a running VM's disks
@@ -182,7 +182,7 @@ class MemoryHost(DefinitionsHost, RelocatingHost, ProcessorsHost):
             if running is not None and running.destination != destination:
                 raise self._refuse("mirror", "another mirror runs")
             if running is None:
-                live.mirrors[target] = Mirror(destination)
+                live.mirrors[target] = SimulatedMirror(destination)
 
     def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
         with self._look("mirrored") as world:
@@ -199,7 +199,7 @@ class MemoryHost(DefinitionsHost, RelocatingHost, ProcessorsHost):
             live = world.machine(uuid).live
             return live is not None and target in live.mirrors
 
-    def _mirror(self, machine: Machine, target: str) -> Mirror:
+    def _mirror(self, machine: Machine, target: str) -> SimulatedMirror:
         mirror = machine.live.mirrors.get(target) if machine.live else None
         if mirror is None:
             raise self._refuse("look at a mirror", f"{target} of {machine.name} has none")
@@ -353,16 +353,16 @@ class MemoryHost(DefinitionsHost, RelocatingHost, ProcessorsHost):
                     world.violations.append(f"{machine.name} is ended though its saved state is spent")
                 machine.live = None
 
-    def _state(self, world: World, memory: Path) -> SavedState:
+    def _state(self, world: World, memory: Path) -> SimulatedState:
         file = world.files.get(memory)
         if file is None or file.state is None:
             raise self._refuse("load a saved state", f"{memory} is not a complete one")
         return file.state
 
 
-def _state_of(world: World, machine: Machine, live: Live, file: File) -> SavedState:
+def _state_of(world: World, machine: Machine, live: Live, file: File) -> SimulatedState:
     actives = {target: image.path for target, image in live.disks.items()}
-    return SavedState(
+    return SimulatedState(
         uuid=machine.uuid,
         power=live.power,
         content={target: world.content(path) for target, path in actives.items()},

@@ -36,7 +36,7 @@ FREE = 1 << 40
 MEMORY = 1 << 20
 
 
-class FilesHost(Caller):
+class SimulatedFiles(Caller):
     """Looking, and files: what each call does is told by the protocol."""
 
     # -- looking

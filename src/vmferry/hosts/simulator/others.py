@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.hosts.simulator.world import File, Live, Machine, SavedState, World
+from vmferry.hosts.simulator.world import File, Live, Machine, SimulatedState, World
 from vmferry.model import Placed, Power, Where
 
 
@@ -86,7 +86,7 @@ def managed_save(world: World, uuid: str) -> bool:
     machine, live = found
     content = {target: world.content(image.path) for target, image in live.disks.items()}
     writers = {image.path: world.files[image.path].changed for image in live.disks.values()}
-    machine.managed = SavedState(uuid, live.power, content, writers, {}, dict(live.disks))
+    machine.managed = SimulatedState(uuid, live.power, content, writers, {}, dict(live.disks))
     machine.live = None
     return True
 

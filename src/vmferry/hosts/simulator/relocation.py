@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vmferry.errors import SavedStateSpent, VmExists
-from vmferry.hosts.records import Grown
-from vmferry.hosts.simulator.files import FilesHost
+from vmferry.hosts.records import Prefix
+from vmferry.hosts.simulator.files import SimulatedFiles
 from vmferry.hosts.simulator.world import BLOCK, File, Live, Machine, World
 from vmferry.model import Changes, Definition, Lack, Placed, Power, Where, WrittenSnapshot
 from vmferry.transfer import Place, Watch
 
 
-class RelocatingHost(FilesHost):
+class SimulatedRelocation(SimulatedFiles):
     """What each call does is told by the protocol. A definition's XML is JSON here."""
 
     def definition(self, uuid: str) -> Definition:
@@ -49,7 +49,7 @@ class RelocatingHost(FilesHost):
             world.served[url] = world.files[path]
             return Place(url, known_as=f"{self.name}:{path}")
 
-    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Grown | None:
+    def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Prefix | None:
         with self._act("serve_growing") as (world, _):
             live = world.machine(uuid).live
             file = world.files.get(memory)
@@ -57,7 +57,7 @@ class RelocatingHost(FilesHost):
                 return None
             url = f"nbds://{self.name}/beginning{memory}"
             world.served[url] = File(dict(file.blocks), file.format)
-            return Grown(Place(url, known_as=f"{self.name}:{memory}"), len(file.blocks) * BLOCK)
+            return Prefix(Place(url, known_as=f"{self.name}:{memory}"), len(file.blocks) * BLOCK)
 
     def end_serving(self) -> None:
         with self._act("end_serving") as (world, _):

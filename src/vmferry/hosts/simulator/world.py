@@ -35,7 +35,7 @@ class File:
     format: str = "raw"
     backing: Where | None = None
     changed: int = 0
-    state: SavedState | None = None
+    state: SimulatedState | None = None
 
     def write(self, block: int, stamp: int) -> None:
         self.blocks[block] = stamp
@@ -43,7 +43,7 @@ class File:
 
 
 @dataclass(eq=False)
-class SavedState:
+class SimulatedState:
     """A guest's memory, and what its disks held when it stopped."""
 
     uuid: str
@@ -61,7 +61,7 @@ class SavedState:
 
 
 @dataclass(eq=False)
-class Mirror:
+class SimulatedMirror:
     destination: Placed
     looks: int = 0
 
@@ -76,7 +76,7 @@ class Live:
     """The saved state it was restored from, until that is released."""
     unproved: bool = False
     """It came while it ran, and was never let run here."""
-    mirrors: dict[str, Mirror] = field(default_factory=dict)
+    mirrors: dict[str, SimulatedMirror] = field(default_factory=dict)
     saving: bool = False
     """Its memory is being written."""
     started_on: dict[str, Where] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Machine:
     slow_thaws: int = 0
     """How often its agent is told to thaw before it does."""
     processor: Processor = field(default_factory=Processor)
-    managed: SavedState | None = None
+    managed: SimulatedState | None = None
     """Its memory as libvirt keeps it for the next start."""
 
     @property

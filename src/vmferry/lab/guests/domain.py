@@ -48,7 +48,7 @@ class GuestSpec:
 
 
 @dataclass(frozen=True)
-class Place:
+class GuestFiles:
     """Where a guest's files are: its console and commands, and the image of each disk as it was made.
 
     `inside` is the folder as QEMU sees it; in a lab of several hosts that is one path on all of them.
@@ -74,7 +74,7 @@ class Place:
         return next(iter(self.images.values())).parent / "nvram.fd"
 
 
-def domain_xml(spec: GuestSpec, place: Place, boot: Boot) -> str:
+def domain_xml(spec: GuestSpec, place: GuestFiles, boot: Boot) -> str:
     """The domain, to be defined or created as it is."""
     domain = E.domain(
         E.name(spec.name),
@@ -103,7 +103,7 @@ def _cpu(spec: GuestSpec, boot: Boot) -> list[etree._Element]:
     return [E.cpu(E.model("qemu64"), mode="custom")]
 
 
-def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
+def _os(spec: GuestSpec, place: GuestFiles, boot: Boot) -> etree._Element:
     regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
     told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
     told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
@@ -120,7 +120,7 @@ def _os(spec: GuestSpec, place: Place, boot: Boot) -> etree._Element:
     return os_
 
 
-def _devices(spec: GuestSpec, place: Place) -> etree._Element:
+def _devices(spec: GuestSpec, place: GuestFiles) -> etree._Element:
     emulator = CONFINED if spec.confined else "/usr/bin/qemu-system-x86_64"
     devices: etree._Element = E.devices(E.emulator(emulator))
     devices.extend(_disk(disk, place) for disk in spec.disks)
@@ -141,7 +141,7 @@ def _devices(spec: GuestSpec, place: Place) -> etree._Element:
     return devices
 
 
-def _disk(spec: DiskSpec, place: Place) -> etree._Element:
+def _disk(spec: DiskSpec, place: GuestFiles) -> etree._Element:
     disk: etree._Element = E.disk(
         E.driver(name="qemu", type=spec.format, cache=spec.cache, **({"discard": "unmap"} if spec.discard else {})),
         E.source(file=str(place.images[spec.target])),

@@ -20,9 +20,9 @@ from vmferry.lab.guests.bare import bare_boot
 from vmferry.lab.guests.boot import prepare_boot
 from vmferry.lab.guests.console import Ack, Console
 from vmferry.lab.guests.disks import DiskSpec, make_disk
-from vmferry.lab.guests.domain import COMMANDS, CONSOLE, GuestSpec, Place, domain_xml
+from vmferry.lab.guests.domain import COMMANDS, CONSOLE, GuestFiles, GuestSpec, domain_xml
 from vmferry.lab.guests.secrets import define_secret, forget_secret, secret_of
-from vmferry.lab.guests.verdict import Verdict, judge, read_region
+from vmferry.lab.guests.verdict import GuestVerdict, judge, read_region
 from vmferry.lab.programs import wait_for
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LabGuest:
 
     host: LabHost
     spec: GuestSpec
-    place: Place
+    place: GuestFiles
     console: Console
 
     # -- making
@@ -192,7 +192,7 @@ class LabGuest:
 
     # -- judging
 
-    def verdict(self, images: Mapping[str, Path | str] | None = None) -> Verdict:
+    def verdict(self, images: Mapping[str, Path | str] | None = None) -> GuestVerdict:
         """Hold the acknowledged writes against the disks: by target, or those that the VM has now.
 
         The VM must be off or paused, or the images copies; only whole acknowledgements of before the call count.
@@ -243,13 +243,13 @@ class LabGuest:
             connection.close()
 
 
-def _claim_place(host: LabHost, spec: GuestSpec) -> Place:
+def _claim_place(host: LabHost, spec: GuestSpec) -> GuestFiles:
     """Make the guest's folders and pipes; LabPlaceUnfit when a storage has something of that name."""
     uuid_ = str(uuid.uuid4())
     folders = {disk.storage: host.storage(disk.storage) / spec.name for disk in spec.disks}
     if taken := [folder for folder in folders.values() if folder.exists()]:
         raise LabPlaceUnfit(at=taken[0], reason="it exists, and each guest has a folder of its own")
-    place = Place(
+    place = GuestFiles(
         uuid_,
         host.guest_folder(uuid_),
         {disk.target: folders[disk.storage] / disk.file_name for disk in spec.disks},
@@ -262,7 +262,7 @@ def _claim_place(host: LabHost, spec: GuestSpec) -> Place:
     return place
 
 
-def _furnish(folder: Path, place: Place, spec: GuestSpec) -> None:
+def _furnish(folder: Path, place: GuestFiles, spec: GuestSpec) -> None:
     """What a host needs for a guest to come to it, and for anybody to find it there."""
     folder.mkdir()
     for end in (".in", ".out"):
@@ -273,7 +273,7 @@ def _furnish(folder: Path, place: Place, spec: GuestSpec) -> None:
     new.replace(folder / "guest.json")
 
 
-def _console(host: LabHost, place: Place) -> Console:
+def _console(host: LabHost, place: GuestFiles) -> Console:
     """What the guest says on every host of its lab."""
     files = [neighbour.guest_folder(place.uuid) / CONSOLE for neighbour in host.neighbours()]
     return Console(place.console, tuple(file for file in files if file != place.console))
@@ -309,10 +309,10 @@ def _remove_domain(domain: libvirt.virDomain) -> None:
         domain.undefineFlags(FORGET_ALL)
 
 
-def _read_down(host: LabHost, folder: Path) -> tuple[GuestSpec, Place]:
+def _read_down(host: LabHost, folder: Path) -> tuple[GuestSpec, GuestFiles]:
     record = json.loads((folder / "guest.json").read_text())
     fields = record["spec"]
     disks = tuple(DiskSpec(**{**d, "backing": d["backing"] and Path(d["backing"])}) for d in fields["disks"])
     spec = GuestSpec(**{**fields, "disks": disks, "cdrom": fields["cdrom"] and Path(fields["cdrom"])})
     images = {target: Path(image) for target, image in record["images"].items()}
-    return spec, Place(record["uuid"], folder, images, host.guest_folder_inside(record["uuid"]))
+    return spec, GuestFiles(record["uuid"], folder, images, host.guest_folder_inside(record["uuid"]))

@@ -24,7 +24,7 @@ HEAD = struct.Struct("<8sQQQ8sQII")  # as struct stamp in guest/stamp.c
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GuestVerdict:
     """Writes acknowledged, places whose newest acknowledged write is not there, blocks that are not whole.
 
     `second_writers` counts the signs that two copies of the guest ran at once.
@@ -67,7 +67,7 @@ class Region:
         return number if (stamped_place, disk.rstrip(b"\0").decode()) == (place, self.disk) else 0
 
 
-def judge(acks: Iterable[Ack], regions: Mapping[str, Region], erasures: Iterable[Erasure] = ()) -> Verdict:
+def judge(acks: Iterable[Ack], regions: Mapping[str, Region], erasures: Iterable[Erasure] = ()) -> GuestVerdict:
     """Hold all acknowledgements against the regions of the disks that were read.
 
     A block that was zeroed has zeros, or a stamp that is newer. One that was to be erased since its newest stamp was
@@ -95,7 +95,7 @@ def judge(acks: Iterable[Ack], regions: Mapping[str, Region], erasures: Iterable
                 what = f"{wanted} was acknowledged" if wanted > zeros else f"{zeros} zeroed it"
                 lost.append(f"{region.disk} block {place} has {found or 'no stamp'}, {what}")
     lost += [f"{disk} block {place} was not read" for disk, place in newest]
-    return Verdict(acknowledged, len(lost), len(torn), examples=tuple((lost + torn)[:5]))
+    return GuestVerdict(acknowledged, len(lost), len(torn), examples=tuple((lost + torn)[:5]))
 
 
 def _note(newest: dict[tuple[str, int], int], act: Ack | Erasure) -> None:

@@ -22,7 +22,7 @@ from typing import Self
 
 from vmferry.errors import LabPlaceUnfit, LabRunning, NoLab, NoSuchLabHost
 from vmferry.lab.hosts.host import DEFAULT_PLACE, LabHost
-from vmferry.lab.hosts.links import BRIDGE, Link
+from vmferry.lab.hosts.links import BRIDGE, Cable
 from vmferry.lab.hosts.network import MANAGER, SWITCH, address, numbers
 from vmferry.lab.hosts.node import LabNode, claim, fit, guard
 from vmferry.lab.hosts.processes import kill_all
@@ -132,9 +132,9 @@ class Lab:
         """One host, or the manager's place; NoSuchLabHost."""
         return self.manager if name == MANAGER else self.host(name)
 
-    def link(self, name: str) -> Link:
+    def link(self, name: str) -> Cable:
         """The cable of one host, or of the manager; NoSuchLabHost."""
-        return Link(self._switch, self.node(name))
+        return Cable(self._switch, self.node(name))
 
     def shared(self, name: str = "shared") -> Path:
         """The folder of a storage that all hosts see."""

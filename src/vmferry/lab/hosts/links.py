@@ -33,7 +33,7 @@ class LinkState:
     cut: str = ""
 
 
-class Link:
+class Cable:
     """The cable between a node and the switch; any process may hold one and use it."""
 
     def __init__(self, switch: LabNode, node: LabNode) -> None:

@@ -21,7 +21,7 @@ from vmferry.errors import (
 )
 from vmferry.hosts.interface import Host, Hosts
 from vmferry.hosts.libvirt import cpu_xml
-from vmferry.model import Finding, Severity, Token
+from vmferry.model import FencingToken, Finding, Severity
 from vmferry.model.processors import (
     Cpu,
     CpuBaseline,
@@ -47,11 +47,11 @@ LEVELS = {"x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4}
 BASELINE, NONE = "baseline", "none"
 GIVEN = frozenset({"hypervisor"})
 """QEMU gives it to every guest, whether the CPU names it or not."""
-TOKEN = Token("cpu-limit", 1)
+TOKEN = FencingToken("cpu-limit", 1)
 """No job acts here, and nothing can take it over: each call is whole."""
 
 
-class Processors:
+class CpuCompatibility:
     """`refuse_busy` raises VmBusy for the UUID of a VM that a job moves."""
 
     def __init__(self, hosts: Hosts, refuse_busy: Callable[[str], None]) -> None:

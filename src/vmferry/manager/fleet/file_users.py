@@ -19,7 +19,7 @@ Storages = Callable[[], Sequence[StorageView]]
 """Those that are declared, of all hosts."""
 
 
-class Others:
+class FleetFileUsers:
     """Asks the host itself, then all others that may know of a file."""
 
     def __init__(self, hosts: Hosts, store: Store, storages: Storages) -> None:

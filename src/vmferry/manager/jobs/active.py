@@ -7,29 +7,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from threading import Condition
 
-from vmferry.manager.jobs.control import Board, JobDesk, Orders, Stopped
+from vmferry.manager.jobs.control import JobCommands, JobControl, ProgressBoard, Stopped
 from vmferry.manager.limits.shared import Limits
 from vmferry.manager.store import Row, Store
-from vmferry.manager.store.records import Pulse
-from vmferry.model import JobState, Progress, Token
+from vmferry.manager.store.records import JobHeartbeat
+from vmferry.model import FencingToken, JobState, Progress
 from vmferry.transfer import Throttle
 
 
-class Desks:
+class ActiveJobs:
     """One desk for each job that this process acts for. May be called from any thread."""
 
     def __init__(self) -> None:
-        self.orders: dict[str, Orders] = {}
-        self._boards: dict[str, Board] = {}
-        self._tokens: dict[str, Token] = {}
+        self.orders: dict[str, JobCommands] = {}
+        self._boards: dict[str, ProgressBoard] = {}
+        self._tokens: dict[str, FencingToken] = {}
         self._versions: Counter[str] = Counter()
         self._changed = Condition()
-        self._heard: dict[str, Pulse] = {}
+        self._heard: dict[str, JobHeartbeat] = {}
         self._told: dict[str, Progress] = {}
 
     # -- desks
 
-    def open(self, store: Store, token: Token, limits: Limits) -> JobDesk:
+    def open(self, store: Store, token: FencingToken, limits: Limits) -> JobControl:
         """A new one; a desk that an earlier epoch of the job left is closed.
 
         Raises Stopped for an epoch that is past: who ended it found no desk to stop.
@@ -38,7 +38,7 @@ class Desks:
             row = store.row(token.job)  # under the lock: no order may come between row and orders
             if row.epoch != token.epoch:
                 raise Stopped
-            orders = Orders(
+            orders = JobCommands(
                 Throttle(row.limit_bytes_s, above=limits.of(row), rank=row.priority),
                 row.max_pause_s,
                 cancel=row.cancel_asked,
@@ -47,10 +47,10 @@ class Desks:
             )
             before = self.orders.get(row.id)
             self.orders[row.id], self._tokens[row.id] = orders, token
-            board = self._boards[row.id] = Board(row.plan, lambda: self.bump(row.id))
+            board = self._boards[row.id] = ProgressBoard(row.plan, lambda: self.bump(row.id))
         if before is not None:
             before.set(stop=True)
-        return JobDesk(store, token, orders, board)
+        return JobControl(store, token, orders, board)
 
     def stop(self, job: str) -> None:
         """Let nobody here act for a job any more, if somebody does."""
@@ -64,7 +64,7 @@ class Desks:
         for orders in list(self.orders.values()):
             orders.set(stop=True)
 
-    def tell(self, row: Row | Pulse) -> None:
+    def tell(self, row: Row | JobHeartbeat) -> None:
         """What people want of it now."""
         with self._changed:
             orders = self.orders.get(row.id)
@@ -103,7 +103,7 @@ class Desks:
 
     # -- what is written by other managers, and for them
 
-    def hear(self, pulses: Iterable[Pulse], manager: str) -> None:
+    def hear(self, pulses: Iterable[JobHeartbeat], manager: str) -> None:
         """Pass on orders that came in elsewhere, and tell watchers of what changed elsewhere."""
         now = {pulse.id: pulse for pulse in pulses}
         before, self._heard = self._heard, now
@@ -116,7 +116,7 @@ class Desks:
             elif old != new:
                 self.bump(job)
 
-    def untold(self) -> list[tuple[Token, Progress]]:
+    def untold(self) -> list[tuple[FencingToken, Progress]]:
         """The progress that was not recorded yet, of jobs that run here; each is given out once."""
         seen = {job: board.progress for job, board in list(self._boards.items())}
         fresh = [job for job, progress in seen.items() if self._told.get(job) != progress]
@@ -124,6 +124,6 @@ class Desks:
         return [(self._tokens[job], seen[job]) for job in fresh]
 
 
-def waits(pulses: Iterable[Pulse]) -> bool:
+def waits(pulses: Iterable[JobHeartbeat]) -> bool:
     """Does one of them wait for its turn?"""
     return any(pulse.state == JobState.QUEUED for pulse in pulses)

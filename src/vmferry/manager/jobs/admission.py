@@ -8,7 +8,7 @@ from importlib.metadata import version
 from vmferry import preflight
 from vmferry.errors import Refused, UsageError
 from vmferry.hosts.interface import Host, Hosts
-from vmferry.manager.fleet.file_users import Others, Storages
+from vmferry.manager.fleet.file_users import FleetFileUsers, Storages
 from vmferry.manager.jobs.leftovers import Leftovers
 from vmferry.manager.limits.shared import check_rate
 from vmferry.manager.limits.slots import room_of, slots_of
@@ -17,17 +17,17 @@ from vmferry.manager.store.jobs import now
 from vmferry.migration.pause_history import LOOK_BACK, pause_factor
 from vmferry.model import ACTIVE, MoveRequest, Plan
 from vmferry.model.names import new_id
-from vmferry.process.state import Seat, is_local
+from vmferry.process.state import ManagerIdentity, is_local
 
 
-class Intake:
+class Admission:
     """Looks at the world and at what active jobs have claimed; writes nothing."""
 
-    def __init__(self, seat: Seat, hosts: Hosts, store: Store, storages: Storages) -> None:
+    def __init__(self, seat: ManagerIdentity, hosts: Hosts, store: Store, storages: Storages) -> None:
         self._seat = seat
         self._hosts = hosts
         self._store = store
-        self.others = Others(hosts, store, storages)
+        self.others = FleetFileUsers(hosts, store, storages)
         self.leftovers = Leftovers(store, hosts, self.others.asking())
 
     def plan(self, request: MoveRequest) -> Plan:

@@ -12,7 +12,7 @@ from threading import Condition
 from vmferry.errors import Cancelled, Suspended
 from vmferry.manager.store import Store
 from vmferry.manager.store.jobs import Fact
-from vmferry.model import DiskProgress, JobState, Phase, Plan, Progress, Token
+from vmferry.model import DiskProgress, FencingToken, JobState, Phase, Plan, Progress
 from vmferry.transfer import Throttle
 
 WINDOW_S = 10.0
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 
 
 @dataclass
-class Orders:
+class JobCommands:
     """What people want of one running job, changed by their requests and read by its steps."""
 
     throttle: Throttle
@@ -52,7 +52,7 @@ class Orders:
             self.changed.notify_all()
 
 
-class Board:
+class ProgressBoard:
     """One job's progress, as a watching person sees it. Tells `changed` after each change."""
 
     def __init__(self, plan: Plan, changed: Callable[[], None]) -> None:
@@ -111,7 +111,7 @@ class JobFacts:
     """What a job has found out, kept in the store."""
 
     store: Store
-    token: Token
+    token: FencingToken
     known: dict[str, Fact]
 
     def get(self, name: str) -> Fact:
@@ -138,13 +138,13 @@ def left_of(facts: Mapping[str, Fact]) -> list[str]:
 
 
 @dataclass
-class JobDesk:
+class JobControl:
     """The desk of a job that runs in this process."""
 
     store: Store
-    token: Token
-    orders: Orders
-    board: Board
+    token: FencingToken
+    orders: JobCommands
+    board: ProgressBoard
     hears_cancel: bool = True
     hears_suspend: bool = False
     throttle: Throttle = field(init=False)
@@ -201,10 +201,10 @@ class JobDesk:
     def suspended(self) -> bool:
         return self.orders.suspend
 
-    def patient(self) -> JobDesk:
+    def patient(self) -> JobControl:
         return replace(self, hears_suspend=True)
 
-    def deaf(self) -> JobDesk:
+    def deaf(self) -> JobControl:
         return replace(self, hears_cancel=False, hears_suspend=False)
 
     def _stands(self) -> bool:

@@ -25,7 +25,7 @@ from vmferry.errors import StoreAway, VmferryError
 from vmferry.manager.jobs.control import Stopped
 from vmferry.manager.store.database import Connections, make_engine
 from vmferry.migration.saga import Once, Outcome
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Engine:
 
     _current: Engine | None = None
 
-    def __init__(self, seat: Seat, run: Run) -> None:
+    def __init__(self, seat: ManagerIdentity, run: Run) -> None:
         self._seat = seat
         self._run = run
         self._queue = None if seat.alone else f"manager {seat.manager}"

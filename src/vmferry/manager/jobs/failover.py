@@ -10,13 +10,13 @@ from threading import Event, Thread
 import structlog
 
 from vmferry.errors import StoreAway
-from vmferry.manager.jobs.active import Desks, waits
+from vmferry.manager.jobs.active import ActiveJobs, waits
 from vmferry.manager.jobs.engine import Engine
 from vmferry.manager.store import Store
-from vmferry.manager.store.leases import Presence
-from vmferry.manager.store.records import Pulse
+from vmferry.manager.store.leases import Leases
+from vmferry.manager.store.records import JobHeartbeat
 from vmferry.model import JobState
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
@@ -28,13 +28,15 @@ LOOKS_GONE = 2
 """So often in a row a lock must be found free: after a restart of PostgreSQL all are, for a moment."""
 
 
-class Managers:
+class Failover:
     """Looks every second, resumes in the engine what shall go on here, and lets `wake` start what waits."""
 
-    def __init__(self, seat: Seat, store: Store, desks: Desks, engine: Engine, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, seat: ManagerIdentity, store: Store, desks: ActiveJobs, engine: Engine, wake: Callable[[], None]
+    ) -> None:
         self._seat = seat
         self._store = store
-        self._presence = Presence(seat.records, seat.manager)
+        self._presence = Leases(seat.records, seat.manager)
         self._desks = desks
         self._engine = engine
         self._wake = wake
@@ -116,7 +118,7 @@ class Managers:
         if waits(pulses):
             self._wake()
 
-    def _revive(self, pulses: Iterable[Pulse]) -> None:
+    def _revive(self, pulses: Iterable[JobHeartbeat]) -> None:
         """A manager that woke up may resume or begin a workflow before it knows that the job is another's now."""
         mine = {p.id for p in pulses if p.manager == self._seat.manager and p.state != JobState.QUEUED}
         now_s = time.monotonic()

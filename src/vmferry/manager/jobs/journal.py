@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vmferry.errors import PlanChanged
-from vmferry.manager.jobs.control import JobDesk, left_of
+from vmferry.manager.jobs.control import JobControl, left_of
 from vmferry.manager.store import Row, Store
 from vmferry.manager.store.codec import dump, load
 from vmferry.manager.store.jobs import Fact, now
@@ -21,11 +21,11 @@ from vmferry.model.outcomes import outcomes
 
 
 @dataclass(frozen=True, slots=True)
-class JobLedger:
+class JobJournal:
     """The ledger of a job that runs in this process. Everything may raise Superseded."""
 
     store: Store
-    desk: JobDesk
+    desk: JobControl
     job: Job
     strategy: Strategy
     freed: Callable[[], None]

@@ -11,7 +11,7 @@ from vmferry.errors import PathRefused
 from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.store import Row, Store
-from vmferry.model import ACTIVE, FINAL, FileUser, JobState, Leaving, Lost, Plan, Token, Where, listed
+from vmferry.model import ACTIVE, FINAL, FencingToken, FileUser, JobState, Leaving, Lost, Plan, Where, listed
 from vmferry.model.names import ID
 
 TAG = re.compile(rf"vmferry-({ID})")
@@ -44,10 +44,10 @@ class Leftovers:
         gone = [path for path in ours if path not in needed]
         for path in gone:
             row = ended[_job_in(path)]
-            self._hosts.open(connect, Token(row.id, row.epoch)).remove(path)
+            self._hosts.open(connect, FencingToken(row.id, row.epoch)).remove(path)
         placeholders = list(self._placeholders(connect))
         for row in placeholders:
-            self._hosts.open(connect, Token(row.id, row.epoch)).withdraw(row.plan.uuid)
+            self._hosts.open(connect, FencingToken(row.id, row.epoch)).withdraw(row.plan.uuid)
         return [*map(str, gone), *map(_placeholder, placeholders)]
 
     def _tagged(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
@@ -75,7 +75,7 @@ class Leftovers:
     def _placeholders(self, connect: str) -> Iterator[Row]:
         """Ended jobs to that host whose placeholder still stands there."""
         for row, _ in self._known_there(connect):
-            if self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+            if self._hosts.open(connect, FencingToken(row.id, row.epoch)).announced(row.plan.uuid):
                 yield row
 
     def _parted(self, connect: str) -> Iterator[str]:
@@ -83,7 +83,7 @@ class Leftovers:
         for row, newest in self._known_there(connect):
             if not newest or connect != _lost(row, self._store):
                 continue
-            if not self._hosts.open(connect, Token(row.id, row.epoch)).announced(row.plan.uuid):
+            if not self._hosts.open(connect, FencingToken(row.id, row.epoch)).announced(row.plan.uuid):
                 yield f"VM {row.plan.vm}: never start it here, job {row.id} went on without this host"
 
     def _known_there(self, connect: str) -> Iterator[tuple[Row, bool]]:

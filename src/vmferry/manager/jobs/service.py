@@ -20,12 +20,12 @@ from vmferry.errors import HostUnreachable, PlanChanged, StoreAway, WrongState
 from vmferry.hosts.interface import Host, Hosts
 from vmferry.hosts.lost import lost_host
 from vmferry.manager.fleet.file_users import Storages
-from vmferry.manager.jobs.active import Desks
-from vmferry.manager.jobs.admission import Intake, check_limits
-from vmferry.manager.jobs.control import JobDesk, JobFacts, Stopped
+from vmferry.manager.jobs.active import ActiveJobs
+from vmferry.manager.jobs.admission import Admission, check_limits
+from vmferry.manager.jobs.control import JobControl, JobFacts, Stopped
 from vmferry.manager.jobs.engine import Engine
-from vmferry.manager.jobs.failover import Managers
-from vmferry.manager.jobs.journal import JobLedger, past_return, past_stand, plan_changed, with_ejected
+from vmferry.manager.jobs.failover import Failover
+from vmferry.manager.jobs.journal import JobJournal, past_return, past_stand, plan_changed, with_ejected
 from vmferry.manager.jobs.resolve import host_of, resolution, with_facts
 from vmferry.manager.limits.shared import Limits
 from vmferry.manager.limits.slots import jobs_at_once
@@ -37,6 +37,7 @@ from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     ACTIVE,
     FINAL,
+    FencingToken,
     JobState,
     JobView,
     Lost,
@@ -47,10 +48,9 @@ from vmferry.model import (
     Receipt,
     StepRecord,
     Technology,
-    Token,
 )
 from vmferry.process.folder_lock import WorkerLock
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
@@ -74,21 +74,21 @@ class Jobs:
 
     def __init__(
         self,
-        at: Path | Seat,
+        at: Path | ManagerIdentity,
         hosts: Hosts,
         strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__,
         storages: Storages = tuple,
     ) -> None:
-        self._seat = Seat.at(at) if isinstance(at, Path) else at
+        self._seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
         self.state = self._seat.folder
         self._hosts = hosts
         self._strategy = strategies
         self._storages = storages
         self._lock = WorkerLock(self.state)
         self._engine = Engine(self._seat, self._run)
-        self._desks = Desks()
+        self._desks = ActiveJobs()
         self._orders = self._desks.orders
-        self._managers: Managers | None = None
+        self._managers: Failover | None = None
         self._wake = Event()
         self._closing = False
         self._at_start: list[str] = []
@@ -101,7 +101,7 @@ class Jobs:
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         self._store = Store(self._seat.records, self._seat.manager, self._seat.machine)
-        self._intake = Intake(self._seat, self._hosts, self._store, self._storages)
+        self._intake = Admission(self._seat, self._hosts, self._store, self._storages)
         self.limits = Limits(self._store, self._hosts)
         self.limits.tell(self._opened_or_closed)
         self.limits.start()
@@ -110,7 +110,7 @@ class Jobs:
         self._at_start = [row.id for row in self._store.rows(ACTIVE)]
         self._engine.start()
         if not self._seat.alone:
-            self._managers = Managers(self._seat, self._store, self._desks, self._engine, self._wake.set)
+            self._managers = Failover(self._seat, self._store, self._desks, self._engine, self._wake.set)
             self._managers.start()
         self._wake.set()
         self._dispatcher.start()
@@ -328,7 +328,7 @@ class Jobs:
             return
         if self._closing or not self._standing or row.manager != self._seat.manager:
             raise Stopped
-        token = Token(id, row.epoch)
+        token = FencingToken(id, row.epoch)
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
         desk = self._desk(token)
@@ -337,9 +337,9 @@ class Jobs:
         there = self._open(row.plan, Lost.DESTINATION, facts, desk) if row.plan.to else host
         ask = self._intake.others.asking(id)
         job = Job(id, row.plan, host, there, facts, desk, self._bookmarks(id), ask)
-        walk(strategy, job, JobLedger(self._store, desk, job, strategy, lambda: self._ended(id)), once)
+        walk(strategy, job, JobJournal(self._store, desk, job, strategy, lambda: self._ended(id)), once)
 
-    def _confirm_plan(self, row: Row, token: Token, strategy: Strategy) -> None:
+    def _confirm_plan(self, row: Row, token: FencingToken, strategy: Strategy) -> None:
         """The steps must be the ones that were planned; and a job that only waited for them goes on."""
         if strategy.names != row.plan.steps:
             error = plan_changed(row)
@@ -349,13 +349,13 @@ class Jobs:
         if row.state is JobState.STUCK and row.kind == PlanChanged.__name__:
             self._store.advance(token, row.before_stuck or JobState.RUNNING)
 
-    def _desk(self, token: Token) -> JobDesk:
+    def _desk(self, token: FencingToken) -> JobControl:
         desk = self._desks.open(self._store, token, self.limits)
         if self._closing or not self._standing:  # it may have been closed before it was opened
             raise Stopped
         return desk
 
-    def _open(self, plan: Plan, end: Lost, facts: JobFacts, desk: JobDesk) -> Host:
+    def _open(self, plan: Plan, end: Lost, facts: JobFacts, desk: JobControl) -> Host:
         """The host at that end of the move; one that was declared lost is never asked."""
         name = host_of(plan, end)
         if facts.get("lost") == end:
@@ -367,7 +367,7 @@ class Jobs:
                 desk.waits(f"{away}, the job waits for it")
                 desk.deaf().wait(RETRY_S)
 
-    def _facts(self, token: Token) -> JobFacts:
+    def _facts(self, token: FencingToken) -> JobFacts:
         return JobFacts(self._store, token, self._store.facts(token.job))
 
     def _bookmarks(self, job: str) -> Path:

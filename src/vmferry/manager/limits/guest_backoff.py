@@ -49,7 +49,7 @@ UNUSED_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Sample:
     """What is seen at one instant, about once a second."""
 
     passed_bytes: int
@@ -123,7 +123,7 @@ class _Sign:
     good: bool = True
 
 
-class Idle:
+class BackgroundRate:
     """Of one host; `look` is called about once a second while background work is under way."""
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class Idle:
         self._unused = 0
         self._meeting = False
         self._disks: dict[tuple[str, str], _Disk] = {}
-        self._before: Look | None = None
+        self._before: Sample | None = None
         self._probe_at = 0.0
         self._probes_left = 0
 
@@ -147,7 +147,7 @@ class Idle:
             disk.last.clear()
             disk.trickling.clear()
 
-    def look(self, now: Look) -> int | None:
+    def look(self, now: Sample) -> int | None:
         """The bytes a second that may move until the next look; None: no limit."""
         before, self._before = self._before, now
         sign = self._sign(before, now)
@@ -231,7 +231,7 @@ class Idle:
 
     # -- what is seen
 
-    def _sign(self, before: Look | None, now: Look) -> _Sign:
+    def _sign(self, before: Sample | None, now: Sample) -> _Sign:
         trickling = self._given() == TRICKLE_BYTES_S
         heard = self._hear(now.load, trickling=trickling)
         quiet = before is not None and _quiet(before.load, now.load)

@@ -11,7 +11,7 @@ import structlog
 
 from vmferry.errors import VmferryError
 from vmferry.hosts.interface import Host
-from vmferry.manager.limits.guest_backoff import Idle, Look
+from vmferry.manager.limits.guest_backoff import BackgroundRate, Sample
 from vmferry.model import Load
 from vmferry.transfer.throttle import Gate
 
@@ -40,7 +40,7 @@ class Sampler:
         self._crosses = crosses
         self._looks: deque[tuple[Load, int]] = deque(maxlen=LINK_LOOKS)
         """What was seen last, and all that had passed by then."""
-        self._idle = Idle()
+        self._idle = BackgroundRate()
         self._asked_at = 0.0
         self._lock = Lock()
         self._thread: Thread | None = None
@@ -99,7 +99,7 @@ class Sampler:
         passed = self.gate.passed_bytes
         self._looks.append((load, passed))
         link = used_by_others(*self._looks[0], load, passed) if self._crosses else 0.0
-        rate = self._idle.look(Look(passed, load, link))
+        rate = self._idle.look(Sample(passed, load, link))
         if self._idle.says and not self.gate.says:
             log.info("giving way", host=self._name, bytes_s=rate, why=self._idle.says)
         elif self.gate.says and not self._idle.says:

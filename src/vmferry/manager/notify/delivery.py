@@ -15,9 +15,9 @@ from vmferry.errors import NotTold, StoreAway, UsageError
 from vmferry.errors.system import in_words
 from vmferry.manager.notify import command, webhook
 from vmferry.manager.store.notices import TEST, Notice, NoticeStore
-from vmferry.model import NOBODY, NoticeState, NoticeView, Notifying, Receivers, Way
+from vmferry.model import NOBODY, Channel, NoticeState, NoticeView, Notifying, Receivers
 from vmferry.model.notices import told_as
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class DeliveryTimeouts:
     """How long a receiver that does not answer is tried."""
 
     first_s: float = 5.0
@@ -43,18 +43,18 @@ class Patience:
         return min(self.longest_s, self.first_s * 2.0 ** min(tries, 30))
 
 
-PATIENCE = Patience()
+PATIENCE = DeliveryTimeouts()
 
 
-class Courier:
+class Delivery:
     """The notices of one manager's records. Everything but `start` and `close` may be called from any thread."""
 
-    def __init__(self, at: Path | Seat, patience: Patience = PATIENCE) -> None:
-        seat = Seat.at(at) if isinstance(at, Path) else at
+    def __init__(self, at: Path | ManagerIdentity, patience: DeliveryTimeouts = PATIENCE) -> None:
+        seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
         self._seat = seat
         self._patience = patience
         self._store = NoticeStore(seat.records, seat.manager)
-        self._busy: set[tuple[Way, str]] = set()
+        self._busy: set[tuple[Channel, str]] = set()
         self._not_before: dict[int, float] = {}  # on the monotonic clock, so that setting the time moves nothing
         self._lock = Condition()
         self._wake = Event()
@@ -90,7 +90,7 @@ class Courier:
     def look(self) -> Notifying:
         """Those who are told of everything in this state folder, and the newest notices, newest first."""
         to = self._store.receivers()
-        shown = replace(to, url=told_as(Way.URL, to.url) if to.url else "")
+        shown = replace(to, url=told_as(Channel.URL, to.url) if to.url else "")
         return Notifying(shown, tuple(self._store.last(SHOWN)))
 
     def set_receivers(self, to: Receivers) -> Notifying:
@@ -156,7 +156,7 @@ class Courier:
     def _deliver(self, notice: Notice) -> None:
         told = {"notice": notice.event, notice.about: notice.subject, "to": notice.to, "id": notice.event_id}
         try:
-            if notice.way is Way.COMMAND:
+            if notice.way is Channel.COMMAND:
                 command.run(notice, self._seat.environment, self._closing)
             else:
                 webhook.post(notice, self._closing)

@@ -22,12 +22,13 @@ from vmferry.manager.store.codec import dump, dump_all, load
 from vmferry.manager.store.database import Database
 from vmferry.manager.store.leases import is_gone
 from vmferry.manager.store.limits import shared_limits
-from vmferry.manager.store.records import NewJob, Pulse, Row
+from vmferry.manager.store.records import JobHeartbeat, NewJob, Row
 from vmferry.manager.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
 from vmferry.model import (
     ACTIVE,
     ALLOWED,
     FINAL,
+    FencingToken,
     JobState,
     Lost,
     NoticeView,
@@ -37,7 +38,6 @@ from vmferry.model import (
     Receipt,
     SharedLimit,
     StepRecord,
-    Token,
 )
 from vmferry.process.state import ALONE, is_local
 
@@ -147,13 +147,13 @@ class Store:
         with self._reading() as connection:
             return set(connection.execute(sa.select(jobs.c.manager).where(theirs).distinct()).scalars())
 
-    def pulses(self) -> list[Pulse]:
+    def pulses(self) -> list[JobHeartbeat]:
         """What may change in each active job while it runs."""
-        columns = [jobs.c[name] for name in Pulse.__slots__]
+        columns = [jobs.c[name] for name in JobHeartbeat.__slots__]
         with self._reading() as connection:
-            return [Pulse(*found) for found in connection.execute(sa.select(*columns).where(_ACTIVE))]
+            return [JobHeartbeat(*found) for found in connection.execute(sa.select(*columns).where(_ACTIVE))]
 
-    def put_progress(self, token: Token, progress: Progress) -> None:
+    def put_progress(self, token: FencingToken, progress: Progress) -> None:
         """For those who watch at another manager; one that was superseded writes nothing."""
         mine = (jobs.c.id == token.job) & (jobs.c.epoch == token.epoch)
         with self._writing() as connection:
@@ -221,7 +221,7 @@ class Store:
     # -- changes in a job's name
 
     def advance(
-        self, token: Token, to: JobState, why: str = "", kind: str = "", receipt: Receipt | None = None
+        self, token: FencingToken, to: JobState, why: str = "", kind: str = "", receipt: Receipt | None = None
     ) -> None:
         """Change the state, with the receipt in the same transaction; being there already is fine."""
         with self._acting(token) as connection:
@@ -229,22 +229,22 @@ class Store:
                 _replace(connection, receipts, {"job": token.job}, receipt=dump(receipt))
             _change(connection, token.job, to, why, kind)
 
-    def put_fact(self, token: Token, name: str, value: Fact) -> None:
+    def put_fact(self, token: FencingToken, name: str, value: Fact) -> None:
         with self._acting(token) as connection:
             _replace(connection, facts, {"job": token.job, "name": name}, value=json.dumps(value))
 
-    def put_phase(self, token: Token, phase: Phase) -> None:
+    def put_phase(self, token: FencingToken, phase: Phase) -> None:
         """One of the same name is replaced."""
         with self._acting(token) as connection:
             key = {"job": token.job, "name": phase.name}
             _replace(connection, phases, key, seconds=phase.seconds, bytes=phase.bytes)
 
-    def begun(self, token: Token, record: StepRecord) -> None:
+    def begun(self, token: FencingToken, record: StepRecord) -> None:
         with self._acting(token) as connection:
             columns = {name: getattr(record, name) for name in StepRecord.__slots__}
             connection.execute(sa.insert(journal).values(job=token.job, **columns))
 
-    def ended(self, token: Token, act: str, number: int, *, ok: bool, sentence: str) -> None:
+    def ended(self, token: FencingToken, act: str, number: int, *, ok: bool, sentence: str) -> None:
         """Close the newest line of that act."""
         mine = (journal.c.job == token.job) & (journal.c.act == act) & (journal.c.number == number)
         newest = sa.select(sa.func.max(journal.c.seq)).where(mine).scalar_subquery()
@@ -274,7 +274,7 @@ class Store:
             return shared_limits(connection)
 
     @contextmanager
-    def _acting(self, token: Token) -> Iterator[sa.Connection]:
+    def _acting(self, token: FencingToken) -> Iterator[sa.Connection]:
         with self._writing() as connection:
             found = sa.select(jobs.c.epoch).where(jobs.c.id == token.job).with_for_update()
             newest = connection.execute(found).scalar_one_or_none()

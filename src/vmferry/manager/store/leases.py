@@ -18,7 +18,7 @@ LEASE_S = 10.0
 """A manager that is silent for so long has lost its lock: it is frozen, or cut off."""
 
 
-class Presence:
+class Leases:
     """Holds the lock of one manager on a connection of its own.
 
     PostgreSQL frees it when the connection breaks, and ends the connection (idle_session_timeout) when nothing

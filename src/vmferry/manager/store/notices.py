@@ -19,7 +19,7 @@ from vmferry.manager.store.codec import dump, load
 from vmferry.manager.store.database import FEW, Database
 from vmferry.manager.store.records import Row
 from vmferry.manager.store.tables import notices, receivers
-from vmferry.model import NOBODY, JobState, NoticeState, NoticeView, Receipt, Receivers, Way
+from vmferry.model import NOBODY, Channel, JobState, NoticeState, NoticeView, Receipt, Receivers
 from vmferry.model.notices import told_as
 from vmferry.model.transfers import TransferState
 from vmferry.process.state import ALONE
@@ -47,7 +47,7 @@ class Notice:
     subject: str
     body: str
     """JSON; what the receiver gets."""
-    way: Way
+    way: Channel
     receiver: str
     secret: str | None
     created: str
@@ -58,7 +58,7 @@ class Notice:
     @staticmethod
     def of(found: sa.RowMapping) -> Notice:
         given: dict[str, Any] = {name: found[name] for name in Notice.__slots__}
-        return Notice(**given | {"way": Way(found["way"]), "state": NoticeState(found["state"])})
+        return Notice(**given | {"way": Channel(found["way"]), "state": NoticeState(found["state"])})
 
     @property
     def to(self) -> str:
@@ -203,11 +203,11 @@ def _tell(
     return event_id
 
 
-def _each(to: Receivers) -> Iterator[tuple[Way, str, str | None]]:
+def _each(to: Receivers) -> Iterator[tuple[Channel, str, str | None]]:
     if to.command:
-        yield Way.COMMAND, to.command, None
+        yield Channel.COMMAND, to.command, None
     if to.url:
-        yield Way.URL, to.url, str(to.secret) if to.secret else None
+        yield Channel.URL, to.url, str(to.secret) if to.secret else None
 
 
 def _everywhere(connection: sa.Connection) -> Receivers:

@@ -52,7 +52,7 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class JobHeartbeat:
     """What may change in an active job while it runs; a person's orders, and how far it is."""
 
     id: str

@@ -15,11 +15,11 @@ from vmferry.errors.system import in_words
 from vmferry.manager.limits.shared import Limits
 from vmferry.manager.store.jobs import now
 from vmferry.manager.store.transfers import TransferRow, TransferStore
-from vmferry.manager.transfers.running import Carrying, Course, Halt, Halted
-from vmferry.manager.transfers.scheduling import Claim, turns
+from vmferry.manager.transfers.running import Halt, Halted, RunningTransfer, TransferProgress
+from vmferry.manager.transfers.scheduling import QueueEntry, turns
 from vmferry.model.transfers import ACTIVE_TRANSFERS, AT_WORK, TransferRequest, TransferState
 from vmferry.transfer import Throttle
-from vmferry.transfer.standalone import Carriage, Carried
+from vmferry.transfer.standalone import CopyResult, DiskCopy
 from vmferry.transfer.verification.receipts import receipt
 
 log = structlog.get_logger()
@@ -28,10 +28,10 @@ LOOK_S = 15.0
 """The dispatcher looks so often without being asked: for what an error of the store left behind."""
 PATIENCE_S = 20.0
 
-CarriageOf = Callable[[TransferRow], Carriage]
+CarriageOf = Callable[[TransferRow], DiskCopy]
 
 
-class Carriers:
+class TransferRunner:
     """Those at work in this process. `changed` is told the id of whatever changes, `arrived` of what is transferred."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Carriers:
         self._changed = changed
         self._arrived = arrived
         self._most = most
-        self._at_work: dict[str, Carrying] = {}
+        self._at_work: dict[str, RunningTransfer] = {}
         self._not_before: dict[str, float] = {}  # on the monotonic clock, so that setting the time moves nothing
         self._lock = Condition()
         self._wake = Event()
@@ -92,7 +92,7 @@ class Carriers:
                 carrying.throttle.rank = row.priority
         return row
 
-    def course(self, transfer: str) -> Course | None:
+    def course(self, transfer: str) -> TransferProgress | None:
         carrying = self._at_work.get(transfer)
         return carrying.course if carrying is not None else None
 
@@ -150,18 +150,20 @@ class Carriers:
 
     # -- one transfer, in its own thread
 
-    def _begin(self, row: TransferRow, act: Callable[[TransferRow, Carrying], None]) -> None:
+    def _begin(self, row: TransferRow, act: Callable[[TransferRow, RunningTransfer], None]) -> None:
         throttle = Throttle(row.limit_bytes_s, above=self._limits.at(row.request.connect, row.slots), rank=row.priority)
         self._not_before.pop(row.id, None)
         with self._lock:
-            carrying = Carrying(throttle, lambda: self._moving(row.id), lambda: self._changed(row.id))
+            carrying = RunningTransfer(throttle, lambda: self._moving(row.id), lambda: self._changed(row.id))
             self._at_work[row.id] = carrying
             newest = self._store.row(row.id)  # again, under the lock: an order may have come meanwhile
             throttle.set_limit(newest.limit_bytes_s)
             throttle.rank = newest.priority
         Thread(target=self._take, args=(newest, carrying, act), name=f"transfer {row.id}", daemon=True).start()
 
-    def _take(self, row: TransferRow, carrying: Carrying, act: Callable[[TransferRow, Carrying], None]) -> None:
+    def _take(
+        self, row: TransferRow, carrying: RunningTransfer, act: Callable[[TransferRow, RunningTransfer], None]
+    ) -> None:
         try:
             act(row, carrying)
         except Exception:  # a thread's own border: the store failed, perhaps
@@ -174,7 +176,7 @@ class Carriers:
             self._changed(row.id)
             self._wake.set()
 
-    def _carry(self, row: TransferRow, carrying: Carrying) -> None:
+    def _carry(self, row: TransferRow, carrying: RunningTransfer) -> None:
         if row.cancel_asked or not self._store.change(row.id, TransferState.CONNECTING, {TransferState.QUEUED}):
             return
         self._changed(row.id)
@@ -195,7 +197,7 @@ class Carriers:
     def _moving(self, transfer: str) -> None:
         self._store.change(transfer, TransferState.TRANSFERRING, {TransferState.CONNECTING})
 
-    def _transferred(self, row: TransferRow, carrying: Carrying, carried: Carried) -> None:
+    def _transferred(self, row: TransferRow, carrying: RunningTransfer, carried: CopyResult) -> None:
         """Nothing, if it was suspended meanwhile: it is found whole when it is resumed."""
         ends = self._carriage(row)
         left = json.dumps(receipt(ends.source, ends.destination, carried))
@@ -204,7 +206,7 @@ class Carriers:
         if self._store.change(row.id, TransferState.TRANSFERRED, {TransferState.TRANSFERRING}, receipt=left, **far):
             self._arrived(self._store.row(row.id))
 
-    def _failed(self, row: TransferRow, carrying: Carrying, error: Exception) -> None:
+    def _failed(self, row: TransferRow, carrying: RunningTransfer, error: Exception) -> None:
         """Try again later, or wait for a person: no error of this kind passes, or it has not for too long."""
         far = _far(row, carrying)
         stalled = now() if carrying.far_bytes > row.done_bytes else row.stalled_since or now()
@@ -219,7 +221,7 @@ class Carriers:
         retry_at = (datetime.now(UTC) + timedelta(seconds=delay_s)).isoformat(timespec="microseconds")
         self._store.change(row.id, TransferState.TRANSIENT, AT_WORK, retry_at=retry_at, **columns)
 
-    def _drop(self, row: TransferRow, carrying: Carrying) -> None:
+    def _drop(self, row: TransferRow, carrying: RunningTransfer) -> None:
         """Remove what was made; tried again and again while its storage does not let us."""
         try:
             self._carriage(row).give_up()
@@ -230,11 +232,11 @@ class Carriers:
         self._store.change(row.id, TransferState.CANCELLED, ACTIVE_TRANSFERS, sentence="", kind="")
 
 
-def _claim(row: TransferRow, *, leaving: bool = False) -> Claim:
-    return Claim(row.id, row.priority, row.number, row.slots, leaving)
+def _claim(row: TransferRow, *, leaving: bool = False) -> QueueEntry:
+    return QueueEntry(row.id, row.priority, row.number, row.slots, leaving)
 
 
-def _far(row: TransferRow, carrying: Carrying) -> dict[str, int]:
+def _far(row: TransferRow, carrying: RunningTransfer) -> dict[str, int]:
     """What is kept of its progress."""
     total_bytes = carrying.course.total_bytes or row.total_bytes
     return {"done_bytes": max(row.done_bytes, carrying.far_bytes), "total_bytes": total_bytes}

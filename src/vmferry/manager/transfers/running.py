@@ -8,7 +8,7 @@ from enum import Enum
 from threading import Lock
 
 from vmferry.transfer import Throttle
-from vmferry.transfer.standalone import Carriage, Carried
+from vmferry.transfer.standalone import CopyResult, DiskCopy
 
 
 class Halt(Enum):
@@ -25,7 +25,7 @@ class Halted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TransferProgress:
     """How far it is, in one phase."""
 
     phase: str = ""
@@ -36,12 +36,12 @@ class Course:
     """Why it is no further, in words."""
 
 
-class Carrying:
+class RunningTransfer:
     """Carries one transfer. `moving` is told once, when data begins to move; `changed` of every progress."""
 
     def __init__(self, throttle: Throttle, moving: Callable[[], None], changed: Callable[[], None]) -> None:
         self.throttle = throttle
-        self.course = Course()
+        self.course = TransferProgress()
         self.far_bytes = 0
         """Bytes copied, then with those compared: only ever grows while there is progress."""
         self.halted: Halt | None = None
@@ -56,7 +56,7 @@ class Carrying:
         if self.halted is None or why is Halt.CANCEL:
             self.halted = why
 
-    def carry(self, carriage: Carriage, streams: int) -> Carried:
+    def carry(self, carriage: DiskCopy, streams: int) -> CopyResult:
         """Copy and compare. Raises Halted, and what Carriage.carry raises."""
         return carriage.carry(_Phase(self, "copying"), _Phase(self, "comparing"), streams)
 
@@ -65,7 +65,7 @@ class Carrying:
         if self.halted is not None:
             raise Halted
 
-    def moved(self, course: Course) -> None:
+    def moved(self, course: TransferProgress) -> None:
         with self._lock:
             first, self._begun = not self._begun, True
             if course.phase != self.course.phase:
@@ -80,12 +80,12 @@ class Carrying:
 class _Phase:
     """The watch of one phase, as the transfer service wants it."""
 
-    def __init__(self, carrying: Carrying, name: str) -> None:
+    def __init__(self, carrying: RunningTransfer, name: str) -> None:
         self._carrying = carrying
         self._name = name
 
     def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
-        self._carrying.moved(Course(self._name, done_bytes, total_bytes, rate_bytes_s, self.throttle.says))
+        self._carrying.moved(TransferProgress(self._name, done_bytes, total_bytes, rate_bytes_s, self.throttle.says))
 
     def check(self) -> None:
         self._carrying.check()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class QueueEntry:
     """A transfer that waits or is at work. The lower rank goes first, then the lower number."""
 
     id: str
@@ -20,18 +20,18 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Turns:
+class Schedule:
     begin: list[str] = field(default_factory=list)
     make_way: list[str] = field(default_factory=list)
 
 
-def turns(waiting: Sequence[Claim], at_work: Sequence[Claim], most: Callable[[str], int]) -> Turns:
+def turns(waiting: Sequence[QueueEntry], at_work: Sequence[QueueEntry], most: Callable[[str], int]) -> Schedule:
     """Begin those whose slots are all free; where one is full, the last of a lower priority makes way.
 
     One that has to wait keeps its places in all its lines, as jobs do: no later one that needs one of them
     passes it. An equal never makes way: equals take turns piece by piece, in the throttle.
     """
-    found = Turns()
+    found = Schedule()
     held = Counter(slot for claim in at_work for slot in claim.slots)
     waited: set[str] = set()
     for claim in sorted(waiting, key=lambda c: (c.rank, c.number)):
@@ -48,7 +48,7 @@ def turns(waiting: Sequence[Claim], at_work: Sequence[Claim], most: Callable[[st
     return found
 
 
-def _victims(claim: Claim, full: Sequence[str], at_work: Sequence[Claim]) -> list[str]:
+def _victims(claim: QueueEntry, full: Sequence[str], at_work: Sequence[QueueEntry]) -> list[str]:
     """Who frees these slots; nobody, if one of them cannot be freed."""
     victims: list[str] = []
     for slot in full:

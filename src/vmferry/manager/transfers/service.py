@@ -22,16 +22,16 @@ from vmferry.manager.limits.slots import host_slot, jobs_at_once, storage_slot
 from vmferry.manager.notify import delivery
 from vmferry.manager.store.codec import load
 from vmferry.manager.store.transfers import TransferRow, TransferStore
-from vmferry.manager.transfers.runner import Carriers
-from vmferry.manager.transfers.running import Course, Halt
+from vmferry.manager.transfers.runner import TransferRunner
+from vmferry.manager.transfers.running import Halt, TransferProgress
 from vmferry.model import Priority, Seal, Url
 from vmferry.model.transfers import NEEDS_WORKER, OVER, TransferRequest, TransferState, TransferView
-from vmferry.process.state import Seat
+from vmferry.process.state import ManagerIdentity
 from vmferry.qemu.places import Scheme
 from vmferry.transfer import Place
 from vmferry.transfer.endpoints.probe import end_of
-from vmferry.transfer.endpoints.route import Kind
-from vmferry.transfer.standalone import Carriage
+from vmferry.transfer.endpoints.route import PlaceKind
+from vmferry.transfer.standalone import DiskCopy
 from vmferry.transfer.verification.receipts import CopyReceipt, resealed
 
 log = structlog.get_logger()
@@ -46,13 +46,13 @@ class Transfers:
     """
 
     def __init__(
-        self, at: Path | Seat, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once
+        self, at: Path | ManagerIdentity, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once
     ) -> None:
-        seat = Seat.at(at) if isinstance(at, Path) else at
+        seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
         self._memory = seat.folder / "transfers"
         self._hosts = hosts
         self._store = TransferStore(seat.records, seat.manager, seat.machine)
-        self._carriers = Carriers(self._store, limits, self._carriage, self._bump, self._arrived, most)
+        self._carriers = TransferRunner(self._store, limits, self._carriage, self._bump, self._arrived, most)
         self._versions: Counter[str] = Counter()
         self._changed = Condition()
         self._handing_over = Lock()  # what is given its name is not cancelled, and the other way round
@@ -229,7 +229,7 @@ class Transfers:
             self._versions[transfer] += 1
             self._changed.notify_all()
 
-    def _carriage(self, row: TransferRow) -> Carriage:
+    def _carriage(self, row: TransferRow) -> DiskCopy:
         return _carriage(self._memory / row.id, row.request)
 
     def _slots(self, request: TransferRequest) -> tuple[str, ...]:
@@ -241,10 +241,12 @@ class Transfers:
         host = self._hosts.open(connect)
         if place.scheme is not Scheme.PATH:
             return storage_slot(Url(place.shown), host)
-        return storage_slot(place.path.parent, host) if end_of(place).kind is Kind.FILE else f"storage {place.path}"
+        return (
+            storage_slot(place.path.parent, host) if end_of(place).kind is PlaceKind.FILE else f"storage {place.path}"
+        )
 
     def _view(self, row: TransferRow) -> TransferView:
-        course = self._carriers.course(row.id) or Course("", row.done_bytes, row.total_bytes)
+        course = self._carriers.course(row.id) or TransferProgress("", row.done_bytes, row.total_bytes)
         source, destination = _ends(row.request)
         return TransferView(
             id=row.id,
@@ -286,9 +288,9 @@ def _place(at: str, format_: str, request: TransferRequest) -> Place:
     return Place(at, format_, request.tls) if request.tls and place.encrypted else place
 
 
-def _carriage(memory: Path, request: TransferRequest) -> Carriage:
+def _carriage(memory: Path, request: TransferRequest) -> DiskCopy:
     source, destination = _ends(request)
-    return Carriage(source, destination, memory)
+    return DiskCopy(source, destination, memory)
 
 
 def _wrong(row: TransferRow, action: str, allowed: str) -> TransferWrongState:

@@ -14,7 +14,7 @@ from vmferry.transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedFile:
     """A file that nobody writes to any more, and what it is called at the destination."""
 
     source: Path
@@ -33,7 +33,7 @@ class Closed:
         return replace(job.transfer(self.source, self.part), grows=self.grows)
 
 
-def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False) -> int:
+def bring(job: Job, files: Sequence[ClosedFile], target: str, *, hurry: bool = False) -> int:
     """Copy those that are not there yet, all at once, and name them in this order. Returns the bytes moved.
 
     `target`: the disk whose progress it is. `hurry`: as of `copy_verified`.
@@ -47,7 +47,7 @@ def bring(job: Job, files: Sequence[Closed], target: str, *, hurry: bool = False
     return moved
 
 
-def fold(job: Job, overlays: Sequence[Closed]) -> None:
+def fold(job: Job, overlays: Sequence[ClosedFile]) -> None:
     """Write what the copies of these overlays hold into the images that they lie on, all at once, and remove them.
 
     Nobody has those images open. Done again after a cut they are the same: an overlay writes all that it holds anew,
@@ -58,12 +58,12 @@ def fold(job: Job, overlays: Sequence[Closed]) -> None:
         drop(job, overlay)
 
 
-def drop(job: Job, file: Closed) -> None:
+def drop(job: Job, file: ClosedFile) -> None:
     """Remove its copy, whole or not."""
     job.there.drop(job.closed(file.transfer(job)))
     job.there.remove(file.final)
 
 
-def forget(job: Job, file: Closed) -> None:
+def forget(job: Job, file: ClosedFile) -> None:
     """Its bookmarks."""
     job.there.forget(job.closed(file.transfer(job)))

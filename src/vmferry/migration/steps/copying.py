@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vmferry.errors import DestinationExists
-from vmferry.migration.steps.progress import DeskWatch, copy_verified, phase
+from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import FileMove, ImageMove, Placed, Where
 
@@ -133,7 +133,7 @@ def take_back(job: Job, final: Path, part: Path) -> None:
         return
 
 
-def _each_image(job: Job) -> list[tuple[ImageMove, DeskWatch]]:
+def _each_image(job: Job) -> list[tuple[ImageMove, ControlWatch]]:
     """Every image once, bases first, with a watch that counts within its disk."""
     seen: set[Where] = set()
     each = []
@@ -143,6 +143,6 @@ def _each_image(job: Job) -> list[tuple[ImageMove, DeskWatch]]:
         before = 0
         for image in images:
             seen.add(image.source)
-            each.append((image, DeskWatch(job, disk.target, before, total)))
+            each.append((image, ControlWatch(job, disk.target, before, total)))
             before += image.data_bytes
     return each

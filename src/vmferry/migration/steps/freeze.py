@@ -10,8 +10,8 @@ from vmferry.errors import NoSuchVm, StillNamed, VmUndefined
 from vmferry.hosts.records import Quiesced
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.migration.steps.chains import overlays, prove, rounds
-from vmferry.migration.steps.closed_files import Closed, bring, drop, fold
-from vmferry.migration.steps.progress import DeskWatch, phase, spare_source
+from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
+from vmferry.migration.steps.progress import ControlWatch, phase, spare_source
 from vmferry.migration.steps.step import Job, Step, power_of
 from vmferry.model import MIRRORS, DiskMove, JobState, Power, Technology
 
@@ -106,7 +106,7 @@ def put_home(job: Job) -> None:
     for disk in job.frozen_disks:
         own = overlays(job, disk)
         if job.facts.get(f"home:{disk.target}") is not True:  # what is home may have been written to since
-            job.host.unfreeze(job.uuid, disk.target, own, disk.from_, DeskWatch(job, disk.target))
+            job.host.unfreeze(job.uuid, disk.target, own, disk.from_, ControlWatch(job, disk.target))
             job.facts.put(f"home:{disk.target}", value=True)
         if isinstance(disk.active.source, Path):
             job.host.rewrite_snapshots(job.uuid, dict.fromkeys(own, disk.active.source))
@@ -311,10 +311,10 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
     )
 
 
-def closed_overlay(job: Job, disk: DiskMove, round_: int) -> Closed:
+def closed_overlay(job: Job, disk: DiskMove, round_: int) -> ClosedFile:
     """One overlay that is no longer written to; at the destination it lies on the copy, with all before it in that."""
-    return Closed(job.overlay(disk, round_), job.overlay_copy(disk, round_), disk.to)
+    return ClosedFile(job.overlay(disk, round_), job.overlay_copy(disk, round_), disk.to)
 
 
-def last_overlays(job: Job) -> list[Closed]:
+def last_overlays(job: Job) -> list[ClosedFile]:
     return [closed_overlay(job, disk, rounds(job)) for disk in job.frozen_disks]

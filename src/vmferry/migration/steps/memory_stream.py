@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from vmferry.migration.forecast import save_bytes_s
-from vmferry.migration.steps.closed_files import Closed
+from vmferry.migration.steps.closed_files import ClosedFile
 from vmferry.migration.steps.freeze import carry_rate, full_rate, growth_rate
-from vmferry.migration.steps.progress import DeskWatch
+from vmferry.migration.steps.progress import ControlWatch
 from vmferry.migration.steps.step import Job, from_served
 
 LOOK_S = 0.1
@@ -16,13 +16,13 @@ LEAST_BYTES = 8 << 20
 """Less is not worth a server of its own and connections to it."""
 
 
-class Ahead(DeskWatch):
+class MemoryStream(ControlWatch):
     """Follows a save, and has what is written of it brought over whenever it is asked whether to go on.
 
     What that raises ends the save, with the guest running, unless a host is away: then the save goes on alone.
     """
 
-    def __init__(self, job: Job, memory: Closed) -> None:
+    def __init__(self, job: Job, memory: ClosedFile) -> None:
         super().__init__(job, job.plan.disks[0].target)
         self._memory = memory
         self._brought = 0
@@ -38,7 +38,7 @@ class Ahead(DeskWatch):
         if grown is None:
             return
         transfer = from_served(grown.place, self._memory.transfer(job))
-        job.there.bring([transfer], DeskWatch(job, self._target, hurry=True))
+        job.there.bring([transfer], ControlWatch(job, self._target, hurry=True))
         self._brought, self._asked = grown.bytes, 0.0
 
 

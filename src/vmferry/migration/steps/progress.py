@@ -17,7 +17,7 @@ SOURCE_FLOOR_BYTES = 64 << 20
 """The guest must never meet a full source storage because of its overlay: below this the job gives up."""
 
 
-class DeskWatch:
+class ControlWatch:
     """What a transfer is given to report to."""
 
     def __init__(
@@ -79,7 +79,7 @@ def copy_verified(job: Job, files: Sequence[Transfer], target: str, *, hurry: bo
     """
     if not files:
         return 0
-    copied = job.there.bring(job.all_opened(files), DeskWatch(job, target, hurry=hurry))
+    copied = job.there.bring(job.all_opened(files), ControlWatch(job, target, hurry=hurry))
     for file, each in zip(files, copied, strict=True):
         job.facts.put(f"copied:{file.source}", each.copied_bytes + each.reused_bytes)
     return sum(each.copied_bytes for each in copied)

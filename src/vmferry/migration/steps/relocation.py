@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
 from vmferry.migration.steps.chains import prove, rounds, sources
 from vmferry.migration.steps.closed_files import forget
-from vmferry.migration.steps.progress import DeskWatch, phase
+from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import prove_start
 from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
 from vmferry.migration.steps.step import Job, Step, file_of, power_of
@@ -187,7 +187,7 @@ class Migrate(Step):
         return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
 
 
-class _Proving(DeskWatch):
+class _Proving(ControlWatch):
     """Proves the chain while libvirt is at work on the VM: until then somebody may have changed it."""
 
     def __init__(self, job: Job, target: str) -> None:

@@ -13,7 +13,7 @@ from vmferry.migration.steps import pools
 from vmferry.migration.steps.chains import rounds
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
-from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFile, Where, listed
+from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
 from vmferry.model.names import beside
 from vmferry.model.outcomes import dumped, outcome_name
 
@@ -64,7 +64,7 @@ class Retire(Step):
     def _keep(self, job: Job) -> None:
         """Give the images dated names, bases first."""
         dated = {source.path: self._kept(job, _data(source)) for source in _going(job)}
-        going: dict[Where, SourceFile] = {}
+        going: dict[Where, SourceFileFate] = {}
         for source in _going(job):  # a base goes only with all that lies on it
             own = {name for above in going.values() for name in above.names}
             if _asked(job, source, own.union(source.names, dated.values())).goes:
@@ -81,7 +81,7 @@ class Retire(Step):
         kept_files = [str(names[image.source]) for image in job.plan.images if image.source in names]
         job.facts.put("kept", kept_files + self._keep_definition(job, names))
 
-    def _rename(self, job: Job, source: SourceFile, kept: Path) -> None:
+    def _rename(self, job: Job, source: SourceFileFate, kept: Path) -> None:
         if job.host.exists(_data(source)):
             job.host.rename(_data(source), kept)
         _remove_links(job, source)
@@ -114,12 +114,12 @@ class Retire(Step):
             forget_carried(job)
 
 
-def _going(job: Job) -> Iterator[SourceFile]:
+def _going(job: Job) -> Iterator[SourceFileFate]:
     """What the plan takes away, those that lie on others first."""
     yield from (source for source in job.plan.sources if source.goes)
 
 
-def _asked(job: Job, source: SourceFile, own: Collection[Where] = ()) -> SourceFile:
+def _asked(job: Job, source: SourceFileFate, own: Collection[Where] = ()) -> SourceFileFate:
     """The same, as it is now: somebody may need it since, or its link may lead elsewhere.
 
     `own`: files that need it and go with it, or have gone to where they need it no longer.
@@ -131,7 +131,7 @@ def _asked(job: Job, source: SourceFile, own: Collection[Where] = ()) -> SourceF
     return told
 
 
-def _why_it_stays(job: Job, source: SourceFile, own: Collection[Where]) -> str:
+def _why_it_stays(job: Job, source: SourceFileFate, own: Collection[Where]) -> str:
     entry, data = job.host.entry(file_of(source.path)), _data(source)
     if entry is not None and entry.path != data:
         return f"it leads to {entry.path} now"
@@ -141,18 +141,18 @@ def _why_it_stays(job: Job, source: SourceFile, own: Collection[Where]) -> str:
     return f"needed by {listed(others)}" if others else ""
 
 
-def _note(job: Job, source: SourceFile) -> None:
+def _note(job: Job, source: SourceFileFate) -> None:
     job.facts.put(outcome_name(source.path), dumped(source))
 
 
-def _remove_links(job: Job, source: SourceFile) -> None:
+def _remove_links(job: Job, source: SourceFileFate) -> None:
     """Links that led to what has gone; a link of a folder is none of them."""
     for link in source.links:
         if job.host.entry(link) is None and job.host.exists(link):
             job.host.remove(link)
 
 
-def _data(source: SourceFile) -> Path:
+def _data(source: SourceFileFate) -> Path:
     return source.data or file_of(source.path)
 
 

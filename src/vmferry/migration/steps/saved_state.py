@@ -10,10 +10,10 @@ from vmferry.errors import ChainChanged, GuestGone, VmChanged, VmferryError
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, rounds
 from vmferry.migration.steps.clock import set_clock
-from vmferry.migration.steps.closed_files import Closed, bring, drop, fold
+from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
 from vmferry.migration.steps.freeze import last_overlays
-from vmferry.migration.steps.memory_stream import Ahead, save_rate
-from vmferry.migration.steps.progress import DeskWatch, phase
+from vmferry.migration.steps.memory_stream import MemoryStream, save_rate
+from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import load, load_home, prove_start
 from vmferry.migration.steps.step import Job, Step, file_of, known, power_of
 from vmferry.model import DiskMove, Placed, Power
@@ -44,10 +44,10 @@ class Save(Step):
 
     def _save(self, job: Job) -> None:
         """What was brought over of another saved state, by an attempt that was cut off, goes first."""
-        watch = DeskWatch(job, job.plan.disks[0].target)
+        watch = ControlWatch(job, job.plan.disks[0].target)
         if job.plan.relocates:
             drop(job, saved_memory(job))
-            watch = Ahead(job, saved_memory(job))
+            watch = MemoryStream(job, saved_memory(job))
         if job.host.save(job.uuid, job.saved, watch, save_rate(job)):
             job.facts.put("ran", value=False)  # whoever paused it meanwhile lets it run
 
@@ -85,7 +85,7 @@ class Save(Step):
         """
         homes = {disk.target: disk.from_ for disk in job.plan.disks}
         for disk in job.frozen_disks:
-            own, watch = overlays(job, disk), DeskWatch(job, disk.target)
+            own, watch = overlays(job, disk), ControlWatch(job, disk.target)
             homes[disk.target] = job.host.unfreeze(job.uuid, disk.target, own, disk.from_, watch, job.saved)
             job.facts.put(f"home:{disk.target}", value=True)
         return homes
@@ -276,12 +276,12 @@ def _written(host: Host, marks: Mapping[Path, object]) -> bool:
     return any(mark is not None and host.mark_of(path) != mark for path, mark in marks.items())
 
 
-def saved_memory(job: Job) -> Closed:
+def saved_memory(job: Job) -> ClosedFile:
     """The saved state, on its way to another host."""
-    return Closed(job.saved, job.memory, grows=True)
+    return ClosedFile(job.saved, job.memory, grows=True)
 
 
-def _last(job: Job) -> list[Closed]:
+def _last(job: Job) -> list[ClosedFile]:
     memory = [saved_memory(job)] if job.plan.relocates else []
     return last_overlays(job) + memory
 

@@ -47,7 +47,7 @@ class Facts(Protocol):
     def all(self) -> Mapping[str, Fact]: ...
 
 
-class Desk(Protocol):
+class Control(Protocol):
     """Where a long step reports, and hears of cancel, pause and new limits: at least once a second."""
 
     throttle: Throttle
@@ -87,10 +87,10 @@ class Desk(Protocol):
     def state(self, state: JobState, why: str = "") -> None:
         """Change the job's state, recorded before this returns."""
 
-    def patient(self) -> Desk:
+    def patient(self) -> Control:
         """The same desk, hearing suspend: for steps that may stand still."""
 
-    def deaf(self) -> Desk:
+    def deaf(self) -> Control:
         """The same desk, no longer hearing cancel: for undo, and past the point of no return."""
 
 
@@ -105,7 +105,7 @@ class Job:
     there: Host
     """Where it goes to: the same host, or another one."""
     facts: Facts
-    desk: Desk
+    desk: Control
     bookmarks: Path
     """Folder of the transfers' bookmarks."""
     ask: AskUsers = ask_host

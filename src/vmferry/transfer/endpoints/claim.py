@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from vmferry.errors import BookmarksDamaged, SourceChanged, VmferryError
 from vmferry.qemu import img
 from vmferry.qemu.places import Where, place_of, shown
-from vmferry.transfer.bookmarks import Bookmarks, Identity, Journal, Kind, Record, proved, read
+from vmferry.transfer.bookmarks import Bookmarks, Journal, Record, RecordKind, SourceIdentity, proved, read
 from vmferry.transfer.contract import Transfer
-from vmferry.transfer.endpoints.destination import Opened, Target
+from vmferry.transfer.endpoints.destination import Opened, OpenedDestination
 from vmferry.transfer.endpoints.file import writing
 from vmferry.transfer.endpoints.ownership import Site, remove, site_of
 from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.route import openings
-from vmferry.transfer.endpoints.source import Original
+from vmferry.transfer.endpoints.source import OpenedSource
 from vmferry.transfer.ranges import Range, total
 
 Asked = Transfer[Where, Where]
@@ -40,7 +40,7 @@ class Claimed:
 
 
 @contextmanager
-def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[Claimed]:
+def claimed(transfer: Asked, original: OpenedSource, connections: int) -> Iterator[Claimed]:
     """Make the destination, or go on with the one that we made.
 
     Raises DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, SourceChanged,
@@ -55,7 +55,7 @@ def claimed(transfer: Asked, original: Original, connections: int) -> Iterator[C
         if target.is_made and _remade(target, found, original):
             fresh = True
             with writing(transfer.bookmarks):
-                journal.append(Record(Kind.MADE, 0))
+                journal.append(Record(RecordKind.MADE, 0))
         opened = stack.enter_context(target.opened(connections))
         kept = Bookmarks() if found is None or fresh else found
         resumed = not fresh or not _reads_as_zero(target, opened)
@@ -90,9 +90,9 @@ def discard(transfer: Asked) -> None:
         site_of(transfer.destination).remove()
 
 
-def _target(transfer: Asked, size: int) -> Target:
+def _target(transfer: Asked, size: int) -> OpenedDestination:
     _, way = openings(end_of(transfer.source), end_of(transfer.destination))
-    return Target(place_of(transfer.destination), way, size)
+    return OpenedDestination(place_of(transfer.destination), way, size)
 
 
 def _bookmarks(transfer: Asked) -> Bookmarks | None:
@@ -100,7 +100,7 @@ def _bookmarks(transfer: Asked) -> Bookmarks | None:
         return read(transfer.bookmarks)
 
 
-def _found(transfer: Asked, site: Site, source: Identity) -> Bookmarks | None:
+def _found(transfer: Asked, site: Site, source: SourceIdentity) -> Bookmarks | None:
     """The bookmarks to go on with; None to begin afresh, after what was ours and useless has been removed."""
     found = _bookmarks(transfer)
     if found is None or not site.owned(found):
@@ -115,7 +115,7 @@ def _found(transfer: Asked, site: Site, source: Identity) -> Bookmarks | None:
     return found
 
 
-def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Identity, stack: ExitStack) -> Journal:
+def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: SourceIdentity, stack: ExitStack) -> Journal:
     """The bookmarks, open; of a destination that exists and is recorded as ours."""
     with writing(transfer.bookmarks):
         opened = (
@@ -132,11 +132,11 @@ def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Ident
     if found is None or found.claim is None:
         claim = site.claim()
         with writing(transfer.bookmarks):
-            journal.append(Record(Kind.CLAIM, claim))
+            journal.append(Record(RecordKind.CLAIM, claim))
     return journal
 
 
-def _remade(target: Target, found: Bookmarks | None, original: Original) -> bool:
+def _remade(target: OpenedDestination, found: Bookmarks | None, original: OpenedSource) -> bool:
     """Make the image, unless it was made before and is intact."""
     if found is not None and found.made and (target.place.format != "qcow2" or img.mend(target.place)):
         return False
@@ -145,6 +145,6 @@ def _remade(target: Target, found: Bookmarks | None, original: Original) -> bool
     return True
 
 
-def _reads_as_zero(target: Target, opened: Opened) -> bool:
+def _reads_as_zero(target: OpenedDestination, opened: Opened) -> bool:
     """Is all that we have not written a hole? Not on what existed before us."""
     return opened.file is not None or target.is_made

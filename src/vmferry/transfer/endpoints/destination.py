@@ -24,7 +24,7 @@ from vmferry.transfer.endpoints.nbd_url import connecting
 from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.qemu_nbd import exported
 from vmferry.transfer.endpoints.raw_file import RawFile
-from vmferry.transfer.endpoints.route import End, Kind, Opening
+from vmferry.transfer.endpoints.route import End, Opening, PlaceKind
 
 Settle = Callable[[os.stat_result | None], None]
 WRITABLE = ("raw", "qcow2")
@@ -40,7 +40,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class OpenedDestination:
     """A destination of which it is known how it is opened."""
 
     place: Place
@@ -54,7 +54,7 @@ class Target:
     @property
     def is_made(self) -> bool:
         """Is there an image to make before it can be opened?"""
-        return self.way is Opening.EXPORT and (self.place.format != "raw" or self.end.kind is Kind.NFS)
+        return self.way is Opening.EXPORT and (self.place.format != "raw" or self.end.kind is PlaceKind.NFS)
 
     def check(self) -> None:
         """Raises BadPlace if nothing can be written in this format."""
@@ -66,7 +66,7 @@ class Target:
     def make(self, data_bytes: int, options: Options) -> None:
         """An empty image there, durable. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
         options = options if self.place.format == "qcow2" else ()
-        standing = self.end.kind not in (Kind.FILE, Kind.NFS)
+        standing = self.end.kind not in (PlaceKind.FILE, PlaceKind.NFS)
         with self._guard():
             if standing:
                 needed = img.required(self.place, self.size, data_bytes, options)
@@ -75,7 +75,7 @@ class Target:
             if self.place.format == "raw":
                 img.create(self.place, 0)  # over a file on NFS that exists qemu-img keeps what was in it
             img.create(self.place, self.size, options)
-        if self.end.kind is Kind.FILE:
+        if self.end.kind is PlaceKind.FILE:
             with writing(self.place.at):
                 _sync(self.place.path)
 
@@ -92,7 +92,7 @@ class Target:
 
     def _guard(self) -> AbstractContextManager[object]:
         """Keep mounts and other tools off a device that QEMU writes for us."""
-        return device_to_write(self.place.path) if self.end.kind is Kind.DEVICE else nullcontext()
+        return device_to_write(self.place.path) if self.end.kind is PlaceKind.DEVICE else nullcontext()
 
     def _file(self, stack: ExitStack) -> Opened:
         path = self.place.path
@@ -123,7 +123,7 @@ class Target:
 
     def _settled(self, attributes: os.stat_result | None) -> None:
         """An image in a file gets the source's owner and mode, and its name is made durable."""
-        if self.end.kind is not Kind.FILE:
+        if self.end.kind is not PlaceKind.FILE:
             return
         path = self.place.path
         with writing(path):

@@ -19,7 +19,7 @@ from vmferry.errors import (
     VmferryError,
 )
 from vmferry.errors.system import said
-from vmferry.transfer.bookmarks import Identity
+from vmferry.transfer.bookmarks import SourceIdentity
 from vmferry.transfer.endpoints.interface import Can
 from vmferry.transfer.endpoints.raw_file import ALIGN, EndedEarly, RawFile
 from vmferry.transfer.endpoints.reflink import clone
@@ -57,11 +57,11 @@ def reading(path: Path | str, offset: int = 0) -> Iterator[None]:
         raise SourceUnreadable(path=path, offset=offset, reason=error.strerror or str(error)) from error
 
 
-def identity(path: Path) -> Identity:
+def identity(path: Path) -> SourceIdentity:
     """What the file at path is now. Raises SourceUnreadable."""
     with reading(path):
         found = path.stat()
-    return Identity(found.st_size, found.st_ino, found.st_mtime_ns)
+    return SourceIdentity(found.st_size, found.st_ino, found.st_mtime_ns)
 
 
 class _Closing:

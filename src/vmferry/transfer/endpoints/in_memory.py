@@ -15,7 +15,7 @@ def no_trouble(action: str, offset: int) -> None:
     """Let every call pass."""
 
 
-class Memory:
+class InMemoryDisk:
     """Bytes with holes; trouble(action, offset) is called before each action and may raise."""
 
     def __init__(self, content: bytes, data: list[Range] | None = None, trouble: Trouble = no_trouble) -> None:

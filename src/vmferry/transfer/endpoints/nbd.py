@@ -13,7 +13,7 @@ from queue import LifoQueue
 import nbd
 
 from vmferry.transfer.endpoints.interface import Can
-from vmferry.transfer.endpoints.nbd_connection import CONTEXT, Connect, Connection, failing
+from vmferry.transfer.endpoints.nbd_connection import CONTEXT, Connect, NbdConnection, failing
 from vmferry.transfer.endpoints.raw_file import ALIGN
 from vmferry.transfer.ranges import CHUNK, Range, align, clip, pieces
 
@@ -39,7 +39,7 @@ class NbdLink:
     memory for each of those. We need the same for both.
     """
 
-    def __init__(self, connections: list[Connection], explain: Explain) -> None:
+    def __init__(self, connections: list[NbdConnection], explain: Explain) -> None:
         self._explain = explain
         first = connections[0].handle
         with failing():
@@ -50,7 +50,7 @@ class NbdLink:
         if self._smallest > ALIGN:
             raise OSError(errno.EINVAL, f"its smallest block has {self._smallest} bytes, at most {ALIGN} are possible")
         self._request = min(_REQUEST, largest // ALIGN * ALIGN) or ALIGN
-        self._free: LifoQueue[Connection] = LifoQueue()
+        self._free: LifoQueue[NbdConnection] = LifoQueue()
         for connection in connections:
             self._free.put(connection)
 
@@ -130,7 +130,7 @@ class NbdLink:
         return Range(start, start + -(-length // self._smallest) * self._smallest)
 
     @contextmanager
-    def _borrowed(self) -> Iterator[Connection]:
+    def _borrowed(self) -> Iterator[NbdConnection]:
         link = self._free.get()
         try:
             with failing(link):
@@ -148,11 +148,11 @@ class NbdLink:
 def nbd_link(connect: Connect, count: int, explain: Explain = _as_it_is) -> Iterator[NbdLink]:
     """At most so many connections, closed afterwards; explain may say more of an error. Raises OSError."""
     with ExitStack() as stack:
-        connections = [stack.enter_context(Connection.opened(connect))]
+        connections = [stack.enter_context(NbdConnection.opened(connect))]
         with failing():
             several = connections[0].handle.can_multi_conn()
         if several:
-            connections += [stack.enter_context(Connection.opened(connect)) for _ in range(count - 1)]
+            connections += [stack.enter_context(NbdConnection.opened(connect)) for _ in range(count - 1)]
         yield NbdLink(connections, explain)
 
 

@@ -28,7 +28,7 @@ Parts = list[tuple[memoryview, int]]
 Ask = Callable[[nbd.Buffer, int], int]
 
 
-class Connection:
+class NbdConnection:
     """A handle of libnbd. After the first call that the server did not answer, it answers no more."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
 
 
 @contextmanager
-def failing(link: Connection | None = None) -> Iterator[None]:
+def failing(link: NbdConnection | None = None) -> Iterator[None]:
     """Turn libnbd's error into an OSError with the server's errno.
 
     One without is no answer of the server: TLS tells so of a connection that broke. Nor is EINVAL, once it broke: so

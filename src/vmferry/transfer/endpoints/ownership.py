@@ -19,7 +19,7 @@ from vmferry.qemu.places import Place, Where, place_of
 from vmferry.transfer.bookmarks import Bookmarks, sync_folder
 from vmferry.transfer.endpoints.file import writing
 from vmferry.transfer.endpoints.probe import claim_of, end_of
-from vmferry.transfer.endpoints.route import Kind
+from vmferry.transfer.endpoints.route import PlaceKind
 
 
 class Site(Protocol):
@@ -48,9 +48,9 @@ def site_of(destination: Where) -> Site:
         kind = end_of(place).kind
     except SourceUnreadable as error:
         raise DestinationUnwritable(path=place.shown, reason=error.fields["reason"]) from error
-    if kind is Kind.FILE:
+    if kind is PlaceKind.FILE:
         return FileSite(place.path)
-    return NfsSite(place) if kind is Kind.NFS and not place.exists else StandingSite(place)
+    return NfsSite(place) if kind is PlaceKind.NFS and not place.exists else StandingSite(place)
 
 
 class FileSite:

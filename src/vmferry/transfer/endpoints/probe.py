@@ -10,9 +10,14 @@ from blake3 import blake3
 
 from vmferry.qemu.places import Place, Scheme, Where, place_of
 from vmferry.transfer.endpoints.file import reading
-from vmferry.transfer.endpoints.route import End, Kind
+from vmferry.transfer.endpoints.route import End, PlaceKind
 
-_KINDS = {Scheme.NBD: Kind.NBD, Scheme.ISCSI: Kind.ISCSI, Scheme.NFS: Kind.NFS, Scheme.JSON: Kind.JSON}
+_KINDS = {
+    Scheme.NBD: PlaceKind.NBD,
+    Scheme.ISCSI: PlaceKind.ISCSI,
+    Scheme.NFS: PlaceKind.NFS,
+    Scheme.JSON: PlaceKind.JSON,
+}
 _NAMES = ("dm/uuid", "wwid", "device/wwid", "serial", "device/serial", "loop/backing_file")
 _SYS = Path("/sys/dev/block")
 
@@ -27,7 +32,7 @@ def end_of(where: Where) -> End:
             device = stat.S_ISBLK(place.path.stat().st_mode)
         except FileNotFoundError:
             device = False
-    return End(Kind.DEVICE if device else Kind.FILE, place.format)
+    return End(PlaceKind.DEVICE if device else PlaceKind.FILE, place.format)
 
 
 def digest(*facts: object) -> bytes:

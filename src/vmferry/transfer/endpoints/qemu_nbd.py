@@ -56,7 +56,7 @@ class _Wanted(NamedTuple):
     writable: bool
 
 
-class _Server:
+class _QemuNbd:
     """A qemu-nbd that runs, and connections that wait in its queue."""
 
     def __init__(self, wanted: _Wanted, cache: str) -> None:
@@ -128,7 +128,7 @@ def _opened(wanted: _Wanted, stack: ExitStack) -> NbdLink:
     cache, until = "none", time.monotonic() + LOCKED_S
     while True:
         with ExitStack() as attempt:
-            server = _Server(wanted, cache)
+            server = _QemuNbd(wanted, cache)
             attempt.callback(server.end)
             try:
                 link = attempt.enter_context(nbd_link(server.connect, wanted.connections, server.explain))

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 
-class Kind(Enum):
+class PlaceKind(Enum):
     """What a place turned out to be."""
 
     FILE = "file"
@@ -27,13 +27,13 @@ class Opening(Enum):
 
 
 class End(NamedTuple):
-    kind: Kind
+    kind: PlaceKind
     format: str
 
 
 def byte_for_byte(source: End, destination: End) -> bool:
     """The same format from file to file: snapshots inside, bitmaps and the layout of clusters survive."""
-    return source.kind is destination.kind is Kind.FILE and source.format == destination.format
+    return source.kind is destination.kind is PlaceKind.FILE and source.format == destination.format
 
 
 def openings(source: End, destination: End) -> tuple[Opening, Opening]:
@@ -47,4 +47,6 @@ def opening(end: End) -> Opening:
     """How an end is opened for its content, as a guest would see it."""
     if end.format != "raw":
         return Opening.EXPORT
-    return {Kind.FILE: Opening.FILE, Kind.DEVICE: Opening.DEVICE, Kind.NBD: Opening.NBD}.get(end.kind, Opening.EXPORT)
+    return {PlaceKind.FILE: Opening.FILE, PlaceKind.DEVICE: Opening.DEVICE, PlaceKind.NBD: Opening.NBD}.get(
+        end.kind, Opening.EXPORT
+    )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vmferry.errors import BadPlace, SourceChanged, SourceInUse
-from vmferry.qemu.img import Look, Options, look
+from vmferry.qemu.img import ImageInfo, Options, look
 from vmferry.qemu.locks import guard_reading
 from vmferry.qemu.places import Place, Where, place_of, shown
-from vmferry.transfer.bookmarks import Identity
+from vmferry.transfer.bookmarks import SourceIdentity
 from vmferry.transfer.endpoints.adapters import MediumSource
 from vmferry.transfer.endpoints.device import device_to_read
 from vmferry.transfer.endpoints.file import SourceFile, reading
@@ -21,15 +21,15 @@ from vmferry.transfer.endpoints.nbd import nbd_link
 from vmferry.transfer.endpoints.nbd_url import connecting
 from vmferry.transfer.endpoints.probe import device_facts, digest, end_of, file_facts
 from vmferry.transfer.endpoints.qemu_nbd import exported
-from vmferry.transfer.endpoints.route import Kind, Opening, opening, openings
+from vmferry.transfer.endpoints.route import Opening, PlaceKind, opening, openings
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class OpenedSource:
     """A frozen source."""
 
     source: Source
-    identity: Identity
+    identity: SourceIdentity
     confirm: Callable[[], None]
     """Raises SourceChanged unless it is still what was opened; of a URL nobody can tell."""
     file: SourceFile | None = None  # if its bytes are what is copied
@@ -38,7 +38,9 @@ class Original:
 
 
 @contextmanager
-def original(source: Where, destination: Where, connections: int, *, grows: bool = False) -> Iterator[Original]:
+def opened_source(
+    source: Where, destination: Where, connections: int, *, grows: bool = False
+) -> Iterator[OpenedSource]:
     """Open the source of a copy to that destination; of one that grows, what there is of it.
 
     Raises SourceUnreadable, SourceInUse, ExportFailed, BadPlace.
@@ -49,14 +51,14 @@ def original(source: Where, destination: Where, connections: int, *, grows: bool
 
 
 @contextmanager
-def original_alone(source: Where, connections: int) -> Iterator[Original]:
+def opened_alone(source: Where, connections: int) -> Iterator[OpenedSource]:
     """Open a source for its content; a bare path for its bytes. Raises as original does."""
     with _opened(source, opening(end_of(source)), connections) as found:
         yield found
 
 
 @contextmanager
-def _opened(where: Where, way: Opening, connections: int) -> Iterator[Original]:
+def _opened(where: Where, way: Opening, connections: int) -> Iterator[OpenedSource]:
     place = place_of(where)
     with ExitStack() as stack:
         if way is Opening.FILE:
@@ -67,12 +69,12 @@ def _opened(where: Where, way: Opening, connections: int) -> Iterator[Original]:
             with reading(place.shown):
                 link = stack.enter_context(nbd_link(connecting(place), connections))
             source = MediumSource(link, place.shown)
-            yield Original(source, Identity(link.size, 0, 0, digest("url", place.shown)), _untold)
+            yield OpenedSource(source, SourceIdentity(link.size, 0, 0, digest("url", place.shown)), _untold)
         else:
             yield _image(place, connections, stack)
 
 
-def _file(where: Where, stack: ExitStack) -> Original:
+def _file(where: Where, stack: ExitStack) -> OpenedSource:
     """Whoever gives a bare path sees to it himself that nobody writes there."""
     place = place_of(where)
     source = stack.enter_context(SourceFile(place.path if isinstance(where, Place) else where))
@@ -82,44 +84,44 @@ def _file(where: Where, stack: ExitStack) -> Original:
                 raise SourceInUse(path=place.at)
         if place.format == "qcow2" and look(place).data_file:
             raise BadPlace(place=place.at, reason="its data lie in another file: copy it to another format or storage")
-    return Original(source, source.identity, source.confirm, source, source.attributes())
+    return OpenedSource(source, source.identity, source.confirm, source, source.attributes())
 
 
-def _device(place: Place, stack: ExitStack) -> Original:
+def _device(place: Place, stack: ExitStack) -> OpenedSource:
     device = stack.enter_context(device_to_read(place.path))
     with reading(place.at):
         if not guard_reading(device.fd):
             raise SourceInUse(path=place.at)
         facts = device_facts(os.fstat(device.fd))
-    identity = Identity(device.size, 0, 0, digest(*facts))
-    return Original(MediumSource(device, place.at), identity, _untold)
+    identity = SourceIdentity(device.size, 0, 0, digest(*facts))
+    return OpenedSource(MediumSource(device, place.at), identity, _untold)
 
 
-def _image(place: Place, connections: int, stack: ExitStack) -> Original:
+def _image(place: Place, connections: int, stack: ExitStack) -> OpenedSource:
     link = stack.enter_context(exported(place, connections, writable=False))
     seen = look(place)
     mine = identity_of_image(place, seen)
-    local = end_of(place).kind is Kind.FILE
+    local = end_of(place).kind is PlaceKind.FILE
     with reading(place.shown):
         attributes = place.path.stat() if local else None
     source = MediumSource(link, place.shown)
-    return Original(source, mine, partial(_confirm_image, place, mine), None, attributes, seen.options)
+    return OpenedSource(source, mine, partial(_confirm_image, place, mine), None, attributes, seen.options)
 
 
-def identity_of_image(place: Place, seen: Look) -> Identity:
+def identity_of_image(place: Place, seen: ImageInfo) -> SourceIdentity:
     """Size, and a digest of all the files that the content comes from."""
     facts = [fact for name in seen.files for fact in file_facts(name)]
-    return Identity(seen.size, 0, 0, digest(place.format, place.shown, *facts))
+    return SourceIdentity(seen.size, 0, 0, digest(place.format, place.shown, *facts))
 
 
-def _confirm_image(place: Place, mine: Identity) -> None:
+def _confirm_image(place: Place, mine: SourceIdentity) -> None:
     if identity_of_image(place, look(place)) != mine:
         raise SourceChanged(path=shown(place))
 
 
-def _growing(found: Original, name: str) -> Original:
+def _growing(found: OpenedSource, name: str) -> OpenedSource:
     """It has another size each time, so its name is all that is the same."""
-    return replace(found, identity=Identity(0, 0, 0, digest("grows", name)), confirm=_untold)
+    return replace(found, identity=SourceIdentity(0, 0, 0, digest("grows", name)), confirm=_untold)
 
 
 def _untold() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from vmferry.transfer.bookmarks import Journal, Kind, Record
+from vmferry.transfer.bookmarks import Journal, Record, RecordKind
 from vmferry.transfer.endpoints.file import writing
 from vmferry.transfer.endpoints.interface import Destination, Source
 from vmferry.transfer.engine.hashing import ChunkDigest
@@ -163,7 +163,7 @@ class Recorder:
     def proved(self, index: int) -> None:
         """Note that a durable chunk was read back, and need not be again. Raises DestinationUnwritable."""
         with self._lock, writing(self._path):
-            self._journal.note(Record(Kind.PROVED, index))
+            self._journal.note(Record(RecordKind.PROVED, index))
 
     def flush(self) -> None:
         """Make all that was noted durable. Raises DestinationFull, DestinationUnwritable."""
@@ -181,4 +181,4 @@ class Recorder:
 
 
 def chunk_record(index: int, digest: bytes | None) -> Record:
-    return Record(Kind.ZERO, index) if digest is None else Record(Kind.DATA, index, digest)
+    return Record(RecordKind.ZERO, index) if digest is None else Record(RecordKind.DATA, index, digest)

@@ -8,19 +8,19 @@ from typing import TypeVar
 
 from vmferry.errors import Cancelled
 from vmferry.transfer.contract import Watch
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.throttle import Throttle
 
 T = TypeVar("T")
 
 
-def together(acts: Sequence[Callable[[Watch], T]], watch: Watch) -> list[T]:
+def in_parallel(acts: Sequence[Callable[[Watch], T]], watch: Watch) -> list[T]:
     """Call each with a watch of its own, all at once, and return what they return.
 
     The first error stops the others, and is raised when all have ended.
     """
-    progress = Progress(0, time.monotonic)
+    progress = ProgressCounter(0, time.monotonic)
     ends: dict[int, T] = {}
 
     def act(numbered: tuple[int, Callable[[Watch], T]], lane: Lane) -> None:
@@ -34,7 +34,7 @@ def together(acts: Sequence[Callable[[Watch], T]], watch: Watch) -> list[T]:
 class _Share:
     """The watch of one of them. Implements Watch."""
 
-    def __init__(self, watch: Watch, progress: Progress, lane: Lane) -> None:
+    def __init__(self, watch: Watch, progress: ProgressCounter, lane: Lane) -> None:
         self._watch = watch
         self._progress = progress
         self._lane = lane

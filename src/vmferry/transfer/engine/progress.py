@@ -9,7 +9,7 @@ from threading import Lock
 WINDOW_S = 5.0
 
 
-class Progress:
+class ProgressCounter:
     """Counts bytes from many threads; the rate comes from the last WINDOW_S seconds."""
 
     def __init__(self, total_bytes: int, clock: Callable[[], float]) -> None:

@@ -11,7 +11,7 @@ from threading import BoundedSemaphore, Event, Lock
 from typing import TypeVar
 
 from vmferry.transfer.contract import Watch
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.ranges import CHUNK, Range, pieces
 
 Work = TypeVar("Work")
@@ -56,7 +56,7 @@ def _buffer() -> memoryview:
 class Lane:
     """What one stream works with: an aligned buffer of a chunk, and the gate before each piece."""
 
-    def __init__(self, watch: Watch, progress: Progress, stopped: Event) -> None:
+    def __init__(self, watch: Watch, progress: ProgressCounter, stopped: Event) -> None:
         self.buffer = _buffer()
         self.moved = 0  # bytes that this lane has counted as done
         self._progress = progress
@@ -100,7 +100,7 @@ class Streams:
     their next piece; the call returns when all have stopped, so a paused watch holds it back.
     """
 
-    def __init__(self, watch: Watch, progress: Progress, count: int) -> None:
+    def __init__(self, watch: Watch, progress: ProgressCounter, count: int) -> None:
         self._watch = watch
         self._progress = progress
         self._count = max(1, count)

@@ -7,12 +7,12 @@ from typing import Any
 
 from vmferry.model.seals import Seal, checksum
 from vmferry.qemu.places import Place
-from vmferry.transfer.standalone import Carried
+from vmferry.transfer.standalone import CopyResult
 
 CopyReceipt = dict[str, Any]
 
 
-def receipt(source: Place, destination: Place, done: Carried) -> CopyReceipt:
+def receipt(source: Place, destination: Place, done: CopyResult) -> CopyReceipt:
     """What was done; what an earlier call did and this one did not is None. Pure."""
     copied = done.copied
     told = {

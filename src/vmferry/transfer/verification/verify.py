@@ -14,10 +14,10 @@ from vmferry.qemu.locks import guard_reading
 from vmferry.qemu.places import Place, Scheme
 from vmferry.transfer.contract import Watch
 from vmferry.transfer.endpoints.file import reading
-from vmferry.transfer.endpoints.source import original_alone
+from vmferry.transfer.endpoints.source import opened_alone
 from vmferry.transfer.engine.copy_loop import Reader, scan
 from vmferry.transfer.engine.hashing import root_hash
-from vmferry.transfer.engine.progress import Progress
+from vmferry.transfer.engine.progress import ProgressCounter
 from vmferry.transfer.engine.streams import Lane, Streams
 from vmferry.transfer.ranges import Chunk, Range, by_chunk, chunk_range, clip, total
 from vmferry.transfer.verification.seals import Written, mark_of, stamp, unpack_marks, written
@@ -25,7 +25,7 @@ from vmferry.transfer.verification.seals import Written, mark_of, stamp, unpack_
 _UNREADABLE = b"unreadable"  # no digest, and no mark either
 
 
-class Outcome(StrEnum):
+class VerifyOutcome(StrEnum):
     SAME = "same"
     """Every byte is what the receipt says."""
     DIFFERS = "differs"
@@ -35,9 +35,9 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DiskVerdict:
     at: str
-    outcome: Outcome
+    outcome: VerifyOutcome
     why: str = ""
     """What is uncertain, or how it is known that it was written."""
     wrong: tuple[Range, ...] = ()
@@ -46,7 +46,7 @@ class Verdict:
     compared_bytes: int = 0
 
 
-def verify(seal: Seal, watch: Watch, tls: Path | None = None, streams: int = 4) -> Verdict:
+def verify(seal: Seal, watch: Watch, tls: Path | None = None, streams: int = 4) -> DiskVerdict:
     """Read all that the seal names, unless it was written since.
 
     SAME is said only of what was read from the storage and has the root hash. Raises BadReceipt, BadPlace,
@@ -57,18 +57,18 @@ def verify(seal: Seal, watch: Watch, tls: Path | None = None, streams: int = 4) 
         now = stamp(place)
         known, why = written(seal, now)
         if known is Written.YES:
-            return Verdict(seal.at, Outcome.WRITTEN, why)
+            return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, why)
         _refuse_open(place)
         found = _read(seal, place, watch, streams)
         later = stamp(place)
     except FileNotFoundError:
-        return Verdict(seal.at, Outcome.WRITTEN, "there is no such file any more")
+        return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, "there is no such file any more")
     except (SourceInUse, SourceChanged):
-        return Verdict(seal.at, Outcome.WRITTEN, "a VM or another program has it open for writing")
+        return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, "a VM or another program has it open for writing")
     except OSError as error:
         raise SourceUnreadable(path=seal.at, offset=0, reason=error.strerror or str(error)) from error
     if later != now:
-        return Verdict(seal.at, Outcome.WRITTEN, "it was written while it was read")
+        return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, "it was written while it was read")
     return _judged(seal, marks, found, why)
 
 
@@ -101,7 +101,7 @@ def _refuse_open(place: Place) -> None:
 
 def _read(seal: Seal, place: Place, watch: Watch, streams: int) -> _Found:
     """The digest of each chunk; of a file or device also where it cannot be read."""
-    with original_alone(place, streams) as of:
+    with opened_alone(place, streams) as of:
         size = min(seal.size, of.source.size)
         data = list(clip(of.source.extents(Range(0, size)), Range(0, size)))
         digests: dict[int, bytes | None] = {}
@@ -116,25 +116,25 @@ def _read(seal: Seal, place: Place, watch: Watch, streams: int) -> _Found:
                 digests[chunk.index] = _UNREADABLE
                 lane.settle(before + total(chunk.data))
 
-        Streams(watch, Progress(total(data), time.monotonic), streams).run(by_chunk(data), hash_one)
+        Streams(watch, ProgressCounter(total(data), time.monotonic), streams).run(by_chunk(data), hash_one)
         of.confirm()
     return _Found(of.source.size, total(data), digests)
 
 
-def _judged(seal: Seal, marks: list[bytes], found: _Found, why: str) -> Verdict:
+def _judged(seal: Seal, marks: list[bytes], found: _Found, why: str) -> DiskVerdict:
     """Pure."""
     if found.size < seal.size:
-        return Verdict(seal.at, Outcome.WRITTEN, f"it has {found.size} bytes, not {seal.size}")
+        return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, f"it has {found.size} bytes, not {seal.size}")
     unreadable = [index for index, digest in found.digests.items() if digest == _UNREADABLE]
     if not unreadable and root_hash(seal.size, found.digests) == seal.root_hash:
-        return Verdict(seal.at, Outcome.SAME, why, compared_bytes=found.data_bytes)
+        return DiskVerdict(seal.at, VerifyOutcome.SAME, why, compared_bytes=found.data_bytes)
     broken = set(unreadable)
     wrong = [
         index for index, mark in enumerate(marks) if mark_of(found.digests.get(index)) != mark and index not in broken
     ]
-    return Verdict(
+    return DiskVerdict(
         seal.at,
-        Outcome.DIFFERS,
+        VerifyOutcome.DIFFERS,
         why,
         tuple(chunk_range(index, seal.size) for index in wrong),
         tuple(chunk_range(index, seal.size) for index in sorted(unreadable)),
