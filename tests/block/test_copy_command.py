@@ -126,7 +126,7 @@ import os
 from pathlib import Path
 from vmferry.transfer import Place, Unwatched
 from vmferry.transfer import standalone
-from vmferry.transfer.standalone import Carriage
+from vmferry.transfer.standalone import DiskCopy
 
 def stop(*_: object) -> None:
     os._exit(9)
@@ -137,7 +137,7 @@ elif {cut!r} == "before the unlink":
     standalone.sync_folder = stop
 else:
     standalone.forget = stop
-Carriage(Place({str(disk)!r}), Place({str(tmp_path / "new")!r}), Path({str(tmp_path / "state" / "copies")!r})).run(
+DiskCopy(Place({str(disk)!r}), Place({str(tmp_path / "new")!r}), Path({str(tmp_path / "state" / "copies")!r})).run(
     Unwatched(), Unwatched(), 2
 )
 """

@@ -271,10 +271,10 @@ class BenchDesk:
     def suspended(self) -> bool:
         return False
 
-    def patient(self) -> BenchDesk:
+    def suspendable(self) -> BenchDesk:
         return self
 
-    def deaf(self) -> BenchDesk:
+    def uncancellable(self) -> BenchDesk:
         return replace(self, hears=False)
 
 

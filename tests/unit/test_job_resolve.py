@@ -114,8 +114,8 @@ class LossBench(Bench):
 
     def _walk(self) -> JobState:
         self.epoch += 1
-        desk = LossDesk(self)
-        job = Job(self.job_id, self.plan, self.host(NEAR), self.host(FAR), Facts(self.known), desk, Path("/state"))
+        control = LossDesk(self)
+        job = Job(self.job_id, self.plan, self.host(NEAR), self.host(FAR), Facts(self.known), control, Path("/state"))
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 
     def host(self, name: str) -> Host:

@@ -53,7 +53,7 @@ class Act(Step):
 
 
 class Bench:
-    """Job, desk and ledger in one."""
+    """Job, control and journal in one."""
 
     id = "abcd2345"
     plan = SimpleNamespace(vm="guest", connect="memory", to=None)
@@ -64,13 +64,13 @@ class Bench:
         self.states = [JobState.RUNNING]
         self.stuck = 0
         self.memo: dict[str, Outcome] = {}
-        self.desk = self
+        self.control = self
         self.cancelled = False
 
-    def patient(self) -> Bench:
+    def suspendable(self) -> Bench:
         return self
 
-    def deaf(self) -> Bench:
+    def uncancellable(self) -> Bench:
         return self
 
     def check(self) -> None:

@@ -219,8 +219,8 @@ class _Counted:
 
 
 async def _desk(request: Request) -> HostCallService:
-    desk: HostCallService = request.app.state.desk
-    return desk
+    control: HostCallService = request.app.state.control
+    return control
 
 
 TheDesk = Annotated[HostCallService, Depends(_desk)]
@@ -231,8 +231,8 @@ async def call(request: Request) -> Response:
     method = request.path_params["method"]
     if method not in CALLS:
         raise BadRequest(reason=f"a host has no method {method}")
-    desk = await _desk(request)
-    lines = desk.answer(CALLS[method], _body(await request.body()))
+    control = await _desk(request)
+    lines = control.answer(CALLS[method], _body(await request.body()))
     first = await anext(lines)
     if ends(first):
         await lines.aclose()
@@ -264,12 +264,12 @@ def _text(line: Json) -> str:
 
 
 @router.post("/operations/{key}")
-def order(key: str, body: Annotated[OrderBody, Body()], desk: TheDesk) -> Json:
+def order(key: str, body: Annotated[OrderBody, Body()], control: TheDesk) -> Json:
     """Grant, limit or cancel a long call, which may just have ended; or say that its answer was heard."""
     if body.heard:
-        desk.operations.forget(key)
+        control.operations.forget(key)
         return {}
-    operation = desk.operations.find(key)
+    operation = control.operations.find(key)
     if operation is not None and body.cancel:
         operation.stop(Cancelled())
     if operation is not None and body.granted is not None:

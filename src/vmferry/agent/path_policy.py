@@ -74,7 +74,7 @@ class _Use:
 
 
 class ToStorages:
-    """Confines to the declared storages. Implements Confined."""
+    """Confine every path to the declared storages. Implements PathPolicy."""
 
     def __init__(self, host: str, state: Path, storages: Storages, looking: Host, tls: Path) -> None:
         """`looking`: the real host, to ask whose a file is; `tls`: our certificates, for sources over NBD."""

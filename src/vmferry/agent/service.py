@@ -49,10 +49,10 @@ class Agent:
         trust = PeerPolicy(tls)
         office = AgentAdmin(self.name, connect, tls, trust, storages, self.operations)
         office.renewed = lambda: _reload(self._context, tls.path)
-        desk = HostCallService(
+        control = HostCallService(
             self.name, connect, hosts, confined(self.name) if confined else to_storages, self.operations
         )
-        self._server = AgentServer(configured(_app(self.name, desk, office, trust), self._context))
+        self._server = AgentServer(configured(_app(self.name, control, office, trust), self._context))
         self._server.leave = self._leave
 
     def serve(self, listener: socket.socket) -> None:
@@ -85,9 +85,9 @@ class AgentServer(uvicorn.Server):
         Thread(target=then, name="leaving", daemon=True).start()
 
 
-def _app(name: str, desk: HostCallService, office: AgentAdmin, trust: PeerPolicy) -> FastAPI:
+def _app(name: str, control: HostCallService, office: AgentAdmin, trust: PeerPolicy) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.desk, app.state.office = desk, office
+    app.state.control, app.state.office = control, office
     app.include_router(host_routes.router)
     app.include_router(admin_routes.router)
     app.add_middleware(AgentMiddleware, name=name, trust=trust)

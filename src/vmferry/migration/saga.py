@@ -134,11 +134,11 @@ class _Walk:
         It ends without that only when the destination is lost.
         """
         name = f"onward {number} {step.name}"
-        return self._until_done(name, lambda: self._do(number, step, self.job.deaf()), _ONWARD)
+        return self._until_done(name, lambda: self._do(number, step, self.job.uncancellable()), _ONWARD)
 
     def _crossed(self, number: int) -> bool:
         """After a failure: has the point of no return taken effect, in part at least, or has somebody seen to that?"""
-        step, job = self.strategy.steps[number], self.job.deaf()
+        step, job = self.strategy.steps[number], self.job.uncancellable()
         if number < self.strategy.no_return:
             return self.once(f"overtaken {number}", lambda: _answer(step.overtaken, job, doubt=False))["ok"]
         return self.once("crossed", lambda: _answer(step.crossed, job, doubt=True))["ok"]
@@ -180,7 +180,7 @@ class _Walk:
         return DONE
 
     def _breathe(self) -> Outcome:
-        self.job.deaf().desk.wait(RETRY_S)
+        self.job.uncancellable().control.wait(RETRY_S)
         return DONE
 
     def _do(self, number: int, step: Step, job: Job) -> Outcome:
@@ -190,7 +190,7 @@ class _Walk:
         return outcome
 
     def _undo(self, number: int, step: Step) -> Outcome:
-        job = self.job.deaf()
+        job = self.job.uncancellable()
         self.ledger.begun("undo", step, number)
         outcome = _reach(lambda: step.undo(job), job)
         self.ledger.ended("undo", step, number, outcome)
@@ -201,26 +201,28 @@ def _patiently(step: Step, job: Job) -> None:
     """Act; where a person wants the job to stand still and the step may, stand, then act again."""
     while True:
         try:
-            _act(step, job.patient() if step.may_stand else job)
+            _act(step, job.suspendable() if step.may_stand else job)
             return
         except Suspended:
             _stand(job)
 
 
 def _stand(job: Job) -> None:
-    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as desk.wait does."""
-    job.desk.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
-    job.desk.says("standing still")
-    while job.desk.suspended:
-        job.desk.wait(LOOK_S)
+    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as control.wait does."""
+    job.control.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
+    job.control.says("standing still")
+    while job.control.suspended:
+        job.control.wait(LOOK_S)
         spare_source(job)
 
 
 def _act(step: Step, job: Job) -> None:
-    job.desk.check()
+    job.control.check()
     if job.lost is Lost.DESTINATION:
         raise _destination_lost(job)
-    job.desk.state(JobState.RUNNING)  # a step that was cut off, or lost its host, may have stood still: it decides anew
+    job.control.state(
+        JobState.RUNNING
+    )  # a step that was cut off, or lost its host, may have stood still: it decides anew
     if not step.found(job):
         step.do(job)
 
@@ -251,9 +253,9 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
                 job.facts.put("away", None)
             return DONE
         except (HostUnreachable, VmHeld) as away:
-            job.desk.waits(_waits(job, away))
+            job.control.waits(_waits(job, away))
             try:
-                job.desk.wait(RETRY_S)
+                job.control.wait(RETRY_S)
             except Cancelled as cancelled:
                 return _failed(cancelled)
         except (Superseded, StoreAway):  # not the step's failure: whoever goes on asks what it came to

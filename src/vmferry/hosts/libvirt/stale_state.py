@@ -30,7 +30,7 @@ _SETTLED_S = 5
 def check(host: str, domain: libvirt.virDomain, notes: Path = OF_LIBVIRT) -> None:
     """Is the VM what libvirt tells of it?
 
-    Raises VmForgotten for one that runs and counts as off; VmHalfStarted for one that is off and counts as starting,
+    Raises VmRunningUnseen for one that runs and counts as off; VmHalfStarted for one that is off and counts as starting,
     VmHeld while that start may yet come to something.
     """
     state = domain.state()

@@ -16,7 +16,7 @@ from vmferry.transfer import Throttle
 
 
 class ActiveJobs:
-    """One desk for each job that this process acts for. May be called from any thread."""
+    """One control for each job that this process acts for. May be called from any thread."""
 
     def __init__(self) -> None:
         self.orders: dict[str, JobCommands] = {}
@@ -30,9 +30,9 @@ class ActiveJobs:
     # -- desks
 
     def open(self, store: Store, token: FencingToken, limits: Limits) -> JobControl:
-        """A new one; a desk that an earlier epoch of the job left is closed.
+        """A new one; a control that an earlier epoch of the job left is closed.
 
-        Raises Stopped for an epoch that is past: who ended it found no desk to stop.
+        Raises Stopped for an epoch that is past: who ended it found no control to stop.
         """
         with self._changed:
             row = store.row(token.job)  # under the lock: no order may come between row and orders

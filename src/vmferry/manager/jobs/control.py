@@ -1,4 +1,4 @@
-"""A running job's desk: where its steps report, and hear of cancel and of new limits."""
+"""A running job's control: where its steps report, and hear of cancel and of new limits."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def left_of(facts: Mapping[str, Fact]) -> list[str]:
 
 @dataclass
 class JobControl:
-    """The desk of a job that runs in this process."""
+    """The control of a job that runs in this process."""
 
     store: Store
     token: FencingToken
@@ -176,7 +176,7 @@ class JobControl:
         """Return when an operator asked for it. Raises Stopped."""
         with self.orders.changed:
             self.orders.changed.wait_for(lambda: self.orders.retry or self.orders.stop)
-        self.deaf().check()
+        self.uncancellable().check()
 
     def disk(self, progress: DiskProgress, rate_bytes_s: float) -> None:
         self.board.disk(progress, self.throttle.says)
@@ -201,10 +201,10 @@ class JobControl:
     def suspended(self) -> bool:
         return self.orders.suspend
 
-    def patient(self) -> JobControl:
+    def suspendable(self) -> JobControl:
         return replace(self, hears_suspend=True)
 
-    def deaf(self) -> JobControl:
+    def uncancellable(self) -> JobControl:
         return replace(self, hears_cancel=False, hears_suspend=False)
 
     def _stands(self) -> bool:

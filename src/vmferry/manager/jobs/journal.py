@@ -25,7 +25,7 @@ class JobJournal:
     """The ledger of a job that runs in this process. Everything may raise Superseded."""
 
     store: Store
-    desk: JobControl
+    control: JobControl
     job: Job
     strategy: Strategy
     freed: Callable[[], None]
@@ -33,25 +33,25 @@ class JobJournal:
 
     def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None:
         says = step.says if act == "do" else f"undoing: {step.says}"
-        self.store.begun(self.desk.token, StepRecord(act, number, step.name, says, now()))
-        self.desk.board.show(now=says, held="", step=number + 1, next=self._next(act, number))
+        self.store.begun(self.control.token, StepRecord(act, number, step.name, says, now()))
+        self.control.board.show(now=says, held="", step=number + 1, next=self._next(act, number))
 
     def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None:
-        token = self.desk.token
+        token = self.control.token
         self.store.ended(token, act, number, ok=outcome["ok"], sentence=outcome["sentence"])
-        self.desk.board.show()
+        self.control.board.show()
 
     def state(self, state: JobState, why: str = "", kind: str = "") -> None:
         receipt = receipt_of(self.job, self.store) if state is JobState.DONE else None
-        self.store.advance(self.desk.token, state, why, kind, receipt)
+        self.store.advance(self.control.token, state, why, kind, receipt)
         if state is not JobState.STUCK:
-            self.desk.orders.set(retry=False)
-        self.desk.board.show()
+            self.control.orders.set(retry=False)
+        self.control.board.show()
         if state in FINAL:
             self.freed()
 
     def wait_for_retry(self) -> None:
-        self.desk.wait_for_retry()
+        self.control.wait_for_retry()
 
     def _next(self, act: Literal["do", "undo"], number: int) -> str:
         following = number + 1 if act == "do" else number - 1
@@ -91,7 +91,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
         phases=store.phases(job.id),
         pause_forecast_s=float(_number(facts.get("pause_forecast_s"), job.plan.pause_forecast_s)),
         pause_s=float(_number(facts.get("pause_s"), 0.0)),
-        pause_allowed_s=job.desk.max_pause_s,
+        pause_allowed_s=job.control.max_pause_s,
         verified=facts.get("verified") is True,
         rounds=int(_number(facts.get("rounds"), 0)),
         finished=now(),

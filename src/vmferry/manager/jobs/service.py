@@ -331,13 +331,13 @@ class Jobs:
         token = FencingToken(id, row.epoch)
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
-        desk = self._desk(token)
+        control = self._desk(token)
         facts = self._facts(token)
-        host = self._open(row.plan, Lost.SOURCE, facts, desk)
-        there = self._open(row.plan, Lost.DESTINATION, facts, desk) if row.plan.to else host
+        host = self._open(row.plan, Lost.SOURCE, facts, control)
+        there = self._open(row.plan, Lost.DESTINATION, facts, control) if row.plan.to else host
         ask = self._intake.others.asking(id)
-        job = Job(id, row.plan, host, there, facts, desk, self._bookmarks(id), ask)
-        walk(strategy, job, JobJournal(self._store, desk, job, strategy, lambda: self._ended(id)), once)
+        job = Job(id, row.plan, host, there, facts, control, self._bookmarks(id), ask)
+        walk(strategy, job, JobJournal(self._store, control, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: FencingToken, strategy: Strategy) -> None:
         """The steps must be the ones that were planned; and a job that only waited for them goes on."""
@@ -350,12 +350,12 @@ class Jobs:
             self._store.advance(token, row.before_stuck or JobState.RUNNING)
 
     def _desk(self, token: FencingToken) -> JobControl:
-        desk = self._desks.open(self._store, token, self.limits)
+        control = self._desks.open(self._store, token, self.limits)
         if self._closing or not self._standing:  # it may have been closed before it was opened
             raise Stopped
-        return desk
+        return control
 
-    def _open(self, plan: Plan, end: Lost, facts: JobFacts, desk: JobControl) -> Host:
+    def _open(self, plan: Plan, end: Lost, facts: JobFacts, control: JobControl) -> Host:
         """The host at that end of the move; one that was declared lost is never asked."""
         name = host_of(plan, end)
         if facts.get("lost") == end:
@@ -364,8 +364,8 @@ class Jobs:
             try:
                 return self._hosts.open(name, facts.token)
             except HostUnreachable as away:
-                desk.waits(f"{away}, the job waits for it")
-                desk.deaf().wait(RETRY_S)
+                control.waits(f"{away}, the job waits for it")
+                control.uncancellable().wait(RETRY_S)
 
     def _facts(self, token: FencingToken) -> JobFacts:
         return JobFacts(self._store, token, self._store.facts(token.job))

@@ -57,7 +57,7 @@ class RunningTransfer:
             self.halted = why
 
     def carry(self, carriage: DiskCopy, streams: int) -> CopyResult:
-        """Copy and compare. Raises Halted, and what Carriage.carry raises."""
+        """Copy and compare. Raises Halted, and what DiskCopy.carry raises."""
         return carriage.carry(_Phase(self, "copying"), _Phase(self, "comparing"), streams)
 
     def check(self) -> None:

@@ -37,7 +37,7 @@ def set_clock(job: Job, host: Host, stood_s: float) -> None:
     """Ask the guest agent to, once the guest runs; note what came of it. One that was not there is not waited for."""
     until = time.monotonic() + (WAIT_S if job.plan.agent else 0.0)
     while (clock := _asked(job, host, stood_s)) is None and time.monotonic() < until:
-        job.desk.wait(LOOK_S)
+        job.control.wait(LOOK_S)
     where = f" on {host.name}" if job.plan.relocates else ""
     job.facts.put("clock", clock_note(clock, stood_s, f"`virsh domtime {quote(job.plan.vm)} --sync`{where}"))
 

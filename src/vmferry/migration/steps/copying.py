@@ -30,7 +30,7 @@ class CopyBase(Step):
                 seconds += copied.seconds
         if seconds > 0.05 and sum(moved) > 1 << 20:
             job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
-            throttle = job.desk.throttle
+            throttle = job.control.throttle
             job.facts.put("limited", throttle.slowed or throttle.tightest_bytes_s is not None)
 
     def undo(self, job: Job) -> None:

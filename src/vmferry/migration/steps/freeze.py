@@ -117,12 +117,12 @@ def put_home(job: Job) -> None:
 
 def thaw(job: Job) -> None:
     """Tell the guest agent to thaw until it says that it has; give it up after THAW_S, and leave the fact."""
-    job.desk.says("waiting for the guest agent: the guest's file systems may be frozen")
+    job.control.says("waiting for the guest agent: the guest's file systems may be frozen")
     end = time.monotonic() + THAW_S
     while not job.host.thaw(job.uuid, QUIESCE_S):
         if time.monotonic() > end:
             return
-        job.desk.wait(LOOK_S)
+        job.control.wait(LOOK_S)
         spare_source(job)
     job.facts.put("thaw_owed", value=False)
 
@@ -144,14 +144,14 @@ class Rounds(Step):
             remaining = self._remaining(job, round_)
             _note_growth(job, remaining)
             stalls = before is not None and remaining > SHRINKS * before
-            yields = stalls and job.desk.throttle.gives_way
+            yields = stalls and job.control.throttle.gives_way
             if self._small(job, remaining, round_) or (stalls and not yields and self.technology in MIRRORS):
                 # what no longer shrinks is the mirror's: it follows the guest
                 job.facts.put("rounds", round_)
-                job.desk.check()  # the last place to stand still before the cut-over
+                job.control.check()  # the last place to stand still before the cut-over
                 return
             if yields:
-                job.desk.throttle.insists = True  # it is for giving way that the rounds do not shrink
+                job.control.throttle.insists = True  # it is for giving way that the rounds do not shrink
             elif (stalls or round_ >= _most_rounds(job)) and not self._wait_for_calm(job, round_):
                 continue
             before = remaining
@@ -199,10 +199,10 @@ class Rounds(Step):
     def _small(self, job: Job, remaining: int, round_: int) -> bool:
         pause = forecast(job, self.technology, remaining)
         job.facts.put("pause_forecast_s", round(pause, 3))
-        job.desk.forecast(pause)
+        job.control.forecast(pause)
         if self.technology in MIRRORS:
             return remaining <= SMALL_BYTES or round_ >= _most_rounds(job)
-        return pause <= job.desk.max_pause_s
+        return pause <= job.control.max_pause_s
 
     def _next_round(self, job: Job, following: int) -> None:
         prove(job, following - 1)
@@ -216,12 +216,12 @@ class Rounds(Step):
 
         Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
         """
-        job.desk.state(JobState.PAUSED, self._why(job, round_))
-        asked = (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s)
+        job.control.state(JobState.PAUSED, self._why(job, round_))
+        asked = (job.control.throttle.ordered_bytes_s, job.control.max_pause_s)
         more = round_ < _most_rounds(job)
-        while (job.desk.throttle.ordered_bytes_s, job.desk.max_pause_s) == asked:
+        while (job.control.throttle.ordered_bytes_s, job.control.max_pause_s) == asked:
             before = self._remaining(job, round_)
-            job.desk.wait(LOOK_S)
+            job.control.wait(LOOK_S)
             spare_source(job)
             remaining = self._remaining(job, round_)
             if self._small(job, remaining, round_):
@@ -229,24 +229,24 @@ class Rounds(Step):
                 break
             if more and self._helps(job, remaining, (remaining - before) / LOOK_S):
                 break
-        job.desk.state(JobState.RUNNING)
+        job.control.state(JobState.RUNNING)
         return more
 
     def _helps(self, job: Job, remaining: int, growth_bytes_s: float) -> bool:
         """Would the guest, writing at this rate, leave little enough while one more round is copied?"""
         left = growth_bytes_s * (ROUND_FIXED_S + remaining / copy_rate(job))
-        return forecast(job, self.technology, round(left)) <= job.desk.max_pause_s
+        return forecast(job, self.technology, round(left)) <= job.control.max_pause_s
 
     def _why(self, job: Job, round_: int) -> str:
         now = forecast(job, self.technology, self._remaining(job, round_))
         return (
             f"{self._slow_part(job)}, a cut-over now would pause it for {now:.1f} s "
-            f"(allowed: {job.desk.max_pause_s:g} s): raise the limit or the pause with "
+            f"(allowed: {job.control.max_pause_s:g} s): raise the limit or the pause with "
             f"`vmferry job limit {job.id} RATE --max-pause SECONDS`, or `vmferry job cancel {job.id}`"
         )
 
     def _slow_part(self, job: Job) -> str:
-        if forecast(job, self.technology, 0) > job.desk.max_pause_s:
+        if forecast(job, self.technology, 0) > job.control.max_pause_s:
             return "the guest's memory alone takes longer than is allowed"
         return "the guest writes as fast as it is copied"
 
@@ -265,7 +265,7 @@ def _note_growth(job: Job, remaining: int) -> None:
 
 def copy_rate(job: Job) -> float:
     """Bytes a second that this job's rounds reach, under its limit."""
-    limit = job.desk.throttle.tightest_bytes_s
+    limit = job.control.throttle.tightest_bytes_s
     return min(full_rate(job), limit) if limit else full_rate(job)
 
 

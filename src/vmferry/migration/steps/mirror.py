@@ -118,18 +118,18 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
     limit = _limit(job, disks)
     looks = 0
     while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
-        job.desk.wait(QUICK_LOOK_S if looks < QUICK_LOOKS else LOOK_S)
+        job.control.wait(QUICK_LOOK_S if looks < QUICK_LOOKS else LOOK_S)
         spare_source(job)
         looks += 1
         if looks == SLOW_LOOKS:
-            job.desk.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
-        if job.desk.throttle.ordered_bytes_s != limit:
+            job.control.says(f"the guest writes as fast as the mirror copies: `vmferry job limit {job.id} none` helps")
+        if job.control.throttle.ordered_bytes_s != limit:
             limit = _limit(job, disks)
 
 
 def _limit(job: Job, disks: list[DiskMove]) -> int | None:
     """Start the mirrors, or give running ones their share of the job's limit. Returns the limit."""
-    limit = job.desk.throttle.ordered_bytes_s  # giving way to a guest, it would never catch up with it
+    limit = job.control.throttle.ordered_bytes_s  # giving way to a guest, it would never catch up with it
     for disk in disks:
         share = max(1, limit // len(disks)) if limit else None
         job.host.mirror(job.uuid, disk.target, disk.to, share)
@@ -138,11 +138,11 @@ def _limit(job: Job, disks: list[DiskMove]) -> int | None:
 
 def _wait_until_open(job: Job) -> None:
     """While a calendar lets nothing move, no mirror is begun: one that runs has to go on to its end."""
-    while why := job.desk.throttle.closed:
-        job.desk.says(why)
-        job.desk.wait(CLOSED_LOOK_S)
+    while why := job.control.throttle.closed:
+        job.control.says(why)
+        job.control.wait(CLOSED_LOOK_S)
         spare_source(job)
-    job.desk.says(Mirror.says)
+    job.control.says(Mirror.says)
 
 
 def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
@@ -155,7 +155,7 @@ def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
             left += total - done
         if left <= LITTLE_BYTES:
             return
-        job.desk.wait(LOOK_S)
+        job.control.wait(LOOK_S)
 
 
 def _ready(job: Job, disk: DiskMove) -> bool:
@@ -168,5 +168,5 @@ def _ready(job: Job, disk: DiskMove) -> bool:
             raise GuestGone(vm=job.plan.vm) from refused
         prove(job, rounds(job), mirrored=True)  # a mirror ends when its disk is resized, and blames the destination
         raise MirrorEnded(vm=job.plan.vm, target=disk.target, reason=refused.fields["reason"]) from refused
-    job.desk.disk(DiskProgress(disk.target, done, total), 0.0)
+    job.control.disk(DiskProgress(disk.target, done, total), 0.0)
     return ready

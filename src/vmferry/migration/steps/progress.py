@@ -1,4 +1,4 @@
-"""Passes a transfer's progress on to the desk, disk by disk, and the desk's orders to the transfer."""
+"""Passes a transfer's progress on to the job's control, disk by disk, and its commands to the transfer."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class ControlWatch:
 
     @property
     def throttle(self) -> Throttle:
-        return self._own or self._job.desk.throttle
+        return self._own or self._job.control.throttle
 
     def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
         total = max(self._total, self._before + total_bytes)
-        self._job.desk.disk(DiskProgress(self._target, self._before + done_bytes, total), rate_bytes_s)
+        self._job.control.disk(DiskProgress(self._target, self._before + done_bytes, total), rate_bytes_s)
 
     def check(self) -> None:
-        self._job.desk.check()
+        self._job.control.check()
         if self._own is None and time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             spare_source(self._job)
@@ -69,7 +69,7 @@ def phase(job: Job, name: str) -> Iterator[list[int]]:
     moved: list[int] = []
     begun = time.monotonic()
     yield moved
-    job.desk.phase(Phase(name, round(time.monotonic() - begun, 3), sum(moved)))
+    job.control.phase(Phase(name, round(time.monotonic() - begun, 3), sum(moved)))
 
 
 def copy_verified(job: Job, files: Sequence[Transfer], target: str, *, hurry: bool = False) -> int:

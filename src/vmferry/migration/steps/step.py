@@ -63,7 +63,7 @@ class Control(Protocol):
     def check(self) -> None:
         """Raises Cancelled if the user wants the job undone, Superseded if another worker has it.
 
-        A patient one raises Suspended too.
+        A suspendable one raises Suspended too.
         """
 
     def wait(self, seconds: float) -> None:
@@ -87,11 +87,11 @@ class Control(Protocol):
     def state(self, state: JobState, why: str = "") -> None:
         """Change the job's state, recorded before this returns."""
 
-    def patient(self) -> Control:
-        """The same desk, hearing suspend: for steps that may stand still."""
+    def suspendable(self) -> Control:
+        """The same control, hearing suspend: for steps that may stand still."""
 
-    def deaf(self) -> Control:
-        """The same desk, no longer hearing cancel: for undo, and past the point of no return."""
+    def uncancellable(self) -> Control:
+        """The same control, no longer hearing cancel: for undo, and past the point of no return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +105,19 @@ class Job:
     there: Host
     """Where it goes to: the same host, or another one."""
     facts: Facts
-    desk: Control
+    control: Control
     bookmarks: Path
     """Folder of the transfers' bookmarks."""
     ask: AskUsers = ask_host
     """Who needs a file."""
 
-    def patient(self) -> Job:
+    def suspendable(self) -> Job:
         """The same job, hearing suspend."""
-        return replace(self, desk=self.desk.patient())
+        return replace(self, control=self.control.suspendable())
 
-    def deaf(self) -> Job:
+    def uncancellable(self) -> Job:
         """The same job, no longer hearing cancel."""
-        return replace(self, desk=self.desk.deaf())
+        return replace(self, control=self.control.uncancellable())
 
     @property
     def lost(self) -> Lost | None:
