@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.copy_command import VMFERRY, vmferry
 from tests.support.nbd_servers import loop_device, nbd_on_port, nbd_on_socket, until
 from tests.support.places import image
 
@@ -18,7 +19,6 @@ from vmferry.transfer import CHUNK, Unwatched, root_hash_of
 
 pytestmark = pytest.mark.slow
 
-VMFERRY = [sys.executable, "-c", "from vmferry.cli.main import main; main()"]
 DOCS = Path(__file__).parents[2] / "docs" / "transfer.md"
 DISK = random.Random(9).randbytes(2 * CHUNK) + bytes(2 * CHUNK) + random.Random(8).randbytes(CHUNK)
 
@@ -27,12 +27,6 @@ DISK = random.Random(9).randbytes(2 * CHUNK) + bytes(2 * CHUNK) + random.Random(
 def disk(tmp_path: Path) -> Path:
     (tmp_path / "from").mkdir()
     return image(tmp_path / "from", DISK).rename(tmp_path / "disk.img")
-
-
-def vmferry(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    state = {**os.environ, "VMFERRY_STATE": str(folder / "state")}
-    command = [*VMFERRY, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=state, timeout=120)
 
 
 def remembered(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.block.test_copy_command import VMFERRY, vmferry
+from tests.support.copy_command import VMFERRY, vmferry
 from tests.support.nbd_servers import loop_device, until
 
 from vmferry.transfer import CHUNK

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.block.test_copy_command import VMFERRY
+from tests.support.copy_command import VMFERRY
 from tests.support.nbd_servers import Link, answers, iscsi_server, link, running, until
 from tests.support.places import image
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.block.test_transfer_filesystems import MIB, extents, mounted, write_at
+from tests.support.filesystems import MIB, extents, mounted, write_at
 from tests.support.nbd_servers import iscsi_target, nbd_on_socket
 
 from vmferry.transfer import Place, Transfer, Unwatched, Where, compare, copy, root_hash_of

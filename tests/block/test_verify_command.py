@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.block.test_copy_command import vmferry
+from tests.support.copy_command import vmferry
 from tests.support.places import Made, Maker, device, image, nbd_tcp, nbd_unix
 
 from vmferry.transfer import CHUNK

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.guests import MakeGuest, MakeGuestOn
 from tests.support.volumes import LabVolumes
 
 from vmferry.errors import LabNeeds
 from vmferry.lab import GuestSpec, Lab, LabGuest, LabHost
 from vmferry.lab.guests.boot import prepare_boot
 from vmferry.lab.vmferry_command import VmferryCommand
-
-MakeGuest = Callable[[GuestSpec], LabGuest]
-MakeGuestOn = Callable[[LabHost, GuestSpec], LabGuest]
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.test_faults import until_ended, until_step
+from tests.support.job_states import said, until_ended, until_step
 from tests.support.seen import destination, power_off, run
 from tests.support.volumes import LabVolumes
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -132,10 +132,6 @@ def test_checkpoints_are_as_good_as_before_when_a_mirror_is_undone(
     assert until_ended(inner_ferry, job) == "undone"
     assert [checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0)] == ["cp1"]
     backups_hold_all(guest, domain, full)
-
-
-def said(ended: Ended) -> str:
-    return " ".join((ended.out + ended.err).split())
 
 
 def folder_of_backups(lab: LabHost, name: str) -> Path:

@@ -10,8 +10,7 @@ from pathlib import Path
 import libvirt
 import libvirt_qemu
 import pytest
-from tests.libvirt.test_faults import until_ended, until_step
-from tests.libvirt.test_guest_agent import step_s
+from tests.support.job_states import step_s, until_ended, until_step
 from tests.support.seen import destination, power_off, run
 
 from vmferry.errors import LabNeeds

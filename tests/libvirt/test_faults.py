@@ -9,30 +9,19 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.job_states import SLOW, at_source, until_ended, until_step
 from tests.support.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off, run
 
-from vmferry.errors import LabLate
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import ENDS, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import Technology
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
 RUNNING = pytest.mark.parametrize("via", ("live", "quick"))
-SLOW = ("--limit", "8MiB")
 CANCELLED_OFTEN = ("CopyBase", "Mirror", "Save", "FoldLast", "Restore")
 """In make test; the crash matrix cancels at every step of memory hosts, make long at every step of real ones."""
-
-
-def at_source(guest: LabGuest, domain: libvirt.virDomain, folder: Path) -> None:
-    """The job was undone: the VM runs where it was and nothing is left anywhere."""
-    assert images(domain) == guest.place.images
-    assert images(domain, live=False) == guest.place.images
-    source = guest.place.images["vda"].parent
-    assert sorted(source.iterdir()) == sorted(guest.place.images.values())
-    assert [p for p in folder.iterdir() if p.is_file()] == []
-    nothing_of_ours(source, folder)
 
 
 def still_good(guest: LabGuest, domain: libvirt.virDomain) -> None:
@@ -40,18 +29,6 @@ def still_good(guest: LabGuest, domain: libvirt.virDomain) -> None:
         guest.wait_acks(20)
         power_off(guest, domain)
     assert guest.verdict().clean, guest.verdict()
-
-
-def until_step(ferry: VmferryCommand, job: str, step: str) -> None:
-    wait_for(lambda: ferry.step(job) == step, f"job {job} to reach {step}", 120)
-
-
-def until_ended(ferry: VmferryCommand, job: str) -> str:
-    try:
-        wait_for(lambda: ferry.state(job) in ENDS, f"job {job} to end", 180)
-    except LabLate as late:
-        raise AssertionError(f"{late}: {ferry.job(job)['progress']}") from late
-    return ferry.state(job)
 
 
 @RUNNING

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_lab_hosts import MOVING
 from tests.support.fleets import INSIDE_URI, ManagedLab, managed
+from tests.support.guests import MOVING, MakeGuestOn
 from tests.support.postgres import Cluster, cluster
 from tests.support.seen import nothing_of_ours
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import libvirt
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
 from tests.support.fleets import managed
+from tests.support.guests import MakeGuestOn
 from tests.support.seen import destination, images, nothing_of_ours, power_off
 
 from vmferry.hosts.fence import Fence

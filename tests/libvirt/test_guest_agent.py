@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.job_states import step_s
 from tests.support.seen import destination, nothing_of_ours, power_off, run
 
 from vmferry.errors import LabNeeds
@@ -61,12 +61,6 @@ def still_good(guest: LabGuest, domain: libvirt.virDomain, folder: Path) -> None
     assert guest.verdict(moved).clean, guest.verdict(moved)
     assert int(run("debugfs", "-R", "cat /notes", str(moved["vdb"]))) >= guest.console.read().noted
     assert guest.errors() == []
-
-
-def step_s(ferry: VmferryCommand, job: str, step: str) -> float:
-    """How long the job's step took, by its journal."""
-    record = next(r for r in ferry.job(job)["journal"] if r["step"] == step)
-    return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["begun"])).total_seconds()
 
 
 @pytest.mark.parametrize("via", ("live", "quick"))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.guests import assert_nothing_is_left
 
 from vmferry.errors import LabPlaceUnfit, LabRunning, NoLab
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, StorageSpec, commands, wait_for
 from vmferry.lab.guests.verdict import BLOCK
 from vmferry.lab.hosts.processes import lab_processes
-from vmferry.lab.hosts.storage import mounts_below
 from vmferry.lab.programs import run
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -184,10 +184,3 @@ def test_up_status_and_down_by_command(lab: LabHost, lab_place: Path) -> None:
     assert_nothing_is_left(lab_place)
     with pytest.raises(NoLab):
         commands.status(lab_place)
-
-
-def assert_nothing_is_left(place: Path) -> None:
-    assert lab_processes(place) == []
-    assert mounts_below(place) == []
-    assert str(place) not in run("losetup", "--list", "--noheadings", "--output", "BACK-FILE")
-    assert not place.exists()

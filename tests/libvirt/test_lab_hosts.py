@@ -13,11 +13,10 @@ from typing import get_args
 
 import libvirt
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_lab import assert_nothing_is_left
+from tests.support.guests import MOVING, MakeGuestOn, assert_nothing_is_left
 
 from vmferry.errors import LabPlaceUnfit, LabProgramFailed
-from vmferry.lab import BARE_GUEST, DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec, commands, wait_for
+from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, StorageSpec, commands, wait_for
 from vmferry.lab.hosts.links import Cut
 from vmferry.lab.hosts.processes import kill_all, lab_processes
 from vmferry.lab.programs import run
@@ -27,14 +26,6 @@ pytestmark = pytest.mark.long
 
 SMALL = (StorageSpec("san1", "ext4", 256),)
 LITTLE_SHARED = (StorageSpec("shared", "ext4", 256),)
-BARE_LEASE = DiskSpec("hdc", storage="shared", format="raw", size_mib=1, bus="ide", lease=True)
-MOVING = replace(
-    BARE_GUEST,
-    disks=(*(replace(disk, size_mib=64, data_mib=8, region_mib=8) for disk in BARE_GUEST.disks), BARE_LEASE),
-    memory_mib=64,
-    touch_mib=16,
-    dirty_mib_s=4,
-)
 LINUX = GuestSpec(
     "linux",
     disks=(

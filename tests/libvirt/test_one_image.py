@@ -15,11 +15,9 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_faults import at_source, until_ended, until_step
-from tests.libvirt.test_lab_hosts import MOVING
-from tests.libvirt.test_relocation import folder_on
 from tests.support.fleets import ManagedLab, managed
+from tests.support.guests import MOVING, MakeGuestOn, folder_on
+from tests.support.job_states import at_source, until_ended, until_step
 from tests.support.seen import TWO_DISKS, check_image, destination, images, long, nothing_of_ours, power_off, run
 
 from vmferry.hosts.libvirt.connection import LibvirtConnection

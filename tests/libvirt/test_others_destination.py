@@ -10,7 +10,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
-from tests.libvirt.test_others_start import said
+from tests.support.job_states import said
 from tests.support.seen import destination, images, long, nothing_of_ours, power_off
 
 from vmferry.errors import LabNeeds

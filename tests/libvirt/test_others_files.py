@@ -12,11 +12,12 @@ from typing import Any
 
 import libvirt
 import pytest
+from tests.support.job_states import said
 from tests.support.namers import NAMERS, Yard, can_start, file_disk, firmware, image, volume_disk, written, yard
 from tests.support.seen import long, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -29,10 +30,6 @@ WAYS = [name if name in NOW else long(name) for name in NAMERS]
 def place(lab: LabHost, connection: libvirt.virConnect, tmp_path: Path) -> Iterator[Yard]:
     with yard(lab, connection, f"yard-{tmp_path.name[-24:]}") as made:
         yield made
-
-
-def said(ended: Ended) -> str:
-    return " ".join((ended.out + ended.err).split())
 
 
 def moved(ferry: VmferryCommand, name: str, to: Path, *words: str) -> None:

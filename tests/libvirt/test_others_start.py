@@ -11,13 +11,14 @@ from pathlib import Path
 import libvirt
 import pytest
 from lxml import etree
+from tests.support.job_states import said
 from tests.support.seen import TWO_DISKS, destination, images, long, nothing_of_ours, power_off
 from tests.support.starts import restart, told
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.disks import make_image
 from vmferry.lab.guests.domain import LEAST_UEFI_MIB
-from vmferry.lab.vmferry_command import ENDS, Ended, VmferryCommand
+from vmferry.lab.vmferry_command import ENDS, VmferryCommand
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
 DomainOf = Callable[[LabGuest], libvirt.virDomain]
@@ -25,11 +26,6 @@ HOOK = """#!/bin/sh
 [ "$2 $3" = "{moment}" ] || exit 0
 rm -f '{gone}'
 """
-
-
-def said(ended: Ended) -> str:
-    """What a command said, whatever the width of the screen."""
-    return " ".join((ended.out + ended.err).split())
 
 
 @pytest.fixture

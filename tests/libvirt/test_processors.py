@@ -11,10 +11,11 @@ import libvirt
 import pytest
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
+from tests.support.job_states import said
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.guests.bare import BARE_GUEST, bare_boot
-from vmferry.lab.vmferry_command import Ended, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 
 pytestmark = pytest.mark.long
 
@@ -86,10 +87,6 @@ def live_cpu(domain: libvirt.virDomain) -> tuple[str, set[str]]:
     cpu = etree.fromstring(domain.XMLDesc(0)).find("cpu")
     assert cpu is not None
     return cpu.findtext("model", ""), {f.get("name", "") for f in cpu.iterfind("feature[@policy='require']")}
-
-
-def said(ended: Ended) -> str:
-    return " ".join((ended.out + ended.err).split())
 
 
 def done(ferry: VmferryCommand, *words: str | Path) -> str:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_faults import until_ended, until_step
-from tests.libvirt.test_lab_hosts import MOVING
 from tests.support import starts
 from tests.support.fleets import ManagedLab, managed
+from tests.support.guests import MOVING, MakeGuestOn, folder_on
+from tests.support.job_states import until_ended, until_step
 from tests.support.seen import TWO_DISKS, check_image, nothing_of_ours, of_snapshot, untouched
 
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
@@ -27,12 +26,6 @@ WRITER = GuestSpec("writer", disks=(*TWO_DISKS, LEASE), rate=100)
 def fleet(two_hosts: Lab, tmp_path: Path) -> Iterator[ManagedLab]:
     with managed(two_hosts, tmp_path.name) as managed_lab:
         yield managed_lab
-
-
-def folder_on(host: LabHost, guest: LabGuest, storage: str = "san2") -> Path:
-    folder = host.storage(storage) / guest.name
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def arrived(fleet: ManagedLab, guest: LabGuest, folder: Path) -> dict[str, Path]:

@@ -17,11 +17,10 @@ from uuid import uuid4
 
 import libvirt
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_lab_hosts import MOVING
 from tests.support.fault_matrix import not_run, record
 from tests.support.faults import FAULTS, Case, Fault
 from tests.support.fleets import ManagedLab, managed
+from tests.support.guests import MOVING, MakeGuestOn
 from tests.support.seen import nothing_of_ours
 from tests.support.starts import restart
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
-from tests.libvirt.conftest import MakeGuestOn
-from tests.libvirt.test_relocation import folder_on
 from tests.support.fleets import ManagedLab, managed
+from tests.support.guests import MakeGuestOn, folder_on
 from tests.support.seen import check_image, of_snapshot, run, whole
 
 from vmferry.errors import LabProgramFailed

@@ -14,12 +14,13 @@ import libvirt
 import pytest
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
+from tests.support.job_states import said
 from tests.support.seen import TWO_DISKS, destination, images, nothing_of_ours, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost
 from vmferry.lab.guests.disks import make_image
 from vmferry.lab.guests.secrets import define_secret, forget_secret, secret_of
-from vmferry.lab.vmferry_command import Ended, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 from vmferry.transfer import CHUNK
 
 MakeGuest = Callable[[GuestSpec], LabGuest]
@@ -27,11 +28,6 @@ DomainOf = Callable[[LabGuest], libvirt.virDomain]
 RUNNING = pytest.mark.parametrize("via", ("live", "quick"))
 ENCRYPTED = DiskSpec("vda", data_mib=4, encrypted=True)
 PLAIN = TWO_DISKS[1]
-
-
-def said(ended: Ended) -> str:
-    """What a command said, whatever the width of the screen."""
-    return " ".join((ended.out + ended.err).split())
 
 
 def is_encrypted(image: Path) -> bool:

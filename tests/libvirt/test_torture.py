@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.libvirt.conftest import MakeGuest, MakeGuestOn
 from tests.support.fleets import ManagedLab, managed
+from tests.support.guests import MakeGuest, MakeGuestOn
 from tests.support.seen import destination, long
 from tests.support.torture import APART, HERE, Draw, Report, Torture, draw, spec_of
 from tests.support.with_others import came_to, page, phase_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.conftest import MakeGuestOn
 from tests.support.fleets import managed
+from tests.support.guests import MakeGuestOn
 from tests.support.nbd_servers import certificates
 from tests.support.tunnels import tunnel_to
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.libvirt.conftest import MakeGuest
-from tests.libvirt.test_faults import SLOW, until_ended, until_step
+from tests.support.guests import MakeGuest
+from tests.support.job_states import SLOW, said, until_ended, until_step
 from tests.support.seen import destination
 
 from vmferry.lab import DiskSpec, GuestSpec, LabHost, wait_for
-from vmferry.lab.vmferry_command import Ended, VmferryCommand
+from vmferry.lab.vmferry_command import VmferryCommand
 
 GUEST = GuestSpec("web-server", disks=(DiskSpec("vda", data_mib=24),), rate=15)
 NOBODY = 65534
@@ -27,10 +27,6 @@ WORDS = (
     ("cpu", "check", "web", "qemu:///system"),
     ("migrate-storage", "web", "--path", "/srv", "--plan"),
 )
-
-
-def said(ended: Ended) -> str:
-    return " ".join((ended.out + ended.err).split())
 
 
 @pytest.mark.parametrize(

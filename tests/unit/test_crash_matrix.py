@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
+from tests.support.crash_matrix import ENDED, LOOKS, assert_kept, kill_qemu, moments, new
 from tests.support.sampling import SAMPLE
-from tests.support.worlds import FAR, UUID, Bench, Scenario, at, broken, kill
+from tests.support.worlds import FAR, UUID, Bench, Scenario, at, kill
 
 from vmferry.errors import HostUnreachable, VmHeld
 from vmferry.hosts.records import Quiesced
@@ -54,24 +54,8 @@ KEEPING = [
     Scenario(Technology.QUICK_RELOCATION, Power.RUNNING, rounds=1, keep_source=True),
     Scenario(Technology.LAN, Power.OFF, keep_source=True),
 ]
-ENDED = (JobState.DONE, JobState.UNDONE)
 
 
-@dataclass
-class Recorder:
-    """A hook that notes each moment of the calls that act."""
-
-    moments: list[Moment] = field(default_factory=list)
-
-    def __call__(self, moment: Moment, world: World) -> None:
-        if moment.when == "before" or self.acted(moment):
-            self.moments.append(moment)
-
-    def acted(self, moment: Moment) -> bool:
-        return moment.call not in LOOKS
-
-
-LOOKS = {"vm", "vms", "power", "active_image", "image", "folder", "allocated", "exists", "users", "leftovers"}
 LOOKS |= {"entry", "file_users"}
 LOOKS |= {"arrived", "defined", "announced", "definition", "mark_of", "misses", "lacks", "content_of"}
 LOOKS |= {"chains", "unchanged_since", "mirroring", "saved", "spent"}
@@ -90,24 +74,6 @@ def some(scenario: Scenario, cuts: Sequence[T], each: int) -> Sequence[T]:
     each *= SAMPLE
     first = SCENARIOS.index(scenario) % each if scenario in SCENARIOS else 0
     return cuts[first::each]
-
-
-def new(scenario: Scenario, **given: object) -> Bench:
-    return Bench(scenario, **given)  # type: ignore[arg-type]
-
-
-def moments(scenario: Scenario, cancel_at: int | None = None) -> tuple[Bench, list[Moment]]:
-    recorder = Recorder()
-    bench = new(scenario, hook=recorder, cancel_at=cancel_at)
-    bench.run()
-    return bench, recorder.moments
-
-
-def assert_kept(bench: Bench, where: object, *, qemu_died: bool = False) -> JobState:
-    end = bench.run()
-    assert end in ENDED, where
-    assert broken(bench, end, qemu_died=qemu_died) == [], where
-    return end
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS + KEEPING, ids=str)
@@ -198,11 +164,6 @@ def test_a_job_cut_before_or_after_any_record_of_its_undo_is_undone(scenario: Sc
         for number in some(scenario, range(step, len(whole.memo)), 5):
             bench = new(scenario, cancel_at=step, cut_record=(number, "before"))
             assert assert_kept(bench, (step, number)) is JobState.UNDONE, (step, number)
-
-
-def kill_qemu(world: World) -> None:
-    if UUID in world.machines:
-        world.kill_qemu(UUID)
 
 
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.power is not Power.OFF], ids=str)

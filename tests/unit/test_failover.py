@@ -15,9 +15,9 @@ from threading import Barrier
 
 import psycopg
 import pytest
-from test_jobs import DEADLINE_S, Gate, HeldHosts, ended, request, until, world_of
-from test_store import job
+from tests.support.jobs import DEADLINE_S, Gate, HeldHosts, ended, request, until, world_of
 from tests.support.postgres import cluster
+from tests.support.records import job
 from tests.support.simulated_site import NAME, Site
 from tests.support.worlds import DESTINATION, quick_folder
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_crash_matrix import kill_qemu, moments
+from tests.support.crash_matrix import kill_qemu, moments
 from tests.support.sampling import SAMPLE, sampled
 from tests.support.worlds import FAR, UUID, Bench, Scenario, at, kill
 

@@ -14,8 +14,8 @@ from threading import Thread
 
 import pytest
 from cryptography import x509
-from test_render import JOB
 from tests.support.realm import LOOPBACK, Anywhere
+from tests.support.records import JOB
 from tests.support.worlds import SOURCE, UUID, make_world
 
 import vmferry.manager.fleet.service

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_store import job
+from tests.support.records import job
 from tests.support.worlds import Scenario, make_plan, make_world
 
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts

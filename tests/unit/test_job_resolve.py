@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from test_jobs import until
+from tests.support.jobs import until
 from tests.support.worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts, Scenario, make_world, quick_folder
 
 from vmferry.errors import HostLost, HostRefused, HostUnreachable, NotResolvable, Superseded, UsageError, WrongState

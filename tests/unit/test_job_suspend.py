@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_jobs import DEADLINE_S, Gate, ended, request, until, worker, world_of
+from tests.support.jobs import DEADLINE_S, Gate, ended, request, until, worker, world_of
 from tests.support.simulated_site import Site
 from tests.support.worlds import DESTINATION, SOURCE, UUID, quick_folder
 

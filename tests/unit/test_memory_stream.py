@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from test_crash_matrix import Recorder, assert_kept, new
+from tests.support.crash_matrix import Recorder, assert_kept, new
 from tests.support.worlds import Scenario, at, kill
 
 from vmferry.errors import DestinationFull

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_crash_matrix import assert_kept, new
+from tests.support.crash_matrix import assert_kept, new
 from tests.support.worlds import Scenario
 
 from vmferry.hosts.simulator.driver import SimulatedHost

@@ -20,7 +20,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from test_store import job
+from tests.support.records import job
 from tests.support.simulated_site import NAME, Site, until
 
 from vmferry.errors import NotTold, UsageError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_jobs import ended, request, worker, world_of
+from tests.support.jobs import ended, request, worker, world_of
 from tests.support.worlds import Scenario, make_plan, make_world
 
 from vmferry.manager.store.jobs import now

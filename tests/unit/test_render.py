@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
+from tests.support.records import BASE, JOB, NAME, PLAN, PROGRESS, SOURCE, TO
 
 from vmferry.api.codec import Event, PlannedStep, Preview, from_json, to_json
 from vmferry.cli.render.job_pages import job_page, jobs_page
@@ -24,78 +25,20 @@ from vmferry.cli.render.vm_pages import vm_page, vms_page
 from vmferry.cli.render.words import exit_code
 from vmferry.model import (
     Disk,
-    DiskMove,
-    DiskProgress,
     DiskReceipt,
-    Fate,
     Finding,
     Image,
-    ImageMove,
     JobState,
-    JobView,
     Phase,
-    Plan,
     Power,
-    Progress,
     Receipt,
-    Ruled,
     Severity,
-    SourceFileFate,
-    StepRecord,
     Technology,
     Vm,
     checksum,
 )
 
-BASE = Path("/templates/debian [12].qcow2")
-NAME = "büro [bold]x[/bold] 2"
-SOURCE = Path("/srv/alt/ein sehr langer Ordner [red]/der Name der Maschine und noch etwas mehr/vda.qcow2")
-TO = Path("/srv/neu/vda.qcow2")
-MOVE = ImageMove(SOURCE, TO, "qcow2", 10 << 30, 3 << 30)
-PLAN = Plan(
-    vm=NAME,
-    uuid="11111111-2222-3333-4444-555555555555",
-    connect="qemu:///system",
-    technology=Technology.QUICK,
-    steps=("Freeze", "Resume"),
-    disks=(
-        DiskMove("vda", (MOVE,), SOURCE, TO),
-        DiskMove("vdb", (replace(MOVE, stays=True), MOVE), SOURCE, TO),
-    ),
-    files=(),
-    power=Power.RUNNING,
-    persistent=True,
-    memory_bytes=1 << 30,
-    keep_source=False,
-    max_pause_s=2.0,
-    sources=(
-        SourceFileFate(SOURCE, "disk vda", Fate.REMOVED, "nobody else needs it", 3 << 30),
-        SourceFileFate(BASE, "base of vda", Fate.STAYS, "needed by VM [b] (disk vda)", 1 << 30, links=(BASE,), data=TO),
-    ),
-    findings=(Finding(Severity.NOTE, "the guest agent does not answer", "install qemu-guest-agent"),),
-    ruled_out=(Ruled(Technology.LIVE, ("vda is [encrypted]",)),),
-    pause_forecast_s=1.2,
-    seconds_forecast=100.0,
-)
 PREVIEW = Preview(PLAN, (PlannedStep("Freeze", "freezing the disks"), PlannedStep("Resume", "letting it run", True)))
-PROGRESS = Progress(
-    now="copying the base",
-    next="comparing every byte",
-    step=4,
-    steps=12,
-    disks=(DiskProgress("vda", 1 << 30, 3 << 30), DiskProgress("vdb")),
-    rate_bytes_s=200e6,
-    seconds_left=11.0,
-    pause_forecast_s=0.06,
-)
-JOB = JobView(
-    id="7f3a91c2",
-    state=JobState.RUNNING,
-    plan=PLAN,
-    created="2026-01-01T00:00:00.000000+00:00",
-    progress=PROGRESS,
-    journal=(StepRecord("do", 0, "Freeze", "freezing the disks", "2026-01-01T00:00:01+00:00", ok=True),),
-)
 RECEIPT = Receipt(
     job="7f3a91c2",
     vm=NAME,

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.worlds import Scenario, make_plan, make_world
+from tests.support.records import job, some_plan
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
-from vmferry.manager.store import NewJob, Store
+from vmferry.manager.store import Store
 from vmferry.manager.store.jobs import now
 from vmferry.model import (
     ALLOWED,
     DiskReceipt,
     FencingToken,
     JobState,
-    MoveRequest,
     Phase,
-    Plan,
-    Power,
     Progress,
     Receipt,
     StepRecord,
-    Technology,
 )
 
 
@@ -42,16 +37,6 @@ def store(url: str) -> Iterator[Store]:
     store = Store(url)
     yield store
     store.close()
-
-
-def some_plan() -> Plan:
-    return make_plan(make_world(), Scenario(Technology.LIVE, Power.RUNNING))
-
-
-def job(id: str, slots: tuple[str, ...] = ("host a",), vm: str | None = None) -> NewJob:
-    plan = replace(some_plan(), uuid=vm or f"uuid of {id}")
-    wanted = MoveRequest("guest", "memory", path=Path("/slow"), disks={"vda": Path("/fast")})
-    return NewJob(id, plan, wanted, "1", slots, {"slow": 10}, now())
 
 
 def test_what_is_put_in_comes_out(store: Store) -> None:

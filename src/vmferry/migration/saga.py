@@ -208,7 +208,7 @@ def _patiently(step: Step, job: Job) -> None:
 
 
 def _stand(job: Job) -> None:
-    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as control.wait does."""
+    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as wait does."""
     job.control.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
     job.control.says("standing still")
     while job.control.suspended:

@@ -30,8 +30,8 @@ _SETTLED_S = 5
 def check(host: str, domain: libvirt.virDomain, notes: Path = OF_LIBVIRT) -> None:
     """Is the VM what libvirt tells of it?
 
-    Raises VmRunningUnseen for one that runs and counts as off; VmHalfStarted for one that is off and counts as starting,
-    VmHeld while that start may yet come to something.
+    Raises VmRunningUnseen for one that runs and counts as off; VmHalfStarted for one that is off and counts as
+    starting, VmHeld while that start may yet come to something.
     """
     state = domain.state()
     if state != _STARTING and state[0] not in _OFF:
