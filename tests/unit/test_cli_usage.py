@@ -90,7 +90,7 @@ def test_help_loads_neither_the_engine_nor_what_only_talking_and_drawing_need(ar
 
 
 def test_a_client_loads_neither_the_engine_nor_libvirt(tmp_path: Path) -> None:
-    program = "import sys, vmferry.api.client.client, vmferry.cli.watching, vmferry.cli.render.live\n"
+    program = "import sys, vmferry.api.client.client, vmferry.cli.watch, vmferry.cli.render.live\n"
     program += "print('\\n'.join(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not set(ended.stdout.splitlines()) & ENGINE

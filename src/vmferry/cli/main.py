@@ -1,4 +1,4 @@
-"""The command `vmferry`: a client of the worker. One command a file; this one only lists them."""
+"""The command `vmferry`: a client of the worker. One noun a file; this one only lists the commands."""
 
 from __future__ import annotations
 
@@ -11,55 +11,43 @@ import typer
 from vmferry.api.client.errors import ServerError
 from vmferry.cli.agent import agent
 from vmferry.cli.copy import copy
-from vmferry.cli.cpu import cpu_check
-from vmferry.cli.cpu_baseline import cpu_baseline
-from vmferry.cli.cpu_limit import cpu_limit
-from vmferry.cli.host_add import host_add
-from vmferry.cli.host_remove import host_remove
-from vmferry.cli.host_revoke import host_revoke
-from vmferry.cli.host_show import host_show
-from vmferry.cli.hosts import host_list
-from vmferry.cli.job_cancel import job_cancel
-from vmferry.cli.job_limit import job_limit
-from vmferry.cli.job_priority import job_priority
-from vmferry.cli.job_receipt import job_receipt
-from vmferry.cli.job_resolve import job_resolve
-from vmferry.cli.job_retry import job_retry
-from vmferry.cli.job_show import job_show
-from vmferry.cli.job_suspend import job_resume, job_suspend
-from vmferry.cli.job_watch import job_watch
-from vmferry.cli.jobs import jobs
-from vmferry.cli.lab import lab_up
-from vmferry.cli.lab_down import lab_down
-from vmferry.cli.lab_exec import lab_exec
-from vmferry.cli.lab_link import lab_link
-from vmferry.cli.lab_status import lab_status
-from vmferry.cli.leftovers import leftovers
+from vmferry.cli.cpu import cpu_baseline, cpu_check, cpu_limit
+from vmferry.cli.hosts import host_add, host_list, host_remove, host_revoke, host_show
+from vmferry.cli.jobs import (
+    job_cancel,
+    job_limit,
+    job_priority,
+    job_receipt,
+    job_resolve,
+    job_resume,
+    job_retry,
+    job_show,
+    job_suspend,
+    job_watch,
+    jobs,
+)
+from vmferry.cli.lab import lab_down, lab_exec, lab_link, lab_status, lab_up
 from vmferry.cli.limits import limit_host, limit_storage, limits
-from vmferry.cli.migrate import migrate
-from vmferry.cli.migrate_storage import migrate_storage
+from vmferry.cli.migrate import migrate, migrate_storage
 from vmferry.cli.notify import notify_clear, notify_set, notify_show, notify_test
 from vmferry.cli.options import Connect, Globals, Runtime, State, globals_of
-from vmferry.cli.recover import recover
+from vmferry.cli.recover import leftovers, recover
 from vmferry.cli.render.screen import print_error, print_json
 from vmferry.cli.render.words import LEFT
-from vmferry.cli.storage_add import storage_add
-from vmferry.cli.storage_remove import storage_remove
-from vmferry.cli.storages import storage_list
-from vmferry.cli.transfer_orders import (
+from vmferry.cli.storages import storage_add, storage_list, storage_remove
+from vmferry.cli.transfers import (
     transfer_acknowledge,
     transfer_cancel,
     transfer_limit,
+    transfer_list,
     transfer_priority,
     transfer_resume,
+    transfer_show,
     transfer_suspend,
+    transfer_watch,
 )
-from vmferry.cli.transfer_show import transfer_show
-from vmferry.cli.transfer_watch import transfer_watch
-from vmferry.cli.transfers import transfer_list
 from vmferry.cli.verify import verify
-from vmferry.cli.vm_show import vm_show
-from vmferry.cli.vms import vms
+from vmferry.cli.vms import vm_show, vms
 from vmferry.errors import VmferryError
 
 

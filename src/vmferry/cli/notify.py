@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vmferry.cli.notify_options import Command, Secret, Webhook, receivers
-from vmferry.cli.options import Json, State
+from vmferry.cli.options import Command, Json, Secret, State, Webhook, receivers
 from vmferry.cli.render.words import DONE, FAILED
 from vmferry.cli.session import answer, notice_client
 from vmferry.model import NOBODY, NoticeState

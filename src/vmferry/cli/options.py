@@ -12,7 +12,7 @@ import typer
 
 from vmferry.api.place import StateLocation, home
 from vmferry.cli.render.sizes import parse_rate, parse_seconds
-from vmferry.model import Priority, Url, Where
+from vmferry.model import Priority, Receivers, Url, Where
 
 T = TypeVar("T")
 
@@ -230,3 +230,21 @@ def connect_uri(ctx: typer.Context, connect: str | None) -> str:
     """As virsh: the option, LIBVIRT_DEFAULT_URI, qemu:///system."""
     given = connect or globals_of(ctx).connect or os.environ.get("LIBVIRT_DEFAULT_URI")
     return given or "qemu:///system"
+
+
+_COMMAND = "CMD"
+_COMMAND_HELP = "Run this, without a shell; the event is JSON on its standard input, and in VMFERRY_ variables."
+_URL_HELP = "POST the event there, as JSON."
+_SECRET_HELP = "A file whose content signs what --notify-url gets."
+
+NotifyCommand = Annotated[str, typer.Option("--notify-command", metavar=_COMMAND, help=_COMMAND_HELP)]
+NotifyUrl = Annotated[str, typer.Option("--notify-url", metavar="URL", help=_URL_HELP)]
+NotifySecret = Annotated[Path | None, typer.Option("--notify-secret", metavar="FILE", help=_SECRET_HELP)]
+Command = Annotated[str, typer.Option("--command", metavar=_COMMAND, help=_COMMAND_HELP)]
+Webhook = Annotated[str, typer.Option("--url", metavar="URL", help=_URL_HELP)]
+Secret = Annotated[Path | None, typer.Option("--secret", metavar="FILE", help=_SECRET_HELP.replace("notify-", ""))]
+
+
+def receivers(command: str, url: str, secret: Path | None) -> Receivers:
+    """What was named; the file from where the user stands."""
+    return Receivers(command.strip(), url.strip(), secret.expanduser().absolute() if secret else None)

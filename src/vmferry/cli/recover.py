@@ -1,15 +1,15 @@
-"""vmferry recover: go on with whatever a crash left."""
+"""`vmferry recover` and `vmferry leftovers`: after a crash, and what jobs left behind."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.cli.options import Json, State
+from vmferry.cli.options import Connect, Json, State, connect_uri
 from vmferry.cli.render.screen import print_json, shown
 from vmferry.cli.render.words import DONE, STATE, STUCK, ended_in_words
-from vmferry.cli.session import transfer_client
+from vmferry.cli.session import client, transfer_client
 from vmferry.model import FINAL, JobState, JobView
 from vmferry.model.transfers import NEEDS_WORKER
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from vmferry.api.client.client import Client
 
 ENDED = FINAL | {JobState.STUCK}
+
+
+Reap = Annotated[bool, typer.Option("--reap", help="Remove them.")]
 
 
 def recover(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
@@ -62,3 +65,28 @@ def _say(job: JobView, *, json: bool) -> None:
         print(shown(f"{job.plan.vm}: {STATE[job.state]}, `vmferry job receipt {job.id}`"))
     else:
         print(shown(ended_in_words(job)))
+
+
+def leftovers(
+    ctx: typer.Context,
+    *,
+    reap: Reap = False,
+    json: Json = False,
+    connect: Connect = None,
+    state: State = None,
+) -> None:
+    """List what jobs left on a host and no job in flight needs; with --reap remove it."""
+    from vmferry.cli.render.screen import print_json, shown
+
+    worker, uri = client(ctx, state, json=json), connect_uri(ctx, connect)
+    found = worker.reap(uri) if reap else worker.leftovers(uri)
+    if json:
+        print_json(found)
+        return
+    for left in found:
+        print(f"removed {shown(left)}" if reap else shown(left))
+    stay = worker.leftovers(uri) if reap else ()
+    for left in stay:
+        print(f"left as it is: {shown(left)}")
+    if not (found or stay):
+        print("nothing was left")

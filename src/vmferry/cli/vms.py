@@ -1,6 +1,8 @@
-"""vmferry vms: the VMs of a host."""
+"""`vmferry vms` and `vmferry vm show`."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -14,3 +16,18 @@ def vms(ctx: typer.Context, *, json: Json = False, connect: Connect = None, stat
 
     found = client(ctx, state, json=json).vms(connect_uri(ctx, connect))
     answer(found, vms_page(found), json=json)
+
+
+def vm_show(
+    ctx: typer.Context,
+    *,
+    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    json: Json = False,
+    connect: Connect = None,
+    state: State = None,
+) -> None:
+    """Show a VM's disks with their chains, its snapshots, NVRAM and TPM."""
+    from vmferry.cli.render.vm_pages import vm_page
+
+    found = client(ctx, state, json=json).vm(vm, connect_uri(ctx, connect))
+    answer(found, vm_page(found), json=json)

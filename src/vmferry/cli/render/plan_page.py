@@ -12,7 +12,7 @@ from rich.text import Text
 from vmferry.api.codec import Preview
 from vmferry.cli.render.screen import shown
 from vmferry.cli.render.sizes import bytes_text, seconds_text
-from vmferry.cli.source_page import freed_text, source_lines
+from vmferry.cli.render.source_page import freed_text, source_lines
 from vmferry.model import MIRRORS, SAVES, DiskMove, Finding, Plan, Severity
 
 

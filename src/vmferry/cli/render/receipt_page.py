@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vmferry.cli.render.screen import shown, table
 from vmferry.cli.render.sizes import bytes_text, rate_text, seconds_text
-from vmferry.cli.source_page import freed_text, source_lines
+from vmferry.cli.render.source_page import freed_text, source_lines
 from vmferry.model import DiskReceipt, Phase, Receipt, Technology
 
 SHORT_HASH = 16
