@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
 import pytest
+from tests.support.filesystems import exfat_in, formatted
 
-from vmferry.errors import DestinationExists
-from vmferry.hosts.libvirt import files, folder_probe
+from vmferry.hosts.libvirt import folder_probe
 from vmferry.hosts.libvirt.folder_probe import User, probe
 from vmferry.model import FolderUse, Severity
 from vmferry.transfer import Transfer, Unwatched, compare, copy
@@ -30,25 +28,6 @@ ODD = FolderUse(direct=True, raw_bytes=(374784,))
 
 def run(*words: str | Path) -> str:
     return subprocess.run(tuple(map(str, words)), check=True, capture_output=True, text=True).stdout
-
-
-@contextmanager
-def mounted(image: Path, make: tuple[str, ...], mount: tuple[str, ...], sector: int = 512) -> Iterator[Path]:
-    """A file system in a file, with sectors of this size."""
-    with image.open("xb") as file:
-        file.truncate(128 << 20)
-    device = run("losetup", "--show", "-f", "-b", str(sector), image).strip()
-    place = image.with_suffix(".at")
-    place.mkdir()
-    try:
-        run(*make, device)
-        run(*mount, device, place)
-        try:
-            yield place
-        finally:
-            run("umount", place)
-    finally:
-        run("losetup", "-d", device)
 
 
 @pytest.fixture
@@ -77,10 +56,7 @@ def test_what_killed_probes_left_is_removed_and_nothing_else(tmp_path: Path) -> 
 
 @pytest.fixture
 def exfat(tmp_path: Path) -> Iterator[Path]:
-    """A file system without hard links."""
-    if not (shutil.which("mkfs.exfat") and shutil.which("mount.exfat-fuse") and os.geteuid() == 0):
-        pytest.skip("needs root, exfatprogs and exfat-fuse")
-    with mounted(tmp_path / "exfat", ("mkfs.exfat",), ("mount.exfat-fuse",)) as place:
+    with exfat_in(tmp_path) as place:
         yield place
 
 
@@ -92,7 +68,7 @@ def test_an_ordinary_folder_is_fit_and_nothing_is_left_in_it(tmp_path: Path) -> 
 def test_a_raw_disk_that_ends_within_a_larger_sector_is_found(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    with mounted(tmp_path / "large", ("mkfs.ext4", "-q", "-F"), ("mount",), sector=4096) as place:
+    with formatted(tmp_path / "large", ("mkfs.ext4", "-q", "-F"), ("mount",), sector=4096) as place:
         (found,) = probe(place, ODD, None)
         assert found.severity is Severity.BLOCKER
         assert "374784 bytes" in found.what
@@ -100,7 +76,7 @@ def test_a_raw_disk_that_ends_within_a_larger_sector_is_found(tmp_path: Path) ->
         assert "--format qcow2" in found.cure
         assert probe(place, FolderUse(direct=True, raw_bytes=(376832,)), None) == []
         assert [path.name for path in place.iterdir()] == ["lost+found"]
-    with mounted(tmp_path / "small", ("mkfs.ext4", "-q", "-F"), ("mount",)) as place:
+    with formatted(tmp_path / "small", ("mkfs.ext4", "-q", "-F"), ("mount",)) as place:
         assert probe(place, ODD, None) == []
 
 
@@ -202,7 +178,7 @@ def test_a_copy_of_an_odd_size_that_begins_with_zeros_can_be_opened_past_the_cac
     if os.geteuid() != 0:
         pytest.skip("needs root")
     for place, first in (("zeros", bytes(4096)), ("data", b"x" * 4096)):
-        with mounted(tmp_path / place, ("mkfs.ext4", "-q", "-F"), ("mount",)) as folder:
+        with formatted(tmp_path / place, ("mkfs.ext4", "-q", "-F"), ("mount",)) as folder:
             source, copied = folder / "a.img", folder / "copied.img"
             source.write_bytes(first + bytes(300_000) + b"end")
             os.truncate(source, 374784)
@@ -211,76 +187,3 @@ def test_a_copy_of_an_odd_size_that_begins_with_zeros_can_be_opened_past_the_cac
             for image in (source, copied):
                 run("qemu-io", "-f", "raw", "-t", "none", "-c", "read 0 512", image)
             assert copied.read_bytes() == source.read_bytes()
-
-
-# -- names given where there are no links
-
-
-def test_a_copy_gets_its_name_on_exfat_and_nothing_is_overwritten(exfat: Path) -> None:
-    part, final = exfat / "a.img.vmferry-abcd2345.part", exfat / "a.img"
-    part.write_text("copy")
-    final.write_text("somebody's")
-    with pytest.raises(DestinationExists):
-        files.promote(part, final)
-    assert (part.read_text(), final.read_text()) == ("copy", "somebody's")
-    final.unlink()
-    files.promote(part, final)
-    assert (final.read_text(), part.exists()) == ("copy", False)
-    files.promote(final, part)
-    assert (part.read_text(), final.exists()) == ("copy", False)
-
-
-@pytest.fixture(params=["no links", "too many links", "no links and no renames"])
-def poor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file system that cannot do what others can."""
-
-    def fails(code: int) -> Callable[..., None]:
-        def act(*paths: Path) -> None:
-            if paths[1].exists():
-                raise FileExistsError(errno.EEXIST, "File exists")
-            raise OSError(code, os.strerror(code))
-
-        return act
-
-    monkeypatch.setattr(os, "link", fails(errno.EMLINK if request.param == "too many links" else errno.EPERM))
-    if "renames" in request.param:
-        monkeypatch.setattr(files, "rename_noreplace", fails(errno.EINVAL))
-    return str(request.param)
-
-
-def test_a_name_is_given_and_taken_back_without_links(poor: str, tmp_path: Path) -> None:
-    part, final = tmp_path / "a.img.vmferry-abcd2345.part", tmp_path / "a.img"
-    part.write_text("copy")
-    for _ in range(2):
-        files.promote(part, final)
-        assert [path.name for path in tmp_path.iterdir()] == ["a.img"]
-    files.promote(final, part)
-    assert [path.name for path in tmp_path.iterdir()] == [part.name]
-    final.write_text("somebody's")
-    with pytest.raises(DestinationExists):
-        files.promote(part, final)
-    assert final.read_text() == "somebody's"
-
-
-@pytest.mark.parametrize("claim", ("", "a.img.vmf", "a.img.vmferry-abcd2345.part"))
-def test_a_name_that_was_claimed_as_the_process_ended_is_ours_in_both_directions(claim: str, tmp_path: Path) -> None:
-    part, final = tmp_path / "a.img.vmferry-abcd2345.part", tmp_path / "a.img"
-    part.write_text("copy")
-    final.write_text(claim)
-    files.promote(final, part)  # undo
-    assert [path.name for path in tmp_path.iterdir()] == [part.name]
-    assert part.read_text() == "copy"
-    final.write_text(claim)
-    files.promote(part, final)  # once more
-    assert [path.name for path in tmp_path.iterdir()] == [final.name]
-    assert final.read_text() == "copy"
-
-
-@pytest.mark.parametrize("name", ("b.img", "vda.qcow2.old"))
-def test_a_file_that_no_job_made_is_no_claim(name: str, tmp_path: Path) -> None:
-    one, other = tmp_path / name, tmp_path / "a.img"
-    one.write_text("one")
-    other.touch()
-    with pytest.raises(DestinationExists):
-        files.promote(one, other)
-    assert (one.read_text(), other.read_text()) == ("one", "")

@@ -54,3 +54,35 @@ def extents(path: Path) -> list[Range]:
     found = list(raw.extents(Range(0, path.stat().st_size), path.stat().st_size))
     raw.close()
     return found
+
+
+@contextmanager
+def formatted(image: Path, make: tuple[str, ...], mount: tuple[str, ...], sector: int = 512) -> Iterator[Path]:
+    """A file system that these commands make and mount, on a loop device with sectors of this size."""
+    with image.open("xb") as file:
+        file.truncate(128 << 20)
+    device = _run("losetup", "--show", "-f", "-b", str(sector), image).strip()
+    place = image.with_suffix(".at")
+    place.mkdir()
+    try:
+        _run(*make, device)
+        _run(*mount, device, place)
+        try:
+            yield place
+        finally:
+            _run("umount", place)
+    finally:
+        _run("losetup", "-d", device)
+
+
+@contextmanager
+def exfat_in(folder: Path) -> Iterator[Path]:
+    """A file system without hard links; skips where that is impossible."""
+    if not (shutil.which("mkfs.exfat") and shutil.which("mount.exfat-fuse") and os.geteuid() == 0):
+        pytest.skip("needs root, exfatprogs and exfat-fuse")
+    with formatted(folder / "exfat", ("mkfs.exfat",), ("mount.exfat-fuse",)) as place:
+        yield place
+
+
+def _run(*words: str | Path) -> str:
+    return subprocess.run(tuple(map(str, words)), check=True, capture_output=True, text=True).stdout

@@ -15,6 +15,7 @@ MOST_FUNCTION_LINES = 50
 
 LAYERS = (
     {"model", "errors"},
+    {"durable"},
     {"process", "qemu", "authority", "tunnel"},
     {"transfer"},
     {"hosts"},

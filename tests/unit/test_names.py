@@ -7,9 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.hosts.libvirt import files
 from vmferry.manager.jobs import leftovers
-from vmferry.model.names import LETTERS, LONGEST_BYTES, Overlay, beside, new_id, overlay_in
+from vmferry.model.names import LETTERS, LONGEST_BYTES, TAG, Overlay, beside, new_id, overlay_in
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(
     lambda name: name not in (".", "..") and len(name.encode()) <= LONGEST_BYTES
@@ -42,5 +41,5 @@ IDS = st.text(st.sampled_from(LETTERS), min_size=8, max_size=8) | st.builds(new_
 def test_an_overlay_is_known_by_its_name_whatever_id_its_job_has(name: str, job: str, round_: int) -> None:
     made = beside(Path("/san") / name, Overlay(job, round_).suffix, room=".part")
     assert overlay_in(made.name) == Overlay(job, round_)
-    assert files.TAG.search(made.name)
+    assert TAG.search(made.name)
     assert [found[1] for found in leftovers.TAG.finditer(made.name)][-1] == job

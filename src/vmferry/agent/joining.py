@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 import shutil
 import ssl
@@ -26,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from vmferry.agent.error_responses import LARGEST_BODY, install, mismatch
 from vmferry.agent.metrics import REFUSED
 from vmferry.authority import TlsFolder, make_key, make_request
-from vmferry.authority.ca import write_private
 from vmferry.authority.keys import key_pem, load_key, named
 from vmferry.authority.tokens import JoinToken, hashed
+from vmferry.durable import remove, write
 from vmferry.errors import BadRequest, JoinRefused
 from vmferry.hosts.wire import PROTOCOL
 
@@ -53,10 +52,7 @@ class Joining:
             self._make_certificate()
         token = JoinToken.make(ssl.PEM_cert_to_DER_cert((self._folder / _CERT).read_text()))
         kept = {"hash": hashed(token.secret), "expires": time.time() + TOKEN_S}
-        fresh = self._token.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        write_private(fresh, json.dumps(kept).encode())
-        fresh.replace(self._token)
+        write(self._token, json.dumps(kept).encode())
         return token
 
     @property
@@ -76,12 +72,7 @@ class Joining:
                 return False
             good = hmac.compare_digest(kept["hash"], hashed(secret)) and time.time() < kept["expires"]
             if good:
-                self._token.unlink()
-                folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                remove(self._token)
             return good
 
     def context(self) -> ssl.SSLContext:
@@ -106,8 +97,8 @@ class Joining:
         pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True)
-        write_private(self._folder / _KEY, key_pem(key))
-        write_private(self._folder / _CERT, pem)
+        write(self._folder / _KEY, key_pem(key))
+        write(self._folder / _CERT, pem)
 
 
 class JoinBody(BaseModel):

@@ -16,6 +16,7 @@ from threading import Lock
 from pydantic import TypeAdapter
 
 from vmferry.authority import check_name
+from vmferry.durable import create, write
 from vmferry.errors import NoSuchStorage, StorageKnown, StorageUnfit
 from vmferry.errors.system import in_words
 
@@ -104,12 +105,7 @@ class Storages:
             raise StorageUnfit(path=path, host=self._host, reason=in_words(error)) from error
 
     def _write(self, declared: tuple[Declared, ...]) -> None:
-        fresh = self._file.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(_FILE.dump_json(declared, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._file)
+        write(self._file, _FILE.dump_json(declared, indent=1))
         self._all = declared
 
 
@@ -126,18 +122,10 @@ def marker_of(path: Path) -> str | None:
 
 
 def _mark(path: Path) -> str:
-    """Made whole under another name, then linked: of two hosts that do this at once, one wins, and both know it."""
+    """Mark a storage with a new UUID. Of two hosts that do this at once, one wins, and both know it."""
     made = str(uuid.uuid4())
-    fresh = path / f"{MARKER}.{made}"
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        with os.fdopen(fd, "w") as file:
-            file.write(f"{made}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(fresh, path / MARKER)
+        create(path / MARKER, f"{made}\n".encode(), 0o644)
     except FileExistsError:
         return marker_of(path) or made
-    finally:
-        fresh.unlink()
     return made

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from vmferry.authority.keys import key_pem, load_key, make_key, named
 from vmferry.authority.peers import Role, tls_name, urn
+from vmferry.durable import sync_folder, write
 from vmferry.errors import StateUnusable, UsageError
 from vmferry.errors.system import in_words
 
@@ -110,18 +111,10 @@ def _make(folder: Path) -> None:
     pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     fresh.mkdir(mode=0o700, parents=True)
-    write_private(fresh / _CERT, pem)
-    write_private(fresh / _KEY, key_pem(key))
+    write(fresh / _CERT, pem)
+    write(fresh / _KEY, key_pem(key))
     fresh.rename(folder)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A new file for this user only, durable. Raises FileExistsError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    sync_folder(folder.parent)
 
 
 def _public_key(request: bytes) -> ec.EllipticCurvePublicKey:

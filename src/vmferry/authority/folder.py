@@ -16,9 +16,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from vmferry.authority.ca import write_private
 from vmferry.authority.dh import DH_PARAMS, FFDHE2048
 from vmferry.authority.keys import key_pem
+from vmferry.durable import write
 
 CA, CRL = "ca-cert.pem", "ca-crl.pem"
 PAIRS = (("server-cert.pem", "server-key.pem"), ("client-cert.pem", "client-key.pem"))
@@ -58,11 +58,11 @@ class TlsFolder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         for cert_name, key_name in PAIRS:
-            write_private(folder / cert_name, certificate)
-            write_private(folder / key_name, key_pem(key))
-        write_private(folder / CA, ca)
-        write_private(folder / CRL, crl)
-        write_private(folder / DH_PARAMS, FFDHE2048)
+            write(folder / cert_name, certificate)
+            write(folder / key_name, key_pem(key))
+        write(folder / CA, ca)
+        write(folder / CRL, crl)
+        write(folder / DH_PARAMS, FFDHE2048)
         self._point_to(folder)
 
     def _point_to(self, folder: Path) -> None:
@@ -79,10 +79,7 @@ class TlsFolder:
         told = _crl(crl, (self.path / CA).read_bytes())
         if number_of(told) < self.revocations_number():
             raise ValueError("it is older than the list that is here")
-        fresh = self.path / "ca-crl.new"
-        fresh.unlink(missing_ok=True)
-        write_private(fresh, crl)
-        fresh.replace(self.path / CRL)
+        write(self.path / CRL, crl)
 
     def revocations_number(self) -> int:
         return number_of(self._revocations())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmferry.durable import write
 from vmferry.errors import Superseded
 from vmferry.model import FencingToken
 
@@ -57,14 +58,4 @@ class Fence:
 
     def _write(self, epochs: dict[str, int]) -> None:
         """Replace the file whole: a crash leaves the old one or the new one."""
-        fresh = self._file.with_suffix(".new")
-        with fresh.open("w") as file:
-            json.dump(epochs, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._file)
-        folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write(self._file, json.dumps(epochs).encode())

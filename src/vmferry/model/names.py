@@ -14,6 +14,8 @@ LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Of an id: none that a person could take for another one."""
 ID = "[a-z0-9]{8}"
 """An id, in a regular expression."""
+TAG = re.compile(rf"(^|\.)vmferry-{ID}(\.|$)")
+"""A job's id in a file's name."""
 _MARK_CHARS = 8
 _OVERLAY = re.compile(rf"\.vmferry-({ID})\.r(\d+)\.qcow2$")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from vmferry.durable import create
 
 ALONE = "worker"
 """The manager of a state folder of its own."""
@@ -63,14 +64,8 @@ def is_local(name: str) -> bool:
 def _name(file: Path) -> str:
     """Durable before it is used, since jobs are recorded under it; of two processes that make one, one does."""
     if not file.exists():
-        fresh = file.with_name(f"{file.name}.{os.getpid()}")
-        with fresh.open("w") as writing:
-            writing.write(f"{platform.node()}-{secrets.token_hex(4)}\n")
-            writing.flush()
-            os.fsync(writing.fileno())
         with suppress(FileExistsError):
-            file.hardlink_to(fresh)
-        fresh.unlink()
+            create(file, f"{platform.node()}-{secrets.token_hex(4)}\n".encode())
     return file.read_text().strip()
 
 

@@ -17,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from vmferry.durable import sync_folder
 from vmferry.errors import BookmarksDamaged
 from vmferry.transfer.ranges import CHUNK
 
@@ -153,15 +154,6 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write(fd: int, content: bytes) -> None:

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmferry.durable import promote
 from vmferry.errors import BadPlace, CopyRunning, DestinationExists
 from vmferry.model.seals import Seal
 from vmferry.qemu.places import Place, Scheme, Where
-from vmferry.transfer.bookmarks import read, sync_folder
+from vmferry.transfer.bookmarks import read
 from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
 from vmferry.transfer.endpoints.destination import OpenedDestination
 from vmferry.transfer.endpoints.file import writing
@@ -109,7 +110,8 @@ class DiskCopy:
     def _hand_over(self, seal: Seal | None) -> Seal | None:
         part = self._part()
         if part != self.destination and not self._named():
-            _promote(part.path, self.destination.path)
+            with writing(self.destination.path):
+                promote(part.path, self.destination.path)
         return moved(seal, self.destination)
 
     def _forget(self) -> None:
@@ -174,15 +176,3 @@ class DiskCopy:
             with suppress(OSError):  # another call for the same may just begin there
                 self._lock.unlink()
                 self._folder.rmdir()
-
-
-def _promote(part: Path, final: Path) -> None:
-    """Give the copy its name without overwriting; a crash in between leaves both names on one file."""
-    with writing(final):
-        try:
-            os.link(part, final, follow_symlinks=False)
-        except FileExistsError:
-            raise DestinationExists(path=final) from None
-        sync_folder(final.parent)
-        part.unlink()
-        sync_folder(final.parent)

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import libvirt
 
+from vmferry import durable
 from vmferry.errors import GuestGone, HostRefused, NoSuchVm, StartedOnOverlay, VmHeld
-from vmferry.hosts.libvirt import domain_xml, files, inspect, stale_state
+from vmferry.hosts.libvirt import domain_xml, inspect, stale_state
 from vmferry.hosts.libvirt.connection import LibvirtConnection, until
 from vmferry.hosts.libvirt.guest_agent import GuestAgent
 from vmferry.hosts.libvirt.qemu_process import started_on
@@ -49,7 +50,7 @@ class RunningDisks:
             return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
         for overlay in overlays.values():
             if overlay not in active:
-                files.remove(overlay)
+                durable.remove(overlay)
         targets = self._targets()
         if gone := [target for target in overlays if target not in targets]:
             raise HostRefused(host=self._link.uri, action="freeze the disks", reason=f"it has no disk {gone[0]} now")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import libvirt
 
+from vmferry import durable
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
 from vmferry.hosts.acting import fenced
@@ -144,7 +145,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
         return files.allocated(path)
 
     def exists(self, path: Path) -> bool:
-        return files.there(path) or path.is_symlink()
+        return durable.there(path) or path.is_symlink()
 
     def entry(self, path: Path) -> FileEntry | None:
         return files.entry(path)
@@ -228,21 +229,21 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
 
     @fenced
     def promote(self, part: Path, final: Path) -> None:
-        files.promote(part, final)
+        durable.promote(part, final)
 
     @fenced
     def remove(self, path: Path) -> None:
-        files.remove(path)
-        files.remove(spent_name(path))
+        durable.remove(path)
+        durable.remove(spent_name(path))
 
     @fenced
     def rename(self, path: Path, to: Path) -> None:
-        files.promote(path, to)
+        durable.promote(path, to)
 
     @fenced
     def fold(self, folds: Sequence[Fold]) -> None:
         with ThreadPoolExecutor(max(1, len(folds))) as pool:
-            for folded in [pool.submit(images.commit, top, base) for top, base in folds if files.there(top)]:
+            for folded in [pool.submit(images.commit, top, base) for top, base in folds if durable.there(top)]:
                 folded.result()
 
     def unchanged_since(self, transfer: DiskTransfer) -> bool:

@@ -19,9 +19,9 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
+from vmferry import durable
 from vmferry.errors import VmferryError
 from vmferry.errors.system import said
-from vmferry.hosts.libvirt import files
 from vmferry.model import Finding, FolderUse, Severity
 from vmferry.model.names import ID, new_id
 from vmferry.qemu.locks import guard_writing
@@ -214,7 +214,7 @@ def _of_odd_size(folder: Path, size: int) -> Finding:
 def _of_names(folder: Path, file: Path) -> Iterator[Finding]:
     """As a finished copy gets its name."""
     try:
-        files.promote(file, _renamed(file))
+        durable.promote(file, _renamed(file))
     except (OSError, VmferryError) as error:
         why = said(error) if isinstance(error, OSError) else str(error)
         yield _blocker(f"a file in {folder} cannot be given another name: {why}", f"mend that, {_ANOTHER}")

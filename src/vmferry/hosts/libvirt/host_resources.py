@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vmferry import durable
 from vmferry.hosts.libvirt import definition as written
-from vmferry.hosts.libvirt import domain_xml, files
+from vmferry.hosts.libvirt import domain_xml
 from vmferry.hosts.libvirt.domain_xml import Element
 from vmferry.model import Changes, Definition, Lack, WrittenSnapshot
 
@@ -118,7 +119,7 @@ def _taken(address: str, port: int) -> str:
 def there(path: Path) -> bool:
     """Is it there, as far as this process may look? What cannot be told is no lack."""
     try:
-        return files.there(path)
+        return durable.there(path)
     except PermissionError:
         return True
 

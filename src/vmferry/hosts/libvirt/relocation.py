@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import libvirt
 
+from vmferry import durable
 from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
 from vmferry.hosts.acting import fenced
 from vmferry.hosts.interface import DiskTransfer
@@ -163,7 +164,7 @@ class LibvirtRelocation:
         """With its TPM's state, which libvirt has removed where the VM left while it ran."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
-        files.write_private(path, written.text(definition, changes).encode())
+        durable.write(path, written.text(definition, changes).encode())
 
     @fenced
     def clear_out(self, uuid: str) -> None:
@@ -177,7 +178,7 @@ class LibvirtRelocation:
     def void(self, memory: Path) -> None:
         if spent_name(memory).exists():
             raise SavedStateSpent(path=memory, host=self.name, job=self._job)
-        files.remove(memory)
+        durable.remove(memory)
 
     @fenced
     def receive(self, uuid: str) -> str:

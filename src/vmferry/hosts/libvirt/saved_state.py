@@ -12,6 +12,7 @@ from pathlib import Path
 
 import libvirt
 
+from vmferry import durable
 from vmferry.errors import HostRefused, VmferryError
 from vmferry.hosts.libvirt import definition, domain_xml, files, inspect, start
 from vmferry.hosts.libvirt.connection import LibvirtConnection
@@ -103,7 +104,7 @@ class SavedState:
 
         Returns whether a person was seen to pause it while it ran.
         """
-        files.remove(self._memory)
+        durable.remove(self._memory)
         self._link.forget_stop(self._uuid)
         root = self._link.call("read its XML", lambda c: domain_xml.parse(self._domain(c).XMLDesc(0)))
         targets = [domain_xml.target_of(disk) for disk in domain_xml.disks(root)]
@@ -191,7 +192,7 @@ class SavedState:
         stopped = self._stopped_at()
         if self._memory.exists():
             self._memory.rename(spent_name(self._memory))
-            files.sync_folder(self._memory.parent)
+            durable.sync_folder(self._memory.parent)
         if run:
             self._link.call("let it run", self._resume)
         return max(0.0, time.time() - stopped) if stopped is not None else 0.0

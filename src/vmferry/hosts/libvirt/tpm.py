@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
-from vmferry.hosts.libvirt import files
+from vmferry import durable
 
 FOLDER = Path("/var/lib/libvirt/swtpm")
 _SUFFIXES = (".permall", ".volatilestate", ".savestate")
@@ -39,7 +39,7 @@ def write(uuid: str, state: Mapping[str, str]) -> None:
         if ".." in path.parts or not path.is_relative_to(place) or path.suffix not in _SUFFIXES:
             continue
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-        files.write_private(path, b64decode(content))
+        durable.write(path, b64decode(content))
 
 
 def remove(uuid: str) -> None:

@@ -7,14 +7,13 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from vmferry.durable import sync, sync_folder
 from vmferry.errors import BadPlace, DestinationInUse, DestinationTooSmall
 from vmferry.qemu import img
 from vmferry.qemu.img import Options
 from vmferry.qemu.locks import guard_writing
 from vmferry.qemu.places import Place
-from vmferry.transfer.bookmarks import sync_folder
 from vmferry.transfer.endpoints.adapters import Medium, MediumDestination
 from vmferry.transfer.endpoints.device import device_to_write
 from vmferry.transfer.endpoints.file import DestinationFile, writing
@@ -77,7 +76,7 @@ class OpenedDestination:
             img.create(self.place, self.size, options)
         if self.end.kind is PlaceKind.FILE:
             with writing(self.place.at):
-                _sync(self.place.path)
+                sync(self.place.path)
 
     @contextmanager
     def opened(self, connections: int) -> Iterator[Opened]:
@@ -131,7 +130,7 @@ class OpenedDestination:
                 with suppress(PermissionError):
                     os.chown(path, attributes.st_uid, attributes.st_gid)
                 path.chmod(stat.S_IMODE(attributes.st_mode))
-            _sync(path)
+            sync(path)
             sync_folder(path.parent)
 
 
@@ -139,11 +138,3 @@ def enough(place: Place, size: int, needed: int) -> None:
     """Raise DestinationTooSmall unless it is."""
     if size < needed:
         raise DestinationTooSmall(path=place.shown, size=size, needed=needed)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

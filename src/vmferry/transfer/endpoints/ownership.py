@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from vmferry import durable
 from vmferry.errors import DestinationChanged, DestinationExists, DestinationUnwritable, SourceUnreadable
 from vmferry.qemu.img import absent
 from vmferry.qemu.places import Place, Where, place_of
-from vmferry.transfer.bookmarks import Bookmarks, sync_folder
+from vmferry.transfer.bookmarks import Bookmarks
 from vmferry.transfer.endpoints.file import writing
 from vmferry.transfer.endpoints.probe import claim_of, end_of
 from vmferry.transfer.endpoints.route import PlaceKind
@@ -83,7 +83,7 @@ class FileSite:
 
     def claim(self) -> int:
         with writing(self._path):
-            sync_folder(self._path.parent)
+            durable.sync_folder(self._path.parent)
             return self._path.lstat().st_ino
 
     def remove(self) -> None:
@@ -136,6 +136,5 @@ class NfsSite(StandingSite):
 
 def remove(path: Path) -> None:
     """Remove a file for good; it may be gone already."""
-    with writing(path), suppress(FileNotFoundError):
-        path.unlink()
-        sync_folder(path.parent)
+    with writing(path):
+        durable.remove(path)
