@@ -16,10 +16,11 @@ import libvirt
 import pytest
 from tests.support.nbd_servers import needs
 
-from vmferry.hosts.libvirt import file_users, header_cache, headers, image_folders, images
+from vmferry.hosts.libvirt import file_users, header_cache, headers, image_folders
 from vmferry.hosts.libvirt.file_users import vms_using
 from vmferry.hosts.libvirt.headers import Header
 from vmferry.model import FileUser, NamedIn, Placed, Url, UserKind
+from vmferry.qemu import img
 
 VM = """<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type>{os}</os><devices>
 {disk}</devices></domain>"""
@@ -104,7 +105,7 @@ def test_what_rests_on_another_image_meanwhile_is_read_again(
     mine = (conn.defineXML(vm("mine", top)).UUIDString(),)
     assert vms_using(conn, base) == mine
     assert vms_using(conn, new) == ()
-    images.rebase(tmp_path / changed, Placed(new, "qcow2"))
+    img.rebase(tmp_path / changed, Placed(new, "qcow2"))
     reads.clear()
     assert vms_using(conn, base) == ()
     assert vms_using(conn, new) == mine

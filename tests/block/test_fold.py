@@ -20,8 +20,8 @@ from tests.support.nbd_servers import needs
 from tests.support.qmp import StorageDaemon, storage_daemon, writer
 from tests.support.sampling import fewer
 
-from vmferry.hosts.libvirt import images
 from vmferry.model import Placed
+from vmferry.qemu import img
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -62,9 +62,9 @@ class Frozen:
         """As a job folds: a copy of the closed overlay, on the copy of the base, by qemu-img; now and then twice."""
         closed = overlay.with_name(f"{overlay.name}.copy")
         shutil.copyfile(overlay, closed)
-        images.rebase(closed, self.copy)
+        img.rebase(closed, self.copy)
         for _ in range(self.luck.choice((1, 2))):
-            images.commit(closed, self.copy)
+            img.commit(closed, self.copy)
         closed.unlink()
 
     @contextmanager

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from vmferry.errors import ImageToolFailed
-from vmferry.hosts.libvirt import images
 from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.hosts.libvirt.overlays import Overlays
 from vmferry.model import Placed
+from vmferry.qemu import img
 
 PIECE = 64 << 10
 PIECES = 16
@@ -79,7 +79,7 @@ def test_ours_go_into_what_lies_below_and_theirs_stay(names: Sequence[str], base
         home, holder = overlays(tmp_path, base).fold_closed(chain[-1])
         assert holder is None
         assert home.path == wanted[0]
-        assert [image.path for image in images.chain(home)] == wanted
+        assert [image.path for image in img.chain(home)] == wanted
         assert read(home) == before
 
 

@@ -1,13 +1,21 @@
-"""Images through qemu-img: what one is made of, and a new empty one."""
+"""Images through qemu-img: what one is made of, new ones, what lies below one, and one folded into another.
+
+qemu-img's own locks keep it off an image that a VM has open for writing.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
 
-from vmferry.errors import DestinationFull, ImageToolFailed, SourceUnreadable, VmferryError
+from vmferry.errors import DestinationFull, ImageToolFailed, SourceUnreadable
+from vmferry.model import Image, Placed, Url
+from vmferry.model.chains import Layer
+from vmferry.qemu.names import qemu_name, where_named
 from vmferry.qemu.places import Place, Scheme
 
 _CREATE_S = 120
@@ -20,6 +28,49 @@ _CARRIED = {
 }
 Options = tuple[tuple[str, str], ...]
 _MISSING = re.compile(r"No such file|NFS3ERR_NOENT|NOENT", re.IGNORECASE)
+Info = TypedDict(
+    "Info",
+    {
+        "filename": str,
+        "format": str,
+        "virtual-size": int,
+        "actual-size": int,
+        "backing-filename": str,
+        "backing-filename-format": str,
+        "full-backing-filename": str,
+        "encrypted": bool,
+        "format-specific": dict[str, dict[str, Any]],
+        "snapshots": list[dict[str, str]],
+    },
+    total=False,
+)
+
+
+SMALL_BYTES = 128 << 20
+"""An overlay that the page cache takes without pushing out what guests of the host have in it."""
+LOOK_S = 30
+"""A server that does not answer must not keep a list of VMs."""
+
+
+def run(*arguments: str, patience_s: float | None = None, shown: object = None) -> str:
+    """What qemu-img prints. Raises ImageToolFailed with its last line, DestinationFull where that is the reason.
+
+    `shown`: how an error names what it is about, by default the last argument.
+    """
+    path = arguments[-1] if shown is None else shown
+    try:
+        ended = subprocess.run(
+            ("qemu-img", *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience_s
+        )
+    except subprocess.TimeoutExpired as late:
+        reason = f"no answer within {patience_s:g} s"
+        raise ImageToolFailed(tool=f"qemu-img {arguments[0]}", path=path, reason=reason) from late
+    if ended.returncode == 0:
+        return ended.stdout
+    if "No space left" in ended.stderr:
+        raise DestinationFull(path=path)
+    reason = (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1].removeprefix("qemu-img: ")
+    raise ImageToolFailed(tool=f"qemu-img {arguments[0]}", path=path, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +90,24 @@ def image_name(place: Place) -> str:
 
 def look(place: Place) -> ImageInfo:
     """Read the image's header and those below it. Raises SourceUnreadable."""
-    told = _run("info", "--backing-chain", "--output=json", "-f", place.format, image_name(place))
-    if isinstance(told, str):
-        raise SourceUnreadable(path=place.shown, offset=0, reason=told)
-    layers = json.loads(told.stdout)
+    words = ("info", "--backing-chain", "--output=json", "-f", place.format, image_name(place))
+    try:
+        layers = json.loads(run(*words, patience_s=_CREATE_S))
+    except ImageToolFailed as error:
+        raise SourceUnreadable(path=place.shown, offset=0, reason=str(error.fields["reason"])) from error
     files = [name for layer in layers for name in (layer["filename"], _data_file(layer)) if name]
     return ImageInfo(layers[0]["virtual-size"], tuple(files), _options(layers[0]), _data_file(layers[0]))
 
 
 def absent(place: Place) -> bool:
     """Is there no such file? For URLs whose files we make. Raises ImageToolFailed if that cannot be told."""
-    told = _run("info", "-f", "raw", image_name(place))
-    if not isinstance(told, str):
-        return False
-    if missing(told):
-        return True
-    raise ImageToolFailed(tool="qemu-img info", path=place.shown, reason=told)
+    try:
+        run("info", "-f", "raw", image_name(place), patience_s=_CREATE_S, shown=place.shown)
+    except ImageToolFailed as error:
+        if missing(str(error.fields["reason"])):
+            return True
+        raise
+    return False
 
 
 def missing(reason: str) -> bool:
@@ -64,45 +117,28 @@ def missing(reason: str) -> bool:
 
 def create(place: Place, size: int, options: Options = ()) -> None:
     """A new image in which all reads as zero, over whatever is there. Raises DestinationFull, ImageToolFailed."""
-    told = _run("create", "-q", "-f", place.format, *_given(options), image_name(place), str(size))
-    if isinstance(told, str):
-        raise _failed("create", place, told)
+    words = ("create", "-q", "-f", place.format, *_given(options), image_name(place), str(size))
+    run(*words, patience_s=_CREATE_S, shown=place.shown)
 
 
 def mend(place: Place) -> bool:
     """Free what an interrupted writer allocated in vain; False if the image is damaged beyond that."""
-    return not isinstance(_run("check", "-q", "-r", "leaks", "-f", place.format, image_name(place)), str)
+    try:
+        run("check", "-q", "-r", "leaks", "-f", place.format, image_name(place), patience_s=_CREATE_S)
+    except (ImageToolFailed, DestinationFull):
+        return False
+    return True
 
 
 def required(place: Place, size: int, data_bytes: int, options: Options) -> int:
     """Bytes that an image with so much data takes. Raises ImageToolFailed."""
-    told = _run("measure", "--output=json", "-O", place.format, *_given(options), "--size", str(size))
-    if isinstance(told, str):
-        raise _failed("measure", place, told)
-    return int(json.loads(told.stdout)["required"]) + data_bytes
+    words = ("measure", "--output=json", "-O", place.format, *_given(options), "--size", str(size))
+    told = json.loads(run(*words, patience_s=_CREATE_S, shown=place.shown))
+    return int(told["required"]) + data_bytes
 
 
 def _given(options: Options) -> list[str]:
     return ["-o", ",".join(f"{name}={value}" for name, value in options)] if options else []
-
-
-def _failed(tool: str, place: Place, reason: str) -> VmferryError:
-    if "No space left" in reason:
-        return DestinationFull(path=place.shown)
-    return ImageToolFailed(tool=f"qemu-img {tool}", path=place.shown, reason=reason)
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str] | str:
-    """The answer, or qemu-img's reason for none."""
-    try:
-        ended = subprocess.run(
-            ("qemu-img", *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_CREATE_S
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {_CREATE_S} s"
-    if ended.returncode == 0:
-        return ended
-    return (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1].removeprefix("qemu-img: ")
 
 
 def _specific(layer: dict[str, object]) -> dict[str, object]:
@@ -130,3 +166,97 @@ def _word(value: object) -> str:
 def _data_file(layer: dict[str, object]) -> str | None:
     found = _specific(layer).get("data-file")
     return str(found) if found else None
+
+
+def chain(placed: Placed) -> list[Image]:
+    """The image and all below it, as the headers tell; the top one's format is given, never probed."""
+    return _chain(placed, _told(placed))
+
+
+def layers(placed: Placed) -> list[Layer]:
+    """The same, with the names of the snapshots in each image."""
+    told = _told(placed)
+    names = [tuple(snapshot["name"] for snapshot in info.get("snapshots", [])) for info in told]
+    return [
+        Layer(str(image.path), image.format, image.virtual_bytes, held)
+        for image, held in zip(_chain(placed, told), names, strict=True)
+    ]
+
+
+def _chain(placed: Placed, told: list[Info]) -> list[Image]:
+    top, *below = [_image(info) for info in told]
+    return [replace(top, path=placed.path, slice_bytes=placed.slice_bytes), *below]  # QEMU leaves out an NFS uid of 0
+
+
+def _told(placed: Placed) -> list[Info]:
+    words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
+    told: list[Info] = json.loads(run(*words, patience_s=LOOK_S))
+    return told
+
+
+def size(name: str, patience_s: float) -> int:
+    """Bytes of a raw volume."""
+    told: Info = json.loads(run("info", "-U", "--output=json", "-f", "raw", name, patience_s=patience_s))
+    return told["virtual-size"]
+
+
+def _image(info: Info) -> Image:
+    try:
+        where, slice_bytes = where_named(info["filename"])
+    except (ValueError, KeyError):
+        where, slice_bytes = Url(info["filename"]), None
+    volume = isinstance(where, Url) or where.is_block_device()
+    return Image(
+        path=where,
+        format=info["format"],
+        virtual_bytes=info["virtual-size"],
+        data_bytes=info["virtual-size"] if volume else info.get("actual-size", 0),
+        backing=info.get("backing-filename"),
+        backing_format=info.get("backing-filename-format"),
+        data_file=info.get("format-specific", {}).get("data", {}).get("data-file"),
+        volume=volume,
+        slice_bytes=slice_bytes,
+        internal_snapshots=len(info.get("snapshots", [])),
+    )
+
+
+def bitmaps(placed: Placed) -> list[str]:
+    """The names of the bitmaps that lie in a qcow2."""
+    words = ("info", "-U", "--output=json", "-f", placed.format, qemu_name(placed))
+    info: Info = json.loads(run(*words, patience_s=LOOK_S))
+    found = info.get("format-specific", {}).get("data", {}).get("bitmaps", [])
+    return [each["name"] for each in found if isinstance(each, dict)]
+
+
+def remove_bitmap(placed: Placed, name: str) -> None:
+    """Remove one from an image that nobody has open."""
+    run("bitmap", "--remove", "-f", placed.format, qemu_name(placed), name)
+
+
+def rebase(path: Path, backing: Placed) -> None:
+    run("rebase", "-q", "-u", "-f", "qcow2", "-F", backing.format, "-b", qemu_name(backing), str(path))
+
+
+def commit(top: Path, base: Placed) -> None:
+    """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d).
+
+    A small one goes through the page cache, which sorts it: 32 MiB in 0.11 s, past it in 0.17 s. QEMU flushes either
+    way before it ends.
+    """
+    words = ("commit", "-q", "-t", "writeback" if top.stat().st_blocks * 512 <= SMALL_BYTES else "none", "-b")
+    if isinstance(base.path, Path) and not base.path.is_block_device():
+        run(*words, str(base.path), "-f", "qcow2", str(top))
+    else:
+        run(*words, *_volume_below(top))
+
+
+def _volume_below(top: Path) -> tuple[str, ...]:
+    """The volume at the bottom of a chain by QEMU's own name for it, and the chain opened with it writable.
+
+    libvirt's names in the overlays' headers are others than ours ("Did not find ... in the backing chain"), and
+    what is on NFS cannot be made writable later ("Cannot open a read-only mount as read-write").
+    """
+    layers: list[Info] = json.loads(run("info", "--backing-chain", "--output=json", "-f", "qcow2", str(top)))
+    file = str(top).replace(",", ",,")
+    writable = "backing." * (len(layers) - 1) + "read-only=off"
+    return layers[-1]["filename"], "--image-opts", f"driver=qcow2,file.driver=file,file.filename={file},{writable}"

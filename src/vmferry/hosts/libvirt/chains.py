@@ -12,10 +12,11 @@ import libvirt
 import libvirt_qemu
 
 from vmferry.errors import ImageToolFailed
-from vmferry.hosts.libvirt import domain_xml, images, inspect
+from vmferry.hosts.libvirt import domain_xml, inspect
 from vmferry.hosts.libvirt.domain_xml import Element
 from vmferry.model import Placed, Power
 from vmferry.model.chains import DiskChain, Layer
+from vmferry.qemu import img
 from vmferry.qemu.names import where_named
 
 _QUERY = json.dumps({"execute": "query-block"})
@@ -69,7 +70,7 @@ def layers_of(placed: Placed) -> tuple[Layer, ...]:
     if isinstance(placed.path, Path) and not placed.path.exists():
         return (Layer(str(placed.path), placed.format, 0),)
     try:
-        return tuple(images.layers(placed))
+        return tuple(img.layers(placed))
     except ImageToolFailed:
         return (Layer(str(placed.path), placed.format, 0),)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import libvirt
 
-from vmferry.hosts.libvirt import domain_xml, images, inspect
+from vmferry.hosts.libvirt import domain_xml, inspect
 from vmferry.model import Definition, Placed, Power
+from vmferry.qemu import img
 
 _TOPOLOGICAL = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
 _METADATA = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
@@ -36,8 +37,8 @@ def drop(domain: libvirt.virDomain, definition: Definition) -> None:
     if inspect.power(domain) is Power.OFF:
         names = {checkpoint.name for checkpoint in definition.checkpoints}
         for placed in _active(domain):
-            for name in names & set(images.bitmaps(placed)):
-                images.remove_bitmap(placed, name)
+            for name in names & set(img.bitmaps(placed)):
+                img.remove_bitmap(placed, name)
         return
     for checkpoint in reversed(definition.checkpoints):
         for xml in _disk_by_disk(checkpoint.xml):

@@ -24,7 +24,6 @@ from vmferry.hosts.libvirt import (
     file_users,
     files,
     folder_probe,
-    images,
     inspect,
     stale_state,
     volumes,
@@ -59,6 +58,7 @@ from vmferry.model import (
 )
 from vmferry.model.chains import DiskChain
 from vmferry.model.processors import Cpu, CpuFit, Guests, Platform, VmNeeds
+from vmferry.qemu import img
 from vmferry.qemu.places import place_of
 from vmferry.transfer import Compared, Copied, Watch
 from vmferry.transfer.engine.parallel import in_parallel
@@ -225,7 +225,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
 
     @fenced
     def rebase(self, path: Path, backing: Placed) -> None:
-        images.rebase(path, backing)
+        img.rebase(path, backing)
 
     @fenced
     def promote(self, part: Path, final: Path) -> None:
@@ -243,7 +243,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
     @fenced
     def fold(self, folds: Sequence[Fold]) -> None:
         with ThreadPoolExecutor(max(1, len(folds))) as pool:
-            for folded in [pool.submit(images.commit, top, base) for top, base in folds if durable.there(top)]:
+            for folded in [pool.submit(img.commit, top, base) for top, base in folds if durable.there(top)]:
                 folded.result()
 
     def unchanged_since(self, transfer: DiskTransfer) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import libvirt
 
 from vmferry.errors import BadXml, ImageToolFailed
-from vmferry.hosts.libvirt import domain_xml, images
+from vmferry.hosts.libvirt import domain_xml
 from vmferry.hosts.libvirt.file_holders import holders
 from vmferry.hosts.libvirt.file_identity import Identities, identity_of
 from vmferry.hosts.libvirt.header_cache import HEADERS
@@ -22,6 +22,7 @@ from vmferry.hosts.libvirt.headers import BadHeader, Header
 from vmferry.hosts.libvirt.image_folders import TooMany, files_beside, files_in
 from vmferry.hosts.libvirt.vm_names import Naming, namings
 from vmferry.model import FileUser, NamedIn, Placed, Url, UserKind, Where
+from vmferry.qemu import img
 
 _OFF = libvirt.VIR_DOMAIN_XML_INACTIVE
 _UNSUPPORTED = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED})
@@ -128,7 +129,7 @@ class _Looking:
         if naming.format in (None, "raw"):
             return
         try:
-            chain = images.chain(Placed(naming.where, naming.format or "raw"))
+            chain = img.chain(Placed(naming.where, naming.format or "raw"))
         except ImageToolFailed:
             self._unknown(part.who, f"its {naming.how}, {naming.where}, does not answer")
             return

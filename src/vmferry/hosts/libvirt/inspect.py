@@ -12,9 +12,10 @@ import libvirt
 import libvirt_qemu
 
 from vmferry.errors import ImageToolFailed, MistypedVm, NoSuchVm
-from vmferry.hosts.libvirt import domain_xml, images, tpm
+from vmferry.hosts.libvirt import domain_xml, tpm
 from vmferry.hosts.libvirt.domain_xml import Element
 from vmferry.model import Disk, Image, Placed, Power, Url, Vm
+from vmferry.qemu import img
 
 _POWER = {
     libvirt.VIR_DOMAIN_RUNNING: Power.RUNNING,
@@ -180,7 +181,7 @@ def _chain(placed: Placed | None) -> tuple[Image, ...]:
     if isinstance(where, Path) and not (volume or where.is_file()):
         return (unknown,)
     try:
-        return tuple(images.chain(placed))
+        return tuple(img.chain(placed))
     except ImageToolFailed:
         return (unknown,)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import libvirt
 
 from vmferry.errors import DiskHeld, GuestGone, HostRefused, MemoryElsewhere, SnapshotHeld, StillNamed, VmHeld
-from vmferry.hosts.libvirt import chains, domain_xml, file_users, images
+from vmferry.hosts.libvirt import chains, domain_xml, file_users
 from vmferry.hosts.libvirt.block_jobs import RunningDisks
 from vmferry.hosts.libvirt.connection import LibvirtConnection
 from vmferry.model import Placed
 from vmferry.model.chains import DiskChain, Layer, runs_of
+from vmferry.qemu import img
 from vmferry.transfer import Watch
 
 
@@ -102,7 +103,7 @@ class Overlays:
         be read: a chain that is taken for shorter than it is would be put together wrong.
         """
         while True:
-            layers = images.layers(top)
+            layers = img.layers(top)
             runs = runs_of([layer.name for layer in layers], self._overlays)
             if not runs:
                 return (top if top.path == Path(layers[0].name) else self._placed(layers[0])), None
@@ -111,13 +112,13 @@ class Overlays:
             if holder is not None:
                 last = holder
             if last == len(layers):
-                images.rebase(Path(layers[-1].name), self._base)  # somebody pulled all that lay below into it
+                img.rebase(Path(layers[-1].name), self._base)  # somebody pulled all that lay below into it
                 continue
             below = self._placed(layers[last])
             if first < last:
-                images.commit(Path(layers[first].name), below)
+                img.commit(Path(layers[first].name), below)
                 if first:
-                    images.rebase(Path(layers[first - 1].name), below)
+                    img.rebase(Path(layers[first - 1].name), below)
             top = top if first else below
             if holder is not None:
                 return top, layers[holder]
@@ -239,7 +240,7 @@ class Overlays:
         if str(placed.path) in self._overlays:
             return True
         own = domain_xml.target_of(disk) == self._target
-        layers = images.layers(placed) if own and _is_there(placed) else chains.layers_of(placed)
+        layers = img.layers(placed) if own and _is_there(placed) else chains.layers_of(placed)
         return bool(runs_of([layer.name for layer in layers], self._overlays))
 
     # -- within

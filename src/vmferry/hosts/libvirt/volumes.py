@@ -8,8 +8,8 @@ import subprocess
 
 from vmferry.errors import ImageToolFailed
 from vmferry.errors.system import said
-from vmferry.hosts.libvirt import images
 from vmferry.model import Url, Volume, Where
+from vmferry.qemu import img
 from vmferry.qemu.img import missing
 from vmferry.qemu.names import canonical, identity_of
 
@@ -45,7 +45,7 @@ def _over_network(where: Url) -> Volume:
         where = canonical(where)
         if where.url.startswith("nfs:") and identity_of(where) is None:
             return Volume(where, trouble="it does not say as whom: libvirt needs a user and a group", cure=NFS_CURE)
-        size = images.size(where.url, PATIENCE_S)
+        size = img.size(where.url, PATIENCE_S)
     except ValueError as error:
         return Volume(where, trouble=str(error))
     except ImageToolFailed as error:
