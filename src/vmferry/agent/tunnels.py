@@ -31,7 +31,7 @@ STREAMS = ("libvirt", "memory", "disks")
 
 
 class TunnelTransport:
-    """Implements hosts.migrating.Crossing. Both hosts give QEMU the same path, each on its own machine."""
+    """Implements MigrationTransport. Both hosts give QEMU the same path, each on its own machine."""
 
     def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN, link_bytes_s: int | None = None) -> None:
         """`link_bytes_s` as in hosts.exports.Front."""

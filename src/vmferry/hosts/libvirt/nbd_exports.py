@@ -23,10 +23,10 @@ from vmferry.errors import ExportFailed
 from vmferry.errors.system import said
 from vmferry.hosts.libvirt.network_cards import is_slow
 from vmferry.model.fleet import host_port
+from vmferry.qemu import nbd
 from vmferry.qemu.img import image_name
 from vmferry.qemu.places import Scheme
 from vmferry.transfer import Place
-from vmferry.transfer.endpoints.qemu_nbd import START
 from vmferry.tunnel.wire import unpaced
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ Lead = Callable[[str, str], tuple[Path, str, str]]
 CONNECTIONS = 16
 CIPHERS = "NORMAL:%SERVER_PRECEDENCE:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305"
 """AES-128 first, as TLS 1.3 demands it of all; GnuTLS by itself would begin with AES-256, a tenth slower for both."""
-_END_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Exports:
     """All that one process serves; it ends with the process."""
 
     def __init__(self, front: ExportAddress, lead: Lead | None = None) -> None:
-        """`lead` makes a tunnel's end: see hosts.migrating.Crossing."""
+        """`lead` makes a tunnel's end: see hosts.libvirt.migration.MigrationTransport."""
         self.front = front
         self._lead = lead
         self._servers: dict[tuple[str, str, str], _ExportServer] = {}
@@ -85,7 +84,7 @@ class Exports:
         with self._lock:
             before = self._servers.pop(key, None)
             if before is not None:
-                _end(before.process)
+                nbd.end(before.process)
             self._servers[key] = self._in_starter(lambda: self._started(job, Place(str(file)), host, size))
             return self._servers[key].place
 
@@ -93,12 +92,12 @@ class Exports:
         """Nothing of a job is served any more."""
         with self._lock:
             for key in [key for key in self._servers if key[0] == job]:
-                _end(self._servers.pop(key).process)
+                nbd.end(self._servers.pop(key).process)
 
     def close(self) -> None:
         with self._lock:
             for server in self._servers.values():
-                _end(server.process)
+                nbd.end(server.process)
             self._servers.clear()
         self._starter.shutdown()
 
@@ -114,7 +113,7 @@ class Exports:
             name = blake3(f"{place.at} {place.format} {part}".encode()).hexdigest(8)
             socket_at, address, ticket = self._lead(job, name)
             with _listening(socket.AF_UNIX, str(socket_at)) as listening:
-                process = _served(listening, [*SERVER, *options])
+                process = nbd.start([*SERVER, *options], listening)
             return _ExportServer(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as, through=ticket), process)
         at = self.front.address
         with _listening(socket.AF_INET6 if ":" in at else socket.AF_INET, (at, 0)) as listening:
@@ -124,7 +123,7 @@ class Exports:
             if slow is False:
                 unpaced(listening)
             address = host_port(at, listening.getsockname()[1])
-            process = _served(listening, [*SERVER, *self._encrypted(), *options])
+            process = nbd.start([*SERVER, *self._encrypted(), *options], listening)
         return _ExportServer(job, Place(f"nbds://{address}/{EXPORT}", known_as=known_as), process)
 
     def _encrypted(self) -> list[str]:
@@ -142,16 +141,6 @@ def _listening(family: socket.AddressFamily, at: str | tuple[str, int]) -> socke
         listening.close()
         raise ExportFailed(path=str(at), reason=said(error)) from error
     return listening
-
-
-def _served(listening: socket.socket, command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*START, str(os.getpid()), *command],
-        stdin=listening.fileno(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 EXPORT = "image"
@@ -184,12 +173,3 @@ def _direct(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

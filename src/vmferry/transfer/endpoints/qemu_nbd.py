@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import socket
 import subprocess
@@ -17,24 +16,16 @@ import nbd
 
 from vmferry.errors import BadPlace, ExportFailed
 from vmferry.qemu.img import image_name
+from vmferry.qemu.nbd import end, start
 from vmferry.qemu.places import Place
 from vmferry.transfer.endpoints.nbd import NbdLink, nbd_link
 
 LOCKED_S = 5.0
 _LOOK_S = 0.25
-_END_S = 10.0
 _LAST_WORDS_S = 1.0
 _LOST = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN}
 _NO_DIRECT = "O_DIRECT"
 _LOCKED = "Failed to get"  # QEMU's words: Failed to get "write" lock; Failed to get shared "write" lock
-
-# The listening socket comes as standard input and goes on as descriptor 3 (sd_listen_fds(3)), whose reader
-# wants to find its own process id. The check of the parent closes the gap before setpriv has asked the kernel.
-START = (
-    *("setpriv", "--pdeathsig", "KILL", "sh", "-c"),
-    '[ "$PPID" = "$1" ] || exit 1; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null',
-    "sh",
-)
 
 
 @contextmanager
@@ -72,13 +63,7 @@ class _QemuNbd:
                     waiting = socket.socket(socket.AF_UNIX)
                     self._sockets.append(waiting)
                     waiting.connect(f"{folder}/nbd")
-                self._process = subprocess.Popen(
-                    [*START, str(os.getpid()), *_command(wanted, cache)],
-                    stdin=listening.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._said,
-                    start_new_session=True,  # Ctrl-C is for us
-                )
+                self._process = start(_command(wanted, cache), listening, self._said)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,12 +90,7 @@ class _QemuNbd:
         """Stop it and take its status."""
         for each in self._sockets:
             each.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         self._said.close()
 
     def _last_words(self) -> str:
