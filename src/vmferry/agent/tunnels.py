@@ -34,7 +34,7 @@ class TunnelTransport:
     """Implements MigrationTransport. Both hosts give QEMU the same path, each on its own machine."""
 
     def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN, link_bytes_s: int | None = None) -> None:
-        """`link_bytes_s` as in hosts.exports.Front."""
+        """`link_bytes_s` as in hosts.libvirt.nbd_exports.ExportAddress."""
         self._libvirtd = _socket_of(connect)
         self._tls = tls
         self._run = run

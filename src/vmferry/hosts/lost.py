@@ -41,7 +41,7 @@ LEFT = frozenset({"clear_out", "drop", "forget", "remove", "void", "unload", "wi
 
 
 class LostHost:
-    """Implements hosts.protocol.Host: its methods are made below, one for each of the protocol's."""
+    """Implements hosts.interface.Host: its methods are made below, one for each of the interface's."""
 
     def __init__(self, name: str, left: Callable[[Path], None]) -> None:
         """`left` is told of each file that may still lie there."""

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class VmDefinitions:
-    """The part of hosts.protocol.Host that is about definitions, snapshots and checkpoints."""
+    """The part of hosts.interface.Host that is about definitions, snapshots and checkpoints."""
 
     name: str
     _link: LibvirtConnection

@@ -81,7 +81,7 @@ class LibvirtHosts:
 
 
 class LibvirtHost(LibvirtRelocation, VmDefinitions):
-    """Implements hosts.protocol.Host."""
+    """Implements hosts.interface.Host."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ _SERVERS = ("qemu", "kvm", "nbdkit")
 _F_OFD_GETLK = 36
 _LOCK = struct.Struct("hhqqi4x")
 _LOCKED_FROM, _LOCKED_BYTES = 100, 200
-"""QEMU's locks on an image, see transfer.locks."""
+"""QEMU's locks on an image, see qemu.locks."""
 
 
 def holders(wanted: Identities, known: Sequence[FileUser]) -> Iterator[FileUser]:

@@ -35,7 +35,7 @@ LOST = {
 
 
 class LibvirtRelocation:
-    """The part of hosts.protocol.Host that is about another host."""
+    """The part of hosts.interface.Host that is about another host."""
 
     name: str
     _link: LibvirtConnection

@@ -28,7 +28,7 @@ class AgentLinks(Protocol):
 
 
 class RemoteHost:
-    """Implements hosts.protocol.Host: its methods are made below, one for each of the protocol's."""
+    """Implements hosts.interface.Host: its methods are made below, one for each of the interface's."""
 
     def __init__(self, link: AgentLink, token: FencingToken | None) -> None:
         self.name = link.name
