@@ -16,7 +16,7 @@ from vmferry.errors import VmferryError
 from vmferry.hosts.fence import Fence
 from vmferry.hosts.interface import Host
 from vmferry.hosts.libvirt.driver import LibvirtHosts
-from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.remote.driver import RemoteHost
 from vmferry.model import FencingToken
 from vmferry.transfer import Place, Transfer, Unwatched
 
@@ -39,7 +39,7 @@ class Two:
 
     @property
     def host(self) -> Host:
-        return remote_host(self.link, FencingToken(JOB, 1))
+        return RemoteHost(self.link, FencingToken(JOB, 1))
 
     def export(self, tls: TlsFolder) -> tuple[str, ...]:
         """qemu-nbd's options: only who has a certificate of the authority may read."""

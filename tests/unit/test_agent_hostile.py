@@ -29,7 +29,7 @@ from vmferry.errors import (
 )
 from vmferry.hosts.libvirt import domain_xml
 from vmferry.hosts.remote import client as agent_link
-from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.remote.driver import RemoteHost
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, SimulatedHosts, World
 from vmferry.hosts.wire import PROTOCOL
 from vmferry.lab.programs import wait_for
@@ -49,7 +49,7 @@ class Site:
         """An act that must not happen."""
         link = self.realm.link(self.served, tls)
         try:
-            remote_host(link, FencingToken("abcd2345", 1)).suspend(UUID)
+            RemoteHost(link, FencingToken("abcd2345", 1)).suspend(UUID)
         finally:
             link.close()
 
@@ -62,7 +62,7 @@ class Site:
         """It still answers who may ask."""
         link = self.realm.link(self.served)
         try:
-            return remote_host(link).exists(SOURCE / "guest-a.img")
+            return RemoteHost(link).exists(SOURCE / "guest-a.img")
         finally:
             link.close()
 
@@ -147,22 +147,22 @@ def test_a_certificate_that_expires_on_an_open_connection_is_refused_at_its_next
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = site.realm.link(site.served)
-    assert remote_host(link).exists(SOURCE / "guest-a.img")
+    assert RemoteHost(link).exists(SOURCE / "guest-a.img")
     later = datetime.now(UTC) + timedelta(days=91)
     monkeypatch.setattr("vmferry.agent.peer_policy.time.time", later.timestamp)
     with pytest.raises(PeerRefused, match="has expired"):
-        remote_host(link).exists(SOURCE / "guest-a.img")
+        RemoteHost(link).exists(SOURCE / "guest-a.img")
     link.close()
 
 
 def test_a_revoked_manager_is_refused_at_once_also_on_an_open_connection(site: Site) -> None:
     tls, issued = site.realm.certificate("second", Role.MANAGER)
     link = site.realm.link(site.served, tls)
-    assert remote_host(link).exists(SOURCE / "guest-a.img")
+    assert RemoteHost(link).exists(SOURCE / "guest-a.img")
     site.realm.revoked[issued.serial] = datetime.now(UTC)
     site.realm.link(site.served).ask("PUT", "revocations", {"revocations": site.realm.revocations().decode()})
     with pytest.raises(PeerRefused, match="manager second was revoked"):
-        remote_host(link).exists(SOURCE / "guest-a.img")
+        RemoteHost(link).exists(SOURCE / "guest-a.img")
     link.close()
     with pytest.raises(PeerRefused, match="manager second was revoked"):
         site.suspend(tls)
@@ -210,7 +210,7 @@ def test_one_agent_cannot_pass_for_another(site: Site) -> None:
     site.served.name = "host2"
     link = site.realm.link(site.served)
     with pytest.raises(PeerRefused, match="host2"):
-        remote_host(link).vms()
+        RemoteHost(link).vms()
     link.close()
 
 

@@ -27,7 +27,7 @@ from vmferry.errors import (
 )
 from vmferry.hosts.interface import DiskTransfer, Host
 from vmferry.hosts.remote.client import AgentLink
-from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.remote.driver import RemoteHost
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHost
 from vmferry.lab.programs import wait_for
 from vmferry.model import FencingToken
@@ -151,7 +151,7 @@ class Site:
         self.links.append(self.realm.link(self.served))
 
     def host(self, epoch: int = 1, job: str = JOB) -> Host:
-        return remote_host(self.links[-1], FencingToken(job, epoch))
+        return RemoteHost(self.links[-1], FencingToken(job, epoch))
 
     def copy(self, watch: Watch, epoch: int = 1, name: str = "vda") -> Calling:
         host = self.host(epoch)

@@ -14,7 +14,7 @@ from vmferry.agent.storages import MARKER, Storages
 from vmferry.errors import NoSuchStorage, PathRefused, StorageKnown, StorageUnfit, UsageError, VmRefused
 from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Fold
-from vmferry.hosts.remote.driver import remote_host
+from vmferry.hosts.remote.driver import RemoteHost
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHosts, World
 from vmferry.hosts.simulator.world import add_machine
 from vmferry.model import Changes, FencingToken, Placed, Power, Url
@@ -47,7 +47,7 @@ class Site:
         (self.outside / f"{name}.fd").touch()
 
     def host(self, job: str = JOB) -> Host:
-        return remote_host(self.link, FencingToken(job, 1))
+        return RemoteHost(self.link, FencingToken(job, 1))
 
     def file(self, path: Path) -> Path:
         """One that the toy host knows as well."""

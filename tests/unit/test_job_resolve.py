@@ -16,7 +16,7 @@ from tests.support.worlds import DESTINATION, FAR, UUID, Bench, BenchDesk, Facts
 
 from vmferry.errors import HostLost, HostRefused, HostUnreachable, NotResolvable, Superseded, UsageError, WrongState
 from vmferry.hosts.interface import Host
-from vmferry.hosts.lost import LEFT, NOT_THERE, lost_host
+from vmferry.hosts.lost import LEFT, NOT_THERE, LostHost
 from vmferry.hosts.simulator.driver import InMemory, Killed, SimulatedHost, World
 from vmferry.hosts.wire import CALLS
 from vmferry.manager.jobs.resolve import Resolution
@@ -121,7 +121,7 @@ class LossBench(Bench):
     def host(self, name: str) -> Host:
         lost = {None: "", Lost.SOURCE: NEAR, Lost.DESTINATION: FAR}[self.lost]
         if name == lost:
-            return lost_host(name, self.left.add)
+            return LostHost(name, self.left.add)
         host = MortalHost(InMemory(self.world), FencingToken(self.job_id, self.epoch), name=name)
         host.cut = self.cut
         return host
@@ -314,13 +314,13 @@ def resolved_after_relinquishing(scenario: Scenario) -> LossBench:
 
 def test_a_lost_host_answers_only_what_undo_and_retire_ask() -> None:
     left: list[Path] = []
-    host = lost_host("burnt", left.append)
+    host = LostHost("burnt", left.append)
     host.remove(Path("/fast/a.vmferry-abcd2345.r0.qcow2"))
     assert left == [Path("/fast/a.vmferry-abcd2345.r0.qcow2")]
     assert host.exists(Path("/fast/b")) is False
     for name in CALLS.keys() - NOT_THERE.keys() - LEFT - {"vm", "definition"}:
         with pytest.raises(HostLost, match="burnt was declared lost"):
-            host.answer(name, {})  # type: ignore[attr-defined]
+            host.forward(name, **dict.fromkeys(CALLS[name].signature.parameters.keys() - {"self"}))
 
 
 # -- through the worker

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from vmferry.durable import write
 from vmferry.errors import Superseded
@@ -59,3 +61,24 @@ class Fence:
     def _write(self, epochs: dict[str, int]) -> None:
         """Replace the file whole: a crash leaves the old one or the new one."""
         write(self._file, json.dumps(epochs).encode())
+
+
+class Admits(Protocol):
+    def admit(self) -> None:
+        """Raises Superseded."""
+
+
+H = TypeVar("H", bound=Admits)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def fenced(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
+    """Mark a method of a host that acts in a job's name: a job's earlier epoch is refused with Superseded."""
+
+    @functools.wraps(method)
+    def admitted(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.admit()
+        return method(self, *args, **kwargs)
+
+    return admitted

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vmferry.errors import HostLost, NoSuchVm
-from vmferry.hosts.interface import Host
+from vmferry.hosts.forwarding import ForwardingHost
 from vmferry.hosts.wire import CALLS
 from vmferry.model import Power
 from vmferry.qemu.places import Scheme
@@ -40,15 +40,18 @@ LEFT = frozenset({"clear_out", "drop", "forget", "remove", "void", "unload", "wi
 """Acts that only take away: they are left to whoever cleans up there."""
 
 
-class LostHost:
-    """Implements hosts.interface.Host: its methods are made below, one for each of the interface's."""
+class LostHost(ForwardingHost):
+    """Asks nothing of anybody."""
 
     def __init__(self, name: str, left: Callable[[Path], None]) -> None:
         """`left` is told of each file that may still lie there."""
         self.name = name
         self._left = left
 
-    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+    def forward(self, method: str, /, *arguments: object, **named: object) -> Any:
+        return self._answer(method, CALLS[method].bind(*arguments, **named))
+
+    def _answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
         if name in NOT_THERE:
             self._note(name, arguments)
             return NOT_THERE[name]
@@ -71,19 +74,3 @@ def _file(argument: object) -> Path | None:
     if isinstance(argument, Place):
         return argument.path if argument.scheme is Scheme.PATH else None
     return argument if isinstance(argument, Path) else None
-
-
-def _method(name: str) -> Callable[..., Any]:
-    def asked(self: LostHost, *args: object, **kwargs: object) -> Any:
-        return self.answer(name, CALLS[name].bind(*args, **kwargs))
-
-    asked.__name__ = name
-    return asked
-
-
-for _name in CALLS:
-    setattr(LostHost, _name, _method(_name))
-
-
-def lost_host(name: str, left: Callable[[Path], None]) -> Host:
-    return cast(Host, LostHost(name, left))  # its methods are made from the protocol's, which no checker follows

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from vmferry import errors
 from vmferry.errors import AgentFailed, BadRequest, VmferryError
 from vmferry.hosts.interface import Host
-from vmferry.hosts.queries import LOOKING
+from vmferry.hosts.interface.query import is_query
 from vmferry.transfer import Watch
 
 PROTOCOL = 7
@@ -41,6 +41,8 @@ class Call:
     """The types of the arguments that travel, which is all but a Watch, and of what is returned."""
     watched: str | None
     """The argument that is a Watch: such a call is long."""
+    looks: bool
+    """It changes nothing."""
 
     @cached_property
     def types(self) -> Mapping[str, TypeAdapter[Any]]:
@@ -50,10 +52,6 @@ class Call:
     @cached_property
     def answer(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.hints["return"])
-
-    @property
-    def looks(self) -> bool:
-        return self.name in LOOKING
 
     def bind(self, *args: object, **kwargs: object) -> dict[str, Any]:
         """Arguments by name, those with defaults too."""
@@ -97,11 +95,13 @@ def _call(name: str) -> Call:
     hints = get_type_hints(method)
     watched = next((n for n, hint in hints.items() if hint is Watch), None)
     travels = {n: hint for n, hint in hints.items() if n != watched}
-    return Call(name, inspect.signature(method), travels, watched)
+    return Call(name, inspect.signature(method), travels, watched, is_query(method))
 
 
 CALLS: Mapping[str, Call] = {
-    name: _call(name) for name, found in vars(Host).items() if inspect.isfunction(found) and not name.startswith("_")
+    name: _call(name)
+    for name, found in inspect.getmembers(Host, inspect.isfunction)  # those of its groups too
+    if not name.startswith("_")
 }
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import libvirt
 
 from vmferry.errors import NoSuchVm
-from vmferry.hosts.acting import fenced
+from vmferry.hosts.fence import fenced
 from vmferry.hosts.libvirt import checkpoints, inspect, pools
 from vmferry.hosts.libvirt import definition as written
 from vmferry.hosts.libvirt.connection import LibvirtConnection

@@ -15,8 +15,7 @@ import libvirt
 from vmferry import durable
 from vmferry import transfer as transfers
 from vmferry.errors import NoSuchVm, SavedStateUncertain
-from vmferry.hosts.acting import fenced
-from vmferry.hosts.fence import Fence
+from vmferry.hosts.fence import Fence, fenced
 from vmferry.hosts.interface import DiskTransfer
 from vmferry.hosts.libvirt import (
     chains,

@@ -14,7 +14,7 @@ import libvirt
 
 from vmferry import durable
 from vmferry.errors import AgentUnreachable, HostRefused, NoSuchVm, SavedStateSpent, VmferryError
-from vmferry.hosts.acting import fenced
+from vmferry.hosts.fence import fenced
 from vmferry.hosts.interface import DiskTransfer
 from vmferry.hosts.libvirt import definition as written
 from vmferry.hosts.libvirt import files, host_resources, start, tpm

@@ -1,4 +1,4 @@
-"""A host on another machine: every method of the protocol asks the agent there.
+"""A host on another machine: every method of the interface asks the agent there.
 
 Paths mean files of that host; nothing here looks at this one's. An act that lost its answer is called again: the
 agent goes on with the one that runs.
@@ -6,12 +6,13 @@ agent goes on with the one that runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from vmferry.errors import AgentFailed, HostUnreachable, NoSuchHost, VmferryError
+from vmferry.hosts.forwarding import ForwardingHost
 from vmferry.hosts.interface import Host, Hosts
 from vmferry.hosts.remote.budget import ByteBudget
 from vmferry.hosts.remote.client import AgentLink
@@ -27,15 +28,19 @@ class AgentLinks(Protocol):
     def find(self, name: str) -> AgentLink | None: ...
 
 
-class RemoteHost:
-    """Implements hosts.interface.Host: its methods are made below, one for each of the interface's."""
+class RemoteHost(ForwardingHost):
+    """Every method asks the agent on that machine."""
 
-    def __init__(self, link: AgentLink, token: FencingToken | None) -> None:
+    def __init__(self, link: AgentLink, token: FencingToken | None = None) -> None:
         self.name = link.name
         self._link = link
         self._token = token
 
-    def call(self, call: Call, arguments: dict[str, Any]) -> Any:
+    def forward(self, method: str, /, *arguments: object, **named: object) -> Any:
+        call = CALLS[method]
+        return self._call(call, call.bind(*arguments, **named))
+
+    def _call(self, call: Call, arguments: dict[str, Any]) -> Any:
         """Ask, follow it to its end, and return or raise as the host there did."""
         if self._token is None and not call.looks:
             raise TypeError("this host was opened for looking only")
@@ -91,23 +96,6 @@ class _Long:
             self._order({"heard": True})
 
 
-def _method(call: Call) -> Callable[..., Any]:
-    def asked(self: RemoteHost, *args: object, **kwargs: object) -> Any:
-        return self.call(call, call.bind(*args, **kwargs))
-
-    asked.__name__ = call.name
-    asked.__doc__ = f"As the protocol's `{call.name}`, on the other host."
-    return asked
-
-
-for _call in CALLS.values():
-    setattr(RemoteHost, _call.name, _method(_call))
-
-
-def remote_host(link: AgentLink, token: FencingToken | None = None) -> Host:
-    return cast(Host, RemoteHost(link, token))  # its methods are made from the protocol's, which no checker follows
-
-
 class RemoteHosts:
     """Hosts by the name of an agent, or by a libvirt URI through `here`."""
 
@@ -122,4 +110,4 @@ class RemoteHosts:
         link = self._links.find(connect)
         if link is None:
             raise NoSuchHost(host=connect)
-        return remote_host(link, token)
+        return RemoteHost(link, token)

@@ -18,7 +18,7 @@ import structlog
 
 from vmferry.errors import HostUnreachable, PlanChanged, StoreAway, WrongState
 from vmferry.hosts.interface import Host, Hosts
-from vmferry.hosts.lost import lost_host
+from vmferry.hosts.lost import LostHost
 from vmferry.manager.fleet.file_users import Storages
 from vmferry.manager.jobs.active import ActiveJobs
 from vmferry.manager.jobs.admission import Admission, check_limits
@@ -359,7 +359,7 @@ class Jobs:
         """The host at that end of the move; one that was declared lost is never asked."""
         name = host_of(plan, end)
         if facts.get("lost") == end:
-            return lost_host(name, facts.note_left)
+            return LostHost(name, facts.note_left)
         while True:
             try:
                 return self._hosts.open(name, facts.token)
