@@ -14,7 +14,7 @@ TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-g
 	btrfs-progs exfatprogs exfat-fuse swtpm swtpm-tools ovmf git \
 	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
 
-.PHONY: help demo test long check format lint types unit block libvirt bench clean
+.PHONY: help demo test long check format lint types unit block libvirt bench chart clean
 
 help:  ## this list; it changes nothing
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ $(READY): pyproject.toml
 	/usr/bin/python3 -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install -q -e '.[dev]'
 	touch $@
+
+chart: $(READY)  ## the folders' chart in docs/architecture.md, from the list that a test holds
+	$(BIN)/python -m tests.support.chart
 
 clean:  ## remove what make made in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -181,7 +181,7 @@ def _attach(scene: Scene) -> None:
     with image.open("r+b") as file:
         file.truncate(16 << 20)
     disk = E.disk(E.driver(name="qemu", type="raw"), E.source(file=str(image)), E.target(dev="vdx", bus="virtio"))
-    disk.attrib.update(type="file", device="disk")
+    disk.attrib.update({"type": "file", "device": "disk"})
     scene.domain.attachDeviceFlags(_text(disk), scene.reach)
 
 

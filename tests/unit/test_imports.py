@@ -7,32 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from tests.support.chart import APART, LAYERS, PAGE, SRC, page_with_chart
 
-SRC = Path(__file__).parents[2] / "src" / "vmferry"
 FILES = sorted(SRC.rglob("*.py"))
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 50
-
-LAYERS = (
-    {"model", "errors"},
-    {"durable"},
-    {"process", "qemu", "authority", "tunnel"},
-    {"transfer"},
-    {"hosts"},
-    {"migration"},
-    {"preflight"},
-    {"manager.store"},
-    {"manager.limits", "manager.notify"},
-    {"manager.fleet", "manager.transfers"},
-    {"manager.jobs"},
-    {"api"},
-    {"agent", "server"},
-    {"cli"},
-)
-"""A folder imports from itself and from the folders above it in this list."""
-
-APART = {"lab"}
-"""Tools that stand beside the spine: nothing of it imports them, but the command."""
 
 HEAVY = {"dbos", "libvirt", "libvirt_qemu", "nbd", "sqlalchemy"}
 ONLY = {"dbos": "manager/jobs/engine.py", "sqlalchemy": "manager/store/"}
@@ -99,6 +78,11 @@ def test_each_library_stays_in_its_place() -> None:
     for path in FILES:
         for name in {name.split(".")[0] for name in imports(path)} & ONLY.keys():
             assert path.relative_to(SRC).as_posix().startswith(ONLY[name]), f"{path} imports {name}"
+
+
+def test_the_chart_in_the_documents_is_the_one_that_holds() -> None:
+    text = PAGE.read_text()
+    assert page_with_chart(text) == text, "make chart"
 
 
 def test_a_class_name_is_there_once() -> None:

@@ -1,0 +1,1 @@
+"""What only a manager runs: jobs, transfers, limits, the fleet, notifications, and their records."""

@@ -1,0 +1,1 @@
+"""Migrations as lists of steps. Read here first: strategies, one step, saga."""

@@ -1,0 +1,1 @@
+"""QEMU's tools and names: places, qemu-img, qemu-nbd, image locks."""

@@ -1,0 +1,1 @@
+"""Pages of the command line: what the API answered, for people."""

@@ -1,0 +1,1 @@
+"""The driver for libvirt and QEMU on this machine."""

@@ -1,0 +1,1 @@
+"""The driver for a host elsewhere: its agent is asked."""

@@ -1,0 +1,1 @@
+"""Guests that write, acknowledge and can be judged afterwards."""

@@ -1,0 +1,1 @@
+"""The lab's hosts: processes, networks and storages of its own."""

@@ -1,0 +1,1 @@
+"""Hosts and storages that were added, their certificates, and what spans several of them."""

@@ -1,0 +1,1 @@
+"""Jobs from submission to receipt: admission, journal, control, failover."""

@@ -1,0 +1,1 @@
+"""What jobs may use at a time: slots, rates, and what guests leave."""

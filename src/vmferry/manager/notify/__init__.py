@@ -1,0 +1,1 @@
+"""Who is told of what became of jobs and transfers."""

@@ -1,0 +1,1 @@
+"""Copies without a VM: their queue, and what carries them out."""

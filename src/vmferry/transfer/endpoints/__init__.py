@@ -1,0 +1,1 @@
+"""Where a transfer reads and writes: files, devices, NBD, and images through qemu-nbd."""

@@ -1,0 +1,1 @@
+"""The loops of a transfer: copy, compare, hash, in parallel streams."""

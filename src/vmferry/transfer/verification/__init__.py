@@ -1,0 +1,1 @@
+"""Proofs that outlive a transfer: seals, receipts, and reading again what they name."""
