@@ -49,7 +49,7 @@ class Bench:
 
     def measure(self, spec: GuestSpec, move: Move, to: str) -> Sample:
         """One migration of one new guest to a folder of its own: as `move` tells it, and as the guest saw it."""
-        guest = self.lab.guest(spec)
+        guest = LabGuest.make(self.lab, spec)
         folder = self.lab.storage(to) / f"{spec.name} {next(self._numbers)}"
         try:
             folder.mkdir()

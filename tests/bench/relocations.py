@@ -41,7 +41,7 @@ class Hosts:
     def measure(self, spec: GuestSpec, move: Move) -> Sample:
         """One migration of one new guest from host1 to a folder of its own on host2."""
         named = replace(spec, name=f"{spec.name}-{next(self._numbers)}")
-        guest = self.fleet.lab.host("host1").guest(named)
+        guest = LabGuest.make(self.fleet.lab.host("host1"), named)
         folder = self.there.storage("san2") / named.name
         try:
             folder.mkdir()

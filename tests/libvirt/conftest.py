@@ -39,7 +39,7 @@ def make_guest(lab: LabHost) -> Iterator[MakeGuest]:
 
     def make(spec: GuestSpec) -> LabGuest:
         unique = spec if not made else replace(spec, name=f"{spec.name} {len(made) + 1}")
-        made.append(lab.guest(unique))
+        made.append(LabGuest.make(lab, unique))
         return made[-1]
 
     try:
@@ -149,7 +149,7 @@ def make_guest_on() -> Iterator[MakeGuestOn]:
 
     def make(host: LabHost, spec: GuestSpec) -> LabGuest:
         unique = spec if not made else replace(spec, name=f"{spec.name} {len(made) + 1}")
-        made.append(host.guest(unique))
+        made.append(LabGuest.make(host, unique))
         return made[-1]
 
     try:

@@ -147,12 +147,12 @@ def test_a_storage_added_later_serves_a_running_lab(lab: LabHost, make_guest: Ma
 def test_two_guests_do_not_share_a_folder(lab: LabHost, make_guest: MakeGuest) -> None:
     make_guest(ONE_DISK)
     with pytest.raises(LabPlaceUnfit, match="folder of its own"):
-        lab.guest(ONE_DISK)
+        LabGuest.make(lab, ONE_DISK)
 
 
 def test_nothing_is_left_after_down(lab: LabHost, lab_place: Path) -> None:
     host = LabHost(lab_place).up(SMALL, owner_pid=os.getpid())
-    host.guest(ONE_DISK)
+    LabGuest.make(host, ONE_DISK)
     assert len(lab_processes(lab_place)) >= 4, "guard, keeper, libvirtd and QEMU"
     host.down()
     assert_nothing_is_left(lab_place)
@@ -161,7 +161,8 @@ def test_nothing_is_left_after_down(lab: LabHost, lab_place: Path) -> None:
 def test_a_lab_ends_with_its_owner_even_by_sigkill(lab: LabHost, lab_place: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from vmferry.lab import *;"
-        f"LabHost(Path(sys.argv[1])).up([{SMALL[0]!r}], owner_pid=os.getpid()).guest({ONE_DISK!r});"
+        f"host = LabHost(Path(sys.argv[1])).up([{SMALL[0]!r}], owner_pid=os.getpid());"
+        f"LabGuest.make(host, {ONE_DISK!r});"
         "print('ready', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", script, str(lab_place)]

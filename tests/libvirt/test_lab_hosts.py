@@ -250,7 +250,7 @@ def test_labs_stand_side_by_side_and_nothing_is_left_of_them(two_hosts: Lab, tmp
     with Lab(tmp_path / "own").up(1, SMALL, LITTLE_SHARED, owner_pid=os.getpid()) as own:
         host = own.host("host1")
         host.spawn_inside(["sleep", "600"], "sleeping")
-        host.guest(LINUX)
+        LabGuest.make(host, LINUX)
         assert set(run("ip", "-o", "link").splitlines()) == outside, "nothing in the machine's own network"
         assert own.manager.run("virsh", "-c", host.tcp_uri, "hostname").strip() == "host1"
         with pytest.raises(LabPlaceUnfit, match="hosts"):

@@ -85,6 +85,11 @@ def test_the_chart_in_the_documents_is_the_one_that_holds() -> None:
     assert page_with_chart(text) == text, "make chart"
 
 
+def test_the_hosts_of_the_lab_do_not_know_its_guests() -> None:
+    for path in SRC.glob("lab/hosts/*.py"):
+        assert not [name for name in imports(path) if name.startswith("vmferry.lab.guests")], path
+
+
 def test_a_class_name_is_there_once() -> None:
     where: dict[str, list[str]] = {}
     for path in FILES:

@@ -1,7 +1,7 @@
 """The lab: a real libvirt host, storages and guests beside the machine's own, to try vmferry without risk.
 
     with LabHost(Path("/tmp/lab")).up() as host:
-        guest = host.guest(GuestSpec("web", disks=(DiskSpec("vda"), DiskSpec("vdb", format="raw"))))
+        guest = LabGuest.make(host, GuestSpec("web", disks=(DiskSpec("vda"), DiskSpec("vdb", format="raw"))))
         ...
         assert guest.verdict().clean
 

@@ -11,6 +11,7 @@ import libvirt
 from vmferry.errors import LabRunning, NoLab, NoSuchVm
 from vmferry.lab.guests.disks import DiskSpec
 from vmferry.lab.guests.domain import GuestSpec
+from vmferry.lab.guests.guest import LabGuest
 from vmferry.lab.hosts.host import DEFAULT_PLACE, LabHost
 from vmferry.lab.hosts.lab import Lab, lab_at
 from vmferry.lab.hosts.links import Cut, LinkState
@@ -76,7 +77,7 @@ def up(
     host = LabHost(at).up(storages, owner_pid=owner_pid)
     try:
         if guest:
-            host.guest(guest)
+            LabGuest.make(host, guest)
         return _alone(host)
     except BaseException:
         host.down()
@@ -91,7 +92,7 @@ def up_several(
     lab = Lab(at).up(hosts, owner_pid=owner_pid)
     try:
         if guest:
-            lab.hosts[0].guest(guest)
+            LabGuest.make(lab.hosts[0], guest)
         return _several(lab)
     except BaseException:
         lab.down()
@@ -187,7 +188,7 @@ def _libvirt_of(host: LabHost) -> tuple[str | None, tuple[LabVm, ...]]:
 def _vm(host: LabHost, domain: libvirt.virDomain) -> LabVm:
     name = domain.name()
     try:
-        guest = host.find_guest(name)
+        guest = LabGuest.find(host, name)
     except NoSuchVm:  # somebody defined one of their own
         return LabVm(name, bool(domain.isActive()), (), 0)
     return LabVm(name, bool(domain.isActive()), tuple(map(str, guest.images().values())), len(guest.acks()))

@@ -52,7 +52,7 @@ def _lab() -> Iterator[LabHost]:
 def _show(host: LabHost, ferry: VmferryCommand) -> int:
     _say("A small guest starts on san1: a qcow2 with an internal snapshot, and a raw disk. It writes as hard")
     _say("as it can, and acknowledges each write only when it is durable.", gap=False)
-    guest = host.guest(GUEST)
+    guest = LabGuest.make(host, GUEST)
     guest.wait_acks(200)
     folder = host.storage("san2") / GUEST.name
     folder.mkdir()

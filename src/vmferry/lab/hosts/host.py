@@ -20,8 +20,6 @@ from typing import Self
 import libvirt
 
 from vmferry.errors import LabPlaceUnfit, LabRunning, NoLab
-from vmferry.lab.guests.domain import GuestSpec
-from vmferry.lab.guests.guest import LabGuest
 from vmferry.lab.hosts.node import LabNode, claim, fit, guard
 from vmferry.lab.hosts.processes import in_lab, kill_in_lab, pid_in
 from vmferry.lab.hosts.record import LabRecord, read_hosts, write_record
@@ -167,14 +165,6 @@ class LabHost(LabNode):
     def wear_out(self, name: str, left_mib: int) -> None:
         """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO."""
         wear_out(self.storage(name).parent, name, left_mib)
-
-    def guest(self, spec: GuestSpec) -> LabGuest:
-        """Make a guest and start it; it writes on each disk when this returns. Raises as LabGuest.make."""
-        return LabGuest.make(self, spec)
-
-    def find_guest(self, name: str) -> LabGuest:
-        """A guest that this or another process made; NoSuchVm when there is none."""
-        return LabGuest.find(self, name)
 
     def guest_folder(self, uuid_: str) -> Path:
         """Where a guest's console, and its commands, are on this host."""

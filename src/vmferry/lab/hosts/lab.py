@@ -2,7 +2,7 @@
 
     with Lab(Path("/tmp/lab")).up(hosts=2) as lab:
         one, two = lab.hosts
-        guest = one.guest(GuestSpec("web"))
+        guest = LabGuest.make(one, GuestSpec("web"))
         lab.link("host2").shape("100mbit")
         ...
         guest.moved_to(two)
