@@ -19,8 +19,9 @@ from vmferry.hosts.interface import Host
 from vmferry.hosts.records import Quiesced
 from vmferry.hosts.simulator.driver import Hook, InMemory, Killed, Moment, SimulatedHost, World
 from vmferry.hosts.simulator.world import File, Machine, add_machine
+from vmferry.migration.facts import Fact, JobFacts
 from vmferry.migration.saga import Outcome, walk
-from vmferry.migration.steps.step import Fact, Job, Step
+from vmferry.migration.steps.step import Job, Step
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import (
     ALLOWED,
@@ -181,7 +182,7 @@ class Bench:
         if self.scenario.relocates:
             host = bordered(SimulatedHost(ground, token, self.hook), DESTINATION, self.world.violations)
             there = bordered(SimulatedHost(ground, token, self.hook, name=FAR), SOURCE, self.world.violations)
-        job = Job(self.job_id, self.plan, host, there, Facts(self.known), BenchDesk(self), Path("/state"))
+        job = Job(self.job_id, self.plan, host, there, JobFacts(Facts(self.known)), BenchDesk(self), Path("/state"))
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 
     def once(self, name: str, act: Callable[[], Outcome]) -> Outcome:

@@ -23,6 +23,7 @@ from vmferry.manager.jobs.resolve import Resolution
 from vmferry.manager.jobs.service import Jobs
 from vmferry.manager.store import Row
 from vmferry.manager.store.codec import dump
+from vmferry.migration.facts import JobFacts
 from vmferry.migration.saga import Outcome, walk
 from vmferry.migration.steps.saved_state import first_images
 from vmferry.migration.steps.step import Job, Step
@@ -115,7 +116,15 @@ class LossBench(Bench):
     def _walk(self) -> JobState:
         self.epoch += 1
         control = LossDesk(self)
-        job = Job(self.job_id, self.plan, self.host(NEAR), self.host(FAR), Facts(self.known), control, Path("/state"))
+        job = Job(
+            self.job_id,
+            self.plan,
+            self.host(NEAR),
+            self.host(FAR),
+            JobFacts(Facts(self.known)),
+            control,
+            Path("/state"),
+        )
         return walk(STRATEGIES[self.plan.technology], job, self, self.once)
 
     def host(self, name: str) -> Host:
@@ -166,7 +175,15 @@ class LossBench(Bench):
 
     def _forget_since_cut_over(self) -> None:
         """What the guest was promised on a host that is lost is lost with it."""
-        job = Job(self.job_id, self.plan, self.host(NEAR), self.host(FAR), Facts(self.known), LossDesk(self), Path("/"))
+        job = Job(
+            self.job_id,
+            self.plan,
+            self.host(NEAR),
+            self.host(FAR),
+            JobFacts(Facts(self.known)),
+            LossDesk(self),
+            Path("/"),
+        )
         for target, image in first_images(job).items():
             self.world.acknowledged[UUID, target] = dict(self.world.content(image.path))
 

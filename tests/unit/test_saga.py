@@ -10,6 +10,7 @@ import pytest
 from tests.support.worlds import Facts
 
 from vmferry.errors import Cancelled, HostUnreachable, Superseded, VmferryError, VmHeld
+from vmferry.migration.facts import JobFacts
 from vmferry.migration.saga import Outcome, Strategy, walk
 from vmferry.migration.steps.step import Job, Step
 from vmferry.model import ALLOWED, JobState
@@ -60,7 +61,7 @@ class Bench:
     lost = None
 
     def __init__(self) -> None:
-        self.facts = Facts({})
+        self.facts = JobFacts(Facts({}))
         self.states = [JobState.RUNNING]
         self.stuck = 0
         self.memo: dict[str, Outcome] = {}

@@ -228,7 +228,7 @@ def _act(step: Step, job: Job) -> None:
 
 
 def _destination_lost(job: Job) -> DestinationLost:
-    crossed = job.facts.get("pause_s") is not None
+    crossed = job.facts.pause_s is not None
     as_of = " as it was at the cut-over, what it wrote since is lost" if crossed else ""
     return DestinationLost(host=job.there.name, vm=job.plan.vm, source=job.host.name, as_of=as_of)
 
@@ -249,8 +249,8 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
     while True:
         try:
             act()
-            if job.facts.get("away") is not None:
-                job.facts.put("away", None)
+            if job.facts.away is not None:
+                job.facts.away = None
             return DONE
         except (HostUnreachable, VmHeld) as away:
             job.control.waits(_waits(job, away))
@@ -269,9 +269,9 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
 
 def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
     """For which host, since when, and what an operator can do if it never comes back."""
-    host, told = str(away.fields["host"]), job.facts.get("away")
-    since = told[1] if isinstance(told, list) and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
-    job.facts.put("away", [host, since])
+    host, told = str(away.fields["host"]), job.facts.away
+    since = told[1] if told is not None and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
+    job.facts.away = [host, since]
     text = (
         f"{away}; it waits since {since}" if isinstance(away, VmHeld) else f"{away}, the job waits for it since {since}"
     )

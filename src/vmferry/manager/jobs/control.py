@@ -11,7 +11,7 @@ from threading import Condition
 
 from vmferry.errors import Cancelled, Suspended
 from vmferry.manager.store import Store
-from vmferry.manager.store.jobs import Fact
+from vmferry.migration.facts import Fact, JobFacts
 from vmferry.model import DiskProgress, FencingToken, JobState, Phase, Plan, Progress
 from vmferry.transfer import Throttle
 
@@ -107,7 +107,7 @@ class ProgressBoard:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFacts:
+class StoredFacts:
     """What a job has found out, kept in the store."""
 
     store: Store
@@ -128,13 +128,8 @@ class JobFacts:
 
     def note_left(self, path: Path) -> None:
         """It may still lie on a host that was declared lost. Raises Superseded."""
-        self.put("left", sorted({*left_of(self.known), str(path)}))
-
-
-def left_of(facts: Mapping[str, Fact]) -> list[str]:
-    """What a job may have left on a host that was declared lost."""
-    told = facts.get("left")
-    return told if isinstance(told, list) else []
+        facts = JobFacts(self)
+        facts.left = sorted({*(facts.left or ()), str(path)})
 
 
 @dataclass

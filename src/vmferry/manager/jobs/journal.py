@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from vmferry.errors import PlanChanged
-from vmferry.manager.jobs.control import JobControl, left_of
+from vmferry.manager.jobs.control import JobControl
 from vmferry.manager.store import Row, Store
 from vmferry.manager.store.codec import dump, load
-from vmferry.manager.store.jobs import Fact, now
+from vmferry.manager.store.jobs import now
+from vmferry.migration.facts import JobFacts
 from vmferry.migration.saga import Outcome, Strategy
 from vmferry.migration.steps.step import Job, Step
 from vmferry.model import FINAL, DiskMove, DiskReceipt, JobState, JobView, Lost, Receipt, Seal, StepRecord, checksum
@@ -80,54 +81,46 @@ def plan_changed(row: Row) -> PlanChanged:
 
 def receipt_of(job: Job, store: Store) -> Receipt:
     """What the job leaves, from what its steps found out."""
-    facts = job.facts.all()
-    kept = facts.get("kept")
-    lost = facts.get("lost") == Lost.SOURCE
+    facts, lost = job.facts, job.lost is Lost.SOURCE
     receipt = Receipt(
         job=job.id,
         vm=job.plan.vm,
         technology=job.plan.technology.value,
         disks=tuple(_disk(job, disk) for disk in job.plan.disks),
         phases=store.phases(job.id),
-        pause_forecast_s=float(_number(facts.get("pause_forecast_s"), job.plan.pause_forecast_s)),
-        pause_s=float(_number(facts.get("pause_s"), 0.0)),
+        pause_forecast_s=job.plan.pause_forecast_s if facts.pause_forecast_s is None else facts.pause_forecast_s,
+        pause_s=facts.pause_s or 0.0,
         pause_allowed_s=job.control.max_pause_s,
-        verified=facts.get("verified") is True,
-        rounds=int(_number(facts.get("rounds"), 0)),
+        verified=facts.verified,
+        rounds=facts.rounds,
         finished=now(),
-        kept=tuple(Path(path) for path in kept) if isinstance(kept, list) else (),
-        clock=str(facts.get("clock") or ""),
+        kept=tuple(map(Path, facts.kept or ())),
+        clock=facts.clock or "",
         from_host=job.plan.connect if job.plan.to else "",
         to_host=job.plan.to or "",
         lost=job.plan.connect if lost else "",
-        left=tuple(map(Path, left_of(facts))) if lost else (),
+        left=tuple(map(Path, facts.left or ())) if lost else (),
         checkpoints_dropped=job.plan.checkpoints,
-        next_start=tuple(chosen) if isinstance(chosen := facts.get("next start"), list) else (),
-        stayed=tuple(stayed) if isinstance(stayed := facts.get("stayed"), list) else (),
-        sources=() if lost else outcomes(job.plan.sources, facts),
-        ejected=ejected_of(facts),
-        quiesced="unsure" if facts.get("thaw_owed") is True else str(facts.get("quiesced") or ""),
+        next_start=tuple(facts.next_start or ()),
+        stayed=tuple(facts.stayed or ()),
+        sources=() if lost else outcomes(job.plan.sources, facts.outcome.__getitem__),
+        ejected=tuple(facts.ejected or ()),
+        quiesced="unsure" if facts.thaw_owed else facts.quiesced or "",
     )
     return replace(receipt, checksum=checksum(json.loads(dump(receipt))))
 
 
-def ejected_of(facts: Mapping[str, Fact]) -> tuple[str, ...]:
-    """Discs that were taken out of their drives, since their files were gone."""
-    discs = facts.get("ejected")
-    return tuple(discs) if isinstance(discs, list) else ()
-
-
-def with_ejected(view: JobView, facts: Mapping[str, Fact]) -> JobView:
+def with_ejected(view: JobView, facts: JobFacts) -> JobView:
     """A job that went back tells it where it tells why; one that is done, in its receipt."""
-    discs = ejected_of(facts)
+    discs = facts.ejected
     if not discs or not view.sentence:
         return view
     return replace(view, sentence=f"{view.sentence}; left out, its file being gone: {', '.join(discs)}")
 
 
 def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
-    facts = job.facts.all()
-    rounds = range(int(_number(facts.get("rounds"), 0)) + 1)
+    facts = job.facts
+    rounds = range(facts.rounds + 1)
     sources = [*(image.source for image in disk.images), *(job.overlay(disk, round_) for round_ in rounds)]
     return DiskReceipt(
         target=disk.target,
@@ -135,18 +128,14 @@ def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
         to=str(disk.active.destination),
         format=disk.to.format,
         virtual_bytes=disk.active.virtual_bytes,
-        copied_bytes=sum(int(_number(facts.get(f"copied:{source}"), 0)) for source in sources),
-        root_hash=str(facts.get(f"hash:{disk.active.source}") or ""),
-        seal=_seal(disk, facts.get(f"seal:{disk.active.source}")),
+        copied_bytes=sum(facts.copied[source] for source in sources),
+        root_hash=facts.hash[disk.active.source] or "",
+        seal=_seal(disk, facts.seal[disk.active.source]),
     )
 
 
-def _seal(disk: DiskMove, fact: Fact) -> Seal | None:
+def _seal(disk: DiskMove, fact: str | None) -> Seal | None:
     """As it was compared, under its real name. Promoting it changed its ctime, so that is not judged."""
-    if not isinstance(fact, str):
+    if fact is None:
         return None
     return replace(load(Seal, fact), at=str(disk.active.destination), ctime="")
-
-
-def _number(fact: Fact, otherwise: float) -> float:
-    return fact if isinstance(fact, int | float) else otherwise

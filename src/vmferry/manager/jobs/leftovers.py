@@ -11,6 +11,7 @@ from vmferry.errors import PathRefused
 from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.store import Row, Store
+from vmferry.migration.facts import JobFacts
 from vmferry.model import ACTIVE, FINAL, FencingToken, FileUser, JobState, Leaving, Lost, Plan, Where, listed
 from vmferry.model.names import ID
 
@@ -100,7 +101,7 @@ class Leftovers:
 
 
 def _lost(row: Row, store: Store) -> str:
-    said = store.facts(row.id).get("lost")
+    said = JobFacts.of(store.facts(row.id)).lost
     if said == Lost.SOURCE:
         return row.connect
     return row.plan.to or "" if said == Lost.DESTINATION else ""

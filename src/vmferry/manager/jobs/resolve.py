@@ -12,9 +12,8 @@ from pathlib import Path
 
 from vmferry.errors import HostUnreachable, NoSuchHost, NotResolvable, UsageError, VmferryError, WrongState
 from vmferry.hosts.interface import Hosts
-from vmferry.manager.jobs.control import left_of
 from vmferry.manager.store import Row
-from vmferry.manager.store.jobs import Fact
+from vmferry.migration.facts import Fact, JobFacts
 from vmferry.model import FINAL, MIRRORS, JobState, JobView, Lost, Plan, StepRecord
 
 
@@ -34,7 +33,7 @@ class Resolution:
 
     def judge(self, row: Row, journal: tuple[StepRecord, ...], facts: Mapping[str, Fact]) -> None:
         """Raises WrongState, NotResolvable."""
-        said = facts.get("lost")
+        said = JobFacts.of(facts).lost
         if row.state in FINAL or row.state is JobState.QUEUED:
             raise WrongState(job=row.id, state=row.state.value, action="resolve", allowed="under way")
         if said is not None and said != self.lost:
@@ -84,13 +83,12 @@ def host_of(plan: Plan, end: Lost) -> str:
     return plan.connect if end is Lost.SOURCE else plan.to or plan.connect
 
 
-def with_facts(view: JobView, facts: Mapping[str, Fact]) -> JobView:
+def with_facts(view: JobView, facts: JobFacts) -> JobView:
     """The job with what it found out that its person should know, and what was said of its hosts."""
-    view = replace(view, clock=str(facts.get("clock") or ""))
-    said = facts.get("lost")
-    if not isinstance(said, str):
+    view = replace(view, clock=facts.clock or "")
+    if facts.lost is None:
         return view
-    return replace(view, lost=host_of(view.plan, Lost(said)), left=tuple(map(Path, left_of(facts))))
+    return replace(view, lost=host_of(view.plan, Lost(facts.lost)), left=tuple(map(Path, facts.left or ())))
 
 
 def _answers(hosts: Hosts, host: str, uuid: str) -> bool | None:

@@ -22,7 +22,7 @@ from vmferry.hosts.lost import LostHost
 from vmferry.manager.fleet.file_users import Storages
 from vmferry.manager.jobs.active import ActiveJobs
 from vmferry.manager.jobs.admission import Admission, check_limits
-from vmferry.manager.jobs.control import JobControl, JobFacts, Stopped
+from vmferry.manager.jobs.control import JobControl, Stopped, StoredFacts
 from vmferry.manager.jobs.engine import Engine
 from vmferry.manager.jobs.failover import Failover
 from vmferry.manager.jobs.journal import JobJournal, past_return, past_stand, plan_changed, with_ejected
@@ -31,6 +31,7 @@ from vmferry.manager.limits.shared import Limits
 from vmferry.manager.limits.slots import jobs_at_once
 from vmferry.manager.notify import delivery
 from vmferry.manager.store import Row, Store
+from vmferry.migration.facts import JobFacts
 from vmferry.migration.saga import RETRY_S, Once, Strategy, walk
 from vmferry.migration.steps.step import Job
 from vmferry.migration.strategies import STRATEGIES
@@ -280,7 +281,7 @@ class Jobs:
 
     def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
         """Without its source a job only goes forward."""
-        lost = self._store.facts(row.id).get("lost") == Lost.SOURCE
+        lost = JobFacts.of(self._store.facts(row.id)).lost == Lost.SOURCE
         return lost or border(self._strategy(row.plan.technology), self._store.journal(row.id))
 
     # -- leftovers
@@ -332,11 +333,11 @@ class Jobs:
         strategy = self._strategy(row.plan.technology)
         self._confirm_plan(row, token, strategy)
         control = self._desk(token)
-        facts = self._facts(token)
+        facts = StoredFacts(self._store, token, self._store.facts(id))
         host = self._open(row.plan, Lost.SOURCE, facts, control)
         there = self._open(row.plan, Lost.DESTINATION, facts, control) if row.plan.to else host
         ask = self._intake.others.asking(id)
-        job = Job(id, row.plan, host, there, facts, control, self._bookmarks(id), ask)
+        job = Job(id, row.plan, host, there, JobFacts(facts), control, self._bookmarks(id), ask)
         walk(strategy, job, JobJournal(self._store, control, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: FencingToken, strategy: Strategy) -> None:
@@ -355,10 +356,10 @@ class Jobs:
             raise Stopped
         return control
 
-    def _open(self, plan: Plan, end: Lost, facts: JobFacts, control: JobControl) -> Host:
+    def _open(self, plan: Plan, end: Lost, facts: StoredFacts, control: JobControl) -> Host:
         """The host at that end of the move; one that was declared lost is never asked."""
         name = host_of(plan, end)
-        if facts.get("lost") == end:
+        if JobFacts(facts).lost == end:
             return LostHost(name, facts.note_left)
         while True:
             try:
@@ -366,9 +367,6 @@ class Jobs:
             except HostUnreachable as away:
                 control.waits(f"{away}, the job waits for it")
                 control.uncancellable().wait(RETRY_S)
-
-    def _facts(self, token: FencingToken) -> JobFacts:
-        return JobFacts(self._store, token, self._store.facts(token.job))
 
     def _bookmarks(self, job: str) -> Path:
         folder = self._seat.ground / "bookmarks" / job
@@ -385,7 +383,7 @@ class Jobs:
 
     def _view(self, row: Row) -> JobView:
         view = row.view(self._progress(row), self._store.journal(row.id))
-        facts = self._store.facts(row.id)
+        facts = JobFacts.of(self._store.facts(row.id))
         return with_facts(with_ejected(replace(view, notices=self._store.notices(row.id)), facts), facts)
 
     def _opened_or_closed(self) -> None:

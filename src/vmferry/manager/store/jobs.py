@@ -24,6 +24,7 @@ from vmferry.manager.store.leases import is_gone
 from vmferry.manager.store.limits import shared_limits
 from vmferry.manager.store.records import JobHeartbeat, NewJob, Row
 from vmferry.manager.store.tables import calendars, facts, jobs, journal, limits, phases, receipts
+from vmferry.migration.facts import Fact
 from vmferry.model import (
     ACTIVE,
     ALLOWED,
@@ -42,7 +43,6 @@ from vmferry.model import (
 from vmferry.process.state import ALONE, is_local
 
 log = structlog.get_logger()
-Fact = str | int | float | bool | None | list[str]
 Judge = Callable[[Row, tuple[StepRecord, ...], Mapping[str, Fact]], None]
 HOLDS_SLOTS = ACTIVE - {JobState.QUEUED}
 SETTLED = timedelta(minutes=1)

@@ -13,8 +13,7 @@ from vmferry.model.chains import DiskChain, Expected, Layer, differences
 
 def rounds(job: Job) -> int:
     """The highest round that was ever begun."""
-    count = job.facts.get("rounds")
-    return count if isinstance(count, int) else 0
+    return job.facts.rounds
 
 
 def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
@@ -40,8 +39,8 @@ def note(job: Job) -> None:
     moving = {disk.target for disk in job.plan.disks}
     for chain in job.host.chains(job.uuid) or ():
         if chain.target in moving:
-            job.facts.put(f"named:{chain.target}", list(chain.named))
-            job.facts.put(f"layers:{chain.target}", [_dump(layer) for layer in chain.layers])
+            job.facts.named[chain.target] = list(chain.named)
+            job.facts.layers[chain.target] = [_dump(layer) for layer in chain.layers]
 
 
 def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path | None = None) -> None:
@@ -98,8 +97,8 @@ def _over(job: Job, disk: DiskMove, there: dict[str, DiskChain]) -> bool:
 
 def _expected(job: Job, disk: DiskMove, round_: int | None, *, mirrored: bool) -> Expected | None:
     """None where nothing was written down: the job was begun by an earlier version."""
-    named, layers = job.facts.get(f"named:{disk.target}"), job.facts.get(f"layers:{disk.target}")
-    if not isinstance(named, list) or not isinstance(layers, list):
+    named, layers = job.facts.named[disk.target], job.facts.layers[disk.target]
+    if named is None or layers is None:
         return None
     own = overlays(job, disk, round_) if disk.frozen and round_ is not None else []
     return Expected(

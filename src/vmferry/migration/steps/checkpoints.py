@@ -19,7 +19,7 @@ def forget(job: Job) -> None:
 
 def recall(job: Job) -> None:
     """The move is undone: they are as good as they were."""
-    if job.plan.checkpoints and job.facts.get("checkpoints") is not None:
+    if job.plan.checkpoints and job.facts.checkpoints is not None:
         job.host.recall_checkpoints(_written(job))
 
 
@@ -31,9 +31,9 @@ def drop(job: Job) -> None:
 
 def _written(job: Job) -> Definition:
     """With its checkpoints, as it was asked for first: an attempt that was cut off may have forgotten some."""
-    text = job.facts.get("checkpoints")
-    if isinstance(text, str):
+    text = job.facts.checkpoints
+    if text is not None:
         return Definition.load(text)
     definition = job.there.definition(job.uuid)
-    job.facts.put("checkpoints", definition.dump())
+    job.facts.checkpoints = definition.dump()
     return definition

@@ -26,11 +26,10 @@ class SetClock(Step):
     says = "setting the guest's clock"
 
     def do(self, job: Job) -> None:
-        stood_s = job.facts.get("pause_s")
-        set_clock(job, job.there, stood_s if isinstance(stood_s, float) else 0.0)
+        set_clock(job, job.there, job.facts.pause_s or 0.0)
 
     def found(self, job: Job) -> bool:
-        return not job.facts.get("ran") or job.facts.get("clock") is not None
+        return not job.facts.ran or job.facts.clock is not None
 
 
 def set_clock(job: Job, host: Host, stood_s: float) -> None:
@@ -39,7 +38,7 @@ def set_clock(job: Job, host: Host, stood_s: float) -> None:
     while (clock := _asked(job, host, stood_s)) is None and time.monotonic() < until:
         job.control.wait(LOOK_S)
     where = f" on {host.name}" if job.plan.relocates else ""
-    job.facts.put("clock", clock_note(clock, stood_s, f"`virsh domtime {quote(job.plan.vm)} --sync`{where}"))
+    job.facts.clock = clock_note(clock, stood_s, f"`virsh domtime {quote(job.plan.vm)} --sync`{where}")
 
 
 def _asked(job: Job, host: Host, stood_s: float) -> GuestClock | None:

@@ -24,14 +24,14 @@ class CopyBase(Step):
             for image, watch in _each_image(job):
                 _note_mark(job, image)
                 copied = job.there.copy(job.opened(job.base_transfer(image)), watch)
-                job.facts.put(f"copied:{image.source}", copied.copied_bytes + copied.reused_bytes)
-                job.facts.put(f"hash:{image.source}", copied.root_hash)
+                job.facts.copied[image.source] = copied.copied_bytes + copied.reused_bytes
+                job.facts.hash[image.source] = copied.root_hash
                 moved.append(copied.copied_bytes)
                 seconds += copied.seconds
         if seconds > 0.05 and sum(moved) > 1 << 20:
-            job.facts.put("rate_bytes_s", round(sum(moved) / seconds))
+            job.facts.rate_bytes_s = round(sum(moved) / seconds)
             throttle = job.control.throttle
-            job.facts.put("limited", throttle.slowed or throttle.tightest_bytes_s is not None)
+            job.facts.limited = throttle.slowed or throttle.tightest_bytes_s is not None
 
     def undo(self, job: Job) -> None:
         for image in job.plan.images:
@@ -52,13 +52,13 @@ class CompareBase(Step):
         with phase(job, "compare base") as read:
             for image, watch in _each_image(job):
                 compared = job.there.compare(job.opened(job.base_transfer(image)), watch)
-                job.facts.put(f"hash:{image.source}", compared.root_hash)
+                job.facts.hash[image.source] = compared.root_hash
                 if compared.seal:
-                    job.facts.put(f"seal:{image.source}", json.dumps(asdict(compared.seal)))
+                    job.facts.seal[image.source] = json.dumps(asdict(compared.seal))
                 read.append(compared.bytes)
                 recopied += compared.recopied_chunks
-        job.facts.put("verified", value=True)
-        job.facts.put("recopied_chunks", recopied)
+        job.facts.verified = True
+        job.facts.recopied_chunks = recopied
 
 
 class Promote(Step):
@@ -88,16 +88,16 @@ class CopyFiles(Step):
     def do(self, job: Job) -> None:
         for file in job.plan.files:
             part = job.file_part(file)
-            if not job.facts.get(f"file:{file.destination}"):
+            if not job.facts.file[file.destination]:
                 _bring(job, file)
-                job.facts.put(f"file:{file.destination}", value=True)
+                job.facts.file[file.destination] = True
             if job.there.exists(part):
                 job.there.promote(part, file.destination)
 
     def undo(self, job: Job) -> None:
         for file in job.plan.files:
             part = job.file_part(file)
-            if job.facts.get(f"file:{file.destination}"):
+            if job.facts.file[file.destination]:
                 take_back(job, file.destination, part)
             if job.plan.relocates:
                 job.there.drop(job.closed(job.transfer(file.source, part)))
@@ -113,9 +113,8 @@ def _bring(job: Job, file: FileMove) -> None:
 
 def _note_mark(job: Job, image: ImageMove) -> None:
     """What tells later whether somebody has written to a source on another host."""
-    name = f"mark:{image.source}"
-    if job.plan.relocates and isinstance(image.source, Path) and job.facts.get(name) is None:
-        job.facts.put(name, job.host.mark_of(image.source))
+    if job.plan.relocates and isinstance(image.source, Path) and job.facts.mark[image.source] is None:
+        job.facts.mark[image.source] = job.host.mark_of(image.source)
 
 
 def _named(job: Job) -> list[ImageMove]:

@@ -72,7 +72,7 @@ class Settle(Step):
         known = {} if job.plan.relocates else sources(job)  # another host knows no path of the source
         others = list(job.there.point(job.uuid, final_images(job), job.file_paths(), known))
         if not job.plan.relocates:
-            job.facts.put("next start", others)
+            job.facts.next_start = others
         job.there.rewrite_snapshots(job.uuid, job.paths())
         checkpoints.drop(job)
         off = job.there.power(job.uuid) is Power.OFF
@@ -81,13 +81,13 @@ class Settle(Step):
                 continue
             if on_copy(job, job.there, disk) is False:
                 raise NotSeenRunning(vm=job.plan.vm, path=disk.active.destination)
-        job.facts.put("stayed", _stayed(job))
-        job.facts.put("seen", value=True)
+        job.facts.stayed = _stayed(job)
+        job.facts.seen = True
         if not job.persistent:
             job.there.make_transient(job.uuid)
 
     def found(self, job: Job) -> bool:
-        return job.facts.get("seen") is True and (job.persistent or not job.there.defined(job.uuid))
+        return job.facts.seen and (job.persistent or not job.there.defined(job.uuid))
 
 
 def _stayed(job: Job) -> list[str]:

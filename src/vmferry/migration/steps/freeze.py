@@ -37,14 +37,12 @@ LITTLE_BYTES = 16 << 20
 
 def reached(job: Job) -> int:
     """The highest round in which the disks have been seen: they do not go back to an earlier one by themselves."""
-    count = job.facts.get("reached")
-    return count if isinstance(count, int) else 0
+    return job.facts.reached
 
 
 def folded(job: Job) -> int:
     """How many rounds are in the copy at the destination."""
-    count = job.facts.get("folded")
-    return count if isinstance(count, int) else 0
+    return job.facts.folded
 
 
 class Freeze(Step):
@@ -57,31 +55,31 @@ class Freeze(Step):
 
         What comes between the freeze and the thaw, a kill of libvirtd say, would leave the guest standing for good.
         """
-        cut_off = job.facts.get("thaw_owed") is True
+        cut_off = job.facts.thaw_owed
         if all(job.round_of(disk) is None for disk in job.frozen_disks):
             prove(job, None)
         if job.plan.agent:
-            job.facts.put("thaw_owed", value=True)
+            job.facts.thaw_owed = True
         fresh = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
         quiesced = job.host.freeze(job.uuid, fresh, QUIESCE_S if job.plan.agent and not cut_off else None)
-        job.facts.put("frozen", value=True)
-        job.facts.put("grows_since", time.time())
+        job.facts.frozen = True
+        job.facts.grows_since = time.time()
         if not job.plan.agent:
             return
-        job.facts.put("quiesced", (Quiesced.YES if quiesced is Quiesced.YES else Quiesced.NO).value)
+        job.facts.quiesced = (Quiesced.YES if quiesced is Quiesced.YES else Quiesced.NO).value
         if cut_off or quiesced is Quiesced.UNSURE:
             thaw(job)
         else:
-            job.facts.put("thaw_owed", value=False)
+            job.facts.thaw_owed = False
 
     def undo(self, job: Job) -> None:
         """Merge the overlays back into what lies below them; a guest that runs keeps running.
 
         What another tool has put on them stays on top. Nothing is removed that anybody's disk names.
         """
-        if job.facts.get("thaw_owed") is True:
+        if job.facts.thaw_owed:
             thaw(job)
-        job.facts.put("frozen", value=False)
+        job.facts.frozen = False
         put_home(job)
         for disk in job.frozen_disks:
             for overlay in reversed(overlays(job, disk)):
@@ -93,26 +91,26 @@ class Freeze(Step):
     def found(self, job: Job) -> bool:
         frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
         if frozen:
-            job.facts.put("frozen", value=True)
-        return frozen and job.facts.get("thaw_owed") is not True
+            job.facts.frozen = True
+        return frozen and not job.facts.thaw_owed
 
 
 def put_home(job: Job) -> None:
     """Merge each disk's overlays into what lies below. A host may stand the guest still for the instant of a switch:
     one that was cut off in that instant is let go here, one that a person pauses meanwhile is not."""
-    cut_off = job.facts.get("merging")
+    cut_off = job.facts.merging
     if cut_off is None:
-        job.facts.put("merging", power_of(job.host, job.uuid) is Power.RUNNING)
+        job.facts.merging = power_of(job.host, job.uuid) is Power.RUNNING
     for disk in job.frozen_disks:
         own = overlays(job, disk)
-        if job.facts.get(f"home:{disk.target}") is not True:  # what is home may have been written to since
+        if not job.facts.home[disk.target]:  # what is home may have been written to since
             job.host.unfreeze(job.uuid, disk.target, own, disk.from_, ControlWatch(job, disk.target))
-            job.facts.put(f"home:{disk.target}", value=True)
+            job.facts.home[disk.target] = True
         if isinstance(disk.active.source, Path):
             job.host.rewrite_snapshots(job.uuid, dict.fromkeys(own, disk.active.source))
     if cut_off is True and power_of(job.host, job.uuid) is Power.PAUSED:
         job.host.resume(job.uuid)
-    job.facts.put("merging", None)
+    job.facts.merging = None
 
 
 def thaw(job: Job) -> None:
@@ -124,7 +122,7 @@ def thaw(job: Job) -> None:
             return
         job.control.wait(LOOK_S)
         spare_source(job)
-    job.facts.put("thaw_owed", value=False)
+    job.facts.thaw_owed = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class Rounds(Step):
             yields = stalls and job.control.throttle.gives_way
             if self._small(job, remaining, round_) or (stalls and not yields and self.technology in MIRRORS):
                 # what no longer shrinks is the mirror's: it follows the guest
-                job.facts.put("rounds", round_)
+                job.facts.rounds = round_
                 job.control.check()  # the last place to stand still before the cut-over
                 return
             if yields:
@@ -171,7 +169,7 @@ class Rounds(Step):
         if round_ is None or round_ not in (reached(job), rounds(job)):
             round_ = rounds(job)
         prove(job, round_)
-        job.facts.put("reached", round_)
+        job.facts.reached = round_
         return round_
 
     def _fold_closed(self, job: Job, active: int) -> int:
@@ -190,7 +188,7 @@ class Rounds(Step):
             for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
                 moved += bring(job, [overlay], disk.target)
             fold(job, overlays)
-            job.facts.put("folded", round_ + 1)
+            job.facts.folded = round_ + 1
         return moved
 
     def _remaining(self, job: Job, round_: int) -> int:
@@ -198,7 +196,7 @@ class Rounds(Step):
 
     def _small(self, job: Job, remaining: int, round_: int) -> bool:
         pause = forecast(job, self.technology, remaining)
-        job.facts.put("pause_forecast_s", round(pause, 3))
+        job.facts.pause_forecast_s = round(pause, 3)
         job.control.forecast(pause)
         if self.technology in MIRRORS:
             return remaining <= SMALL_BYTES or round_ >= _most_rounds(job)
@@ -206,10 +204,10 @@ class Rounds(Step):
 
     def _next_round(self, job: Job, following: int) -> None:
         prove(job, following - 1)
-        job.facts.put("rounds", following)
+        job.facts.rounds = following
         fresh = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
         job.host.freeze(job.uuid, fresh, None)
-        job.facts.put("grows_since", time.time())
+        job.facts.grows_since = time.time()
 
     def _wait_for_calm(self, job: Job, round_: int) -> bool:
         """The guest writes faster than we copy: say so, and wait with the VM untouched.
@@ -258,9 +256,9 @@ def _most_rounds(job: Job) -> int:
 
 def _note_growth(job: Job, remaining: int) -> None:
     """How fast the guest writes, as far as the newest overlay shows."""
-    since = job.facts.get("grows_since")
-    if isinstance(since, float):
-        job.facts.put("growth_bytes_s", round(remaining / max(time.time() - since, LEAST_LOOK_S)))
+    since = job.facts.grows_since
+    if since is not None:
+        job.facts.growth_bytes_s = round(remaining / max(time.time() - since, LEAST_LOOK_S))
 
 
 def copy_rate(job: Job) -> float:
@@ -284,17 +282,16 @@ def carry_rate(job: Job) -> float:
 
 def growth_rate(job: Job) -> float:
     """Bytes a second that the guest writes to its disks; 0 while that was not seen."""
-    seen = job.facts.get("growth_bytes_s")
-    return float(seen) if isinstance(seen, int | float) else 0.0
+    return job.facts.growth_bytes_s or 0.0
 
 
 def _rate(job: Job, assumed: float, sure_bytes: int = SURE_BYTES) -> float:
     """What the base's copy has shown, or what is assumed while that shows little."""
-    measured = job.facts.get("rate_bytes_s")
-    if not isinstance(measured, int | float) or measured <= 0:
+    measured = job.facts.rate_bytes_s
+    if measured is None or measured <= 0:
         return assumed
-    unsure = job.facts.get("limited") is True or job.plan.data_bytes < sure_bytes
-    return max(float(measured), assumed) if unsure else float(measured)
+    unsure = job.facts.limited or job.plan.data_bytes < sure_bytes
+    return max(measured, assumed) if unsure else measured
 
 
 def forecast(job: Job, technology: Technology, remaining: int) -> float:

@@ -73,11 +73,11 @@ class Pivot(Step):
 
     def undo(self, job: Job) -> None:
         """Not one disk was switched: let the guest go on."""
-        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
+        if job.facts.ran and power_of(job.host, job.uuid) is Power.PAUSED:
             job.host.resume(job.uuid)
 
     def found(self, job: Job) -> bool:
-        standing = job.facts.get("ran") and job.host.power(job.uuid) is Power.PAUSED
+        standing = job.facts.ran and job.host.power(job.uuid) is Power.PAUSED
         return not standing and all(over(job, disk) for disk in job.frozen_disks)
 
     def crossed(self, job: Job) -> bool:
@@ -85,19 +85,19 @@ class Pivot(Step):
 
     def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
         """Whether it ran is asked as late as can be: a person may have paused it meanwhile, and that stays."""
-        cut_off = job.facts.get("standing") is True
+        cut_off = job.facts.standing
         if not cut_off:
-            job.facts.put("ran", job.host.power(job.uuid) is Power.RUNNING)
-            job.facts.put("standing", value=True)
+            job.facts.ran = job.host.power(job.uuid) is Power.RUNNING
+            job.facts.standing = True
         begun = time.monotonic()
         if not job.host.suspend(job.uuid) and not cut_off:
-            job.facts.put("ran", value=False)
+            job.facts.ran = False
         prove(job, rounds(job), mirrored=True)
         for disk in pending:
             job.host.pivot(job.uuid, disk.target)
-        if job.facts.get("ran"):
+        if job.facts.ran:
             job.host.resume(job.uuid)
-        job.facts.put("pause_s", round(time.monotonic() - begun, 4))
+        job.facts.pause_s = round(time.monotonic() - begun, 4)
 
     def _finish_off(self, job: Job) -> None:
         """QEMU ended between two pivots: fold what is left over as files, and start from there."""

@@ -47,7 +47,7 @@ class ControlWatch:
 
 def spare_source(job: Job) -> None:
     """Raise SourceFilling while there is still room to merge the overlays back."""
-    if job.facts.get("frozen") is not True:
+    if not job.facts.frozen:
         return
     for disk in job.frozen_disks:
         folder = job.host.folder(disk.overlays.parent)
@@ -81,5 +81,5 @@ def copy_verified(job: Job, files: Sequence[Transfer], target: str, *, hurry: bo
         return 0
     copied = job.there.bring(job.all_opened(files), ControlWatch(job, target, hurry=hurry))
     for file, each in zip(files, copied, strict=True):
-        job.facts.put(f"copied:{file.source}", each.copied_bytes + each.reused_bytes)
+        job.facts.copied[file.source] = each.copied_bytes + each.reused_bytes
     return sum(each.copied_bytes for each in copied)

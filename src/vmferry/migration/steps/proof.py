@@ -44,7 +44,7 @@ def load_home(job: Job, images: Mapping[str, Placed]) -> None:
 
 def note_ejected(job: Job, discs: Sequence[str]) -> None:
     if discs:
-        job.facts.put("ejected", list(discs))
+        job.facts.ejected = list(discs)
 
 
 def _refuse(job: Job, host: Host, lacks: Sequence[Lack]) -> None:

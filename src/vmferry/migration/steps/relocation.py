@@ -59,18 +59,18 @@ class Relinquish(Step):
             if fresh or job.host.defined(job.uuid):
                 still_saved(job)  # asked again of what can still be started there
         if fresh:
-            job.facts.put("definition", self._definition(job).dump())
+            job.facts.definition = self._definition(job).dump()
         job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
 
     def _definition(self, job: Job) -> Definition:
         """With the disks for whose next start a person has chosen another image: that is not at the other host."""
-        frozen = job.facts.get("frozen") is True
+        frozen = job.facts.frozen
         named = first_images(job) if frozen else {disk.target: disk.from_ for disk in job.plan.disks}
         chosen = job.host.point(job.uuid, named, {}, sources(job))
-        job.facts.put("next start", list(chosen))
+        job.facts.next_start = list(chosen)
         definition = job.host.definition(job.uuid)
         if not job.host.defined(job.uuid):
-            job.facts.put("undefined", value=True)
+            job.facts.undefined = True
         return definition
 
     def undo(self, job: Job) -> None:
@@ -79,7 +79,7 @@ class Relinquish(Step):
         definition = written(job)
         if definition is not None:
             job.host.reclaim(definition)
-            if job.facts.get("frozen") is True:
+            if job.facts.frozen:
                 job.host.point(job.uuid, first_images(job), {}, sources(job))
 
 
@@ -92,9 +92,7 @@ class StillOff(Step):
         if power_of(job.host, job.uuid) is not Power.OFF:
             raise VmChanged(vm=job.plan.vm, change="it was started while it was copied")
         for image in job.plan.images:
-            if not image.from_volume and job.host.mark_of(file_of(image.source)) != job.facts.get(
-                f"mark:{image.source}"
-            ):
+            if not image.from_volume and job.host.mark_of(file_of(image.source)) != job.facts.mark[image.source]:
                 raise SourceChanged(path=image.source)
 
     def found(self, job: Job) -> bool:
@@ -119,15 +117,15 @@ class Migrate(Step):
         gone = power is Power.OFF and not self.crossed(job)
         if gone and job.lost is not Lost.SOURCE:
             raise GuestGone(vm=job.plan.vm)
-        if job.facts.get("ran") is None:
-            job.facts.put("ran", power is Power.RUNNING)
+        if job.facts.ran is None:
+            job.facts.ran = power is Power.RUNNING
         with phase(job, "migrate"):
             if power is not Power.OFF:
                 self._carry(job)
             begun = time.monotonic()
             if not gone:
                 self._let_go(job)
-            job.facts.put("pause_s", round(_stood_s(job, begun), 4))
+            job.facts.pause_s = round(_stood_s(job, begun), 4)
 
     def _carry(self, job: Job) -> None:
         """More than once, if need be: what was away for a moment costs the memory again, and not all that was copied.
@@ -153,11 +151,11 @@ class Migrate(Step):
 
         Raises GuestGone for one that ended before it was let run: the source has all that it wrote.
         """
-        if job.facts.get("let go") is not True:
+        if not job.facts.let_go:
             if not self._arrived(job):
                 raise GuestGone(vm=job.plan.vm)
-            job.facts.put("let go", value=True)
-        if job.facts.get("ran"):
+            job.facts.let_go = True
+        if job.facts.ran:
             with suppress(NoSuchVm):  # let run by an attempt before this one, and shut down since
                 job.there.resume(job.uuid)
 
@@ -175,14 +173,14 @@ class Migrate(Step):
         """After an attempt that was cut off: the guest lives at the source, so the destination's half has to go."""
         job.there.end_serving()
         job.there.unload(job.uuid)
-        if job.facts.get("ran") and power_of(job.host, job.uuid) is Power.PAUSED:
+        if job.facts.ran and power_of(job.host, job.uuid) is Power.PAUSED:
             job.host.resume(job.uuid)
 
     def found(self, job: Job) -> bool:
-        return self.crossed(job) and not (job.facts.get("ran") and power_of(job.there, job.uuid) is Power.PAUSED)
+        return self.crossed(job) and not (job.facts.ran and power_of(job.there, job.uuid) is Power.PAUSED)
 
     def crossed(self, job: Job) -> bool:
-        if job.facts.get("let go") is True:
+        if job.facts.let_go:
             return True
         return power_of(job.host, job.uuid) is Power.OFF and job.there.arrived(job.uuid)
 
@@ -237,8 +235,8 @@ def _stood_s(job: Job, begun: float) -> float:
 
 def written(job: Job) -> Definition | None:
     """The VM's definition, once the source has given it up."""
-    text = job.facts.get("definition")
-    return Definition.load(text) if isinstance(text, str) else None
+    text = job.facts.definition
+    return None if text is None else Definition.load(text)
 
 
 def forget_carried(job: Job) -> None:

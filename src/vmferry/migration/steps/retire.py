@@ -15,7 +15,7 @@ from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
 from vmferry.model.names import beside
-from vmferry.model.outcomes import dumped, outcome_name
+from vmferry.model.outcomes import dumped
 
 
 class Retire(Step):
@@ -27,7 +27,7 @@ class Retire(Step):
     says = "retiring the source"
 
     def do(self, job: Job) -> None:
-        if job.facts.get("seen") is not True:
+        if not job.facts.seen:
             raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
         job.there.remove(job.memory)
         if job.plan.relocates:
@@ -79,7 +79,7 @@ class Retire(Step):
             if backing is not None:
                 job.host.rebase(kept, Placed(backing, image.backing_format or "raw"))
         kept_files = [str(names[image.source]) for image in job.plan.images if image.source in names]
-        job.facts.put("kept", kept_files + self._keep_definition(job, names))
+        job.facts.kept = kept_files + self._keep_definition(job, names)
 
     def _rename(self, job: Job, source: SourceFileFate, kept: Path) -> None:
         if job.host.exists(_data(source)):
@@ -101,10 +101,10 @@ class Retire(Step):
         return [str(xml)]
 
     def _kept(self, job: Job, source: Path) -> Path:
-        day = job.facts.get("kept_day")
-        if not isinstance(day, str):
+        day = job.facts.kept_day
+        if day is None:
             day = datetime.now(UTC).strftime("%Y%m%d")
-            job.facts.put("kept_day", day)
+            job.facts.kept_day = day
         return beside(source, f".kept-{day}-{job.id}")
 
     def _forget(self, job: Job) -> None:
@@ -142,7 +142,7 @@ def _why_it_stays(job: Job, source: SourceFileFate, own: Collection[Where]) -> s
 
 
 def _note(job: Job, source: SourceFileFate) -> None:
-    job.facts.put(outcome_name(source.path), dumped(source))
+    job.facts.outcome[source.path] = dumped(source)
 
 
 def _remove_links(job: Job, source: SourceFileFate) -> None:

@@ -29,11 +29,11 @@ class Save(Step):
         if power is Power.OFF:
             raise GuestGone(vm=job.plan.vm)
         prove(job, rounds(job))
-        if job.facts.get("ran") is None:
-            job.facts.put("ran", power is Power.RUNNING)
+        if job.facts.ran is None:
+            job.facts.ran = power is Power.RUNNING
         prove_start(job)
         if not job.host.defined(job.uuid):
-            job.facts.put("undefined", value=True)
+            job.facts.undefined = True
             job.host.make_persistent(job.uuid)  # libvirt saves no memory of one that is not defined
         with phase(job, "save memory") as moved:
             self._save(job)
@@ -49,7 +49,7 @@ class Save(Step):
             drop(job, saved_memory(job))
             watch = MemoryStream(job, saved_memory(job))
         if job.host.save(job.uuid, job.saved, watch, save_rate(job)):
-            job.facts.put("ran", value=False)  # whoever paused it meanwhile lets it run
+            job.facts.ran = False  # whoever paused it meanwhile lets it run
 
     def undo(self, job: Job) -> None:
         """Bring the guest back on the disks that it had before the move, from its saved state, which is then spent.
@@ -65,18 +65,17 @@ class Save(Step):
             drop(job, saved_memory(job))
 
     def _bring_back(self, job: Job) -> None:
-        ran = bool(job.facts.get("ran"))
+        ran = bool(job.facts.ran)
         if job.host.saved(job.uuid, job.saved) and not job.host.spent(job.saved):
             load_home(job, self._fold_home(job))
         if job.host.power(job.uuid) is Power.PAUSED:
             if job.host.exists(job.saved):
-                job.facts.put("stood_back_s", job.host.standing_s(job.uuid))  # cut off after it, the clock is set too
-                job.facts.put("stood_back_s", job.host.release(job.uuid, job.saved, run=ran))
+                job.facts.stood_back_s = job.host.standing_s(job.uuid)  # cut off after it, the clock is set too
+                job.facts.stood_back_s = job.host.release(job.uuid, job.saved, run=ran)
             elif ran:
                 job.host.resume(job.uuid)
         if ran and job.host.power(job.uuid) is Power.RUNNING:  # a save that was cut off made it stand too
-            stood = job.facts.get("stood_back_s")
-            set_clock(job, job.host, stood if isinstance(stood, float) else 0.0)
+            set_clock(job, job.host, job.facts.stood_back_s or 0.0)
 
     def _fold_home(self, job: Job) -> dict[str, Placed]:
         """What it is loaded on: what another tool put on the overlays stays on top.
@@ -87,7 +86,7 @@ class Save(Step):
         for disk in job.frozen_disks:
             own, watch = overlays(job, disk), ControlWatch(job, disk.target)
             homes[disk.target] = job.host.unfreeze(job.uuid, disk.target, own, disk.from_, watch, job.saved)
-            job.facts.put(f"home:{disk.target}", value=True)
+            job.facts.home[disk.target] = True
         return homes
 
     def found(self, job: Job) -> bool:
@@ -127,7 +126,7 @@ class FoldLast(Step):
         with phase(job, "fold last"):
             fold(job, last_overlays(job))
         for disk in _marked(job):
-            job.facts.put(f"copy:{disk.target}", job.there.mark_of(file_of(disk.active.destination)))
+            job.facts.copy[disk.target] = job.there.mark_of(file_of(disk.active.destination))
 
 
 class Restore(Step):
@@ -150,10 +149,10 @@ class Restore(Step):
 
     def _load(self, job: Job) -> None:
         """Once it was begun, a QEMU of the job's own may have written to the copies' headers too."""
-        if job.facts.get("loading") is True and _copies_written(job):
+        if job.facts.loading and _copies_written(job):
             raise _started(job)
         images = {**final_images(job), **_put_on_copies(job)}
-        job.facts.put("loading", value=True)
+        job.facts.loading = True
         load(job, job.there, images)
 
     def _from_copies(self, job: Job) -> bool:
@@ -178,11 +177,11 @@ class Resume(Step):
     def do(self, job: Job) -> None:
         if job.there.power(job.uuid) is Power.OFF and not self.crossed(job):
             raise GuestGone(vm=job.plan.vm)  # it never ran here: its saved state is still good at the source
-        pause_s = job.there.release(job.uuid, job.memory, run=bool(job.facts.get("ran")))
-        job.facts.put("pause_s", round(stood_s(job, pause_s), 4))
+        pause_s = job.there.release(job.uuid, job.memory, run=bool(job.facts.ran))
+        job.facts.pause_s = round(stood_s(job, pause_s), 4)
 
     def found(self, job: Job) -> bool:
-        standing = job.there.power(job.uuid) is Power.PAUSED and bool(job.facts.get("ran"))
+        standing = job.there.power(job.uuid) is Power.PAUSED and bool(job.facts.ran)
         return job.there.spent(job.memory) and not standing
 
     def crossed(self, job: Job) -> bool:
@@ -192,21 +191,21 @@ class Resume(Step):
 def note_saved(job: Job) -> None:
     """What shows later whether somebody has started the VM since its memory was saved."""
     for disk in job.frozen_disks:
-        job.facts.put(f"saved:{disk.target}", job.host.mark_of(job.overlay(disk, rounds(job))))
+        job.facts.saved[disk.target] = job.host.mark_of(job.overlay(disk, rounds(job)))
 
 
 def keep_known(job: Job) -> None:
     """A VM that runs outlives that somebody undefines it: so does one whose memory is saved, until it runs again."""
-    given_up = job.facts.get("definition") is not None
+    given_up = job.facts.definition is not None
     if given_up or known(job.host, job.uuid) or not job.host.saved(job.uuid, job.saved):
         return
-    job.facts.put("undefined", value=True)
+    job.facts.undefined = True
     job.host.define_saved(job.uuid, job.saved)
 
 
 def still_saved(job: Job) -> None:
     """Is the VM off at the source, and are its disks as they were when it stopped? Raises VmChanged, ChainChanged."""
-    marks = {job.overlay(disk, rounds(job)): job.facts.get(f"saved:{disk.target}") for disk in job.frozen_disks}
+    marks = {job.overlay(disk, rounds(job)): job.facts.saved[disk.target] for disk in job.frozen_disks}
     if power_of(job.host, job.uuid) is not Power.OFF or _written(job.host, marks):
         raise _started(job)
     nothing_put_on(job)
@@ -235,7 +234,7 @@ def overtaken(job: Job) -> bool:
     if job.plan.relocates:
         return False
     power = job.there.power(job.uuid)
-    off = power is Power.OFF and job.facts.get("loading") is not True
+    off = power is Power.OFF and not job.facts.loading
     return (power is Power.RUNNING or (off and _copies_written(job))) and _on_copies(job)
 
 
@@ -259,7 +258,7 @@ def _put_on_copies(job: Job) -> dict[str, Placed]:
 
 
 def _copies_written(job: Job) -> bool:
-    marks = {file_of(disk.active.destination): job.facts.get(f"copy:{disk.target}") for disk in _marked(job)}
+    marks = {file_of(disk.active.destination): job.facts.copy[disk.target] for disk in _marked(job)}
     return _written(job.there, marks)
 
 
@@ -301,13 +300,13 @@ def final_images(job: Job) -> dict[str, Placed]:
 
 def note_standing(job: Job) -> None:
     """Since when the guest stands, by this process's clock: the two hosts' clocks may differ."""
-    job.facts.put("stands_since", time.time() - job.host.standing_s(job.uuid))
+    job.facts.stands_since = time.time() - job.host.standing_s(job.uuid)
 
 
 def stood_s(job: Job, otherwise: float) -> float:
     """How long it stood, now that it runs again; where one host saw all of it, as that one says."""
-    since = job.facts.get("stands_since")
-    return max(0.0, time.time() - since) if isinstance(since, float) else otherwise
+    since = job.facts.stands_since
+    return max(0.0, time.time() - since) if since is not None else otherwise
 
 
 def on_final_images(job: Job) -> bool:

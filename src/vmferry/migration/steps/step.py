@@ -12,6 +12,7 @@ from blake3 import blake3
 from vmferry.errors import NoSuchVm
 from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.interface import DiskTransfer, Host
+from vmferry.migration.facts import JobFacts
 from vmferry.model import (
     Changes,
     DiskMove,
@@ -33,18 +34,6 @@ from vmferry.transfer import Place, Throttle, Transfer
 
 COPY_SUFFIX = ".part"
 """Of a copy until it is whole."""
-
-Fact = str | int | float | bool | None | list[str]
-
-
-class Facts(Protocol):
-    """What a job has found out so far, durable: written before the step that found it returns."""
-
-    def get(self, name: str) -> Fact: ...
-
-    def put(self, name: str, value: Fact) -> None: ...
-
-    def all(self) -> Mapping[str, Fact]: ...
 
 
 class Control(Protocol):
@@ -104,7 +93,7 @@ class Job:
     """Where the VM is when the job begins."""
     there: Host
     """Where it goes to: the same host, or another one."""
-    facts: Facts
+    facts: JobFacts
     control: Control
     bookmarks: Path
     """Folder of the transfers' bookmarks."""
@@ -122,8 +111,8 @@ class Job:
     @property
     def lost(self) -> Lost | None:
         """The end that an operator has declared lost: nothing is asked of it any more."""
-        told = self.facts.get("lost")
-        return Lost(told) if isinstance(told, str) else None
+        told = self.facts.lost
+        return None if told is None else Lost(told)
 
     # -- names: computed, never remembered
 
@@ -206,7 +195,7 @@ class Job:
     @property
     def persistent(self) -> bool:
         """Will the VM be defined in the end? Not one that was transient, nor one that somebody has undefined."""
-        return self.plan.persistent and self.facts.get("undefined") is not True
+        return self.plan.persistent and not self.facts.undefined
 
     def round_of(self, disk: DiskMove) -> int | None:
         """The round whose overlay is active at the source now; None before the freeze."""
