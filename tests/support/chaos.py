@@ -78,7 +78,7 @@ class Post:
     def folder(self) -> Path:
         return self.world / self.name
 
-    def seat(self) -> ManagerIdentity:
+    def identity(self) -> ManagerIdentity:
         if self.records is None:
             return ManagerIdentity.at(self.folder)
         self.folder.mkdir(exist_ok=True)
@@ -108,13 +108,13 @@ def work(post: Post, seed: int, questions: Pipe) -> None:
     signal.signal(signal.SIGUSR1, luck.ordered)
     saga.RETRY_S, leases.LEASE_S, failover.LOOK_S = 0.02, LEASE_S, LOOK_S
     vars(engine)["once"] = deadly(engine.once, luck.chance)
-    seat = post.seat()
-    jobs = Jobs(seat, SimulatedHosts(world_file(post.world), luck.fail_sometimes))
+    identity = post.identity()
+    jobs = Jobs(identity, SimulatedHosts(world_file(post.world), luck.fail_sometimes))
     try:
         jobs.start()
     except WorkerRunning:
         sys.exit(ALREADY_RUNNING)
-    questions.send(seat.manager)
+    questions.send(identity.manager)
     while True:
         questions.send(answer(jobs, questions.recv(), luck.chance))
 

@@ -15,10 +15,10 @@ from tests.support.starts import follow
 
 from vmferry.api.client.client import Client
 from vmferry.api.client.errors import ServerError
-from vmferry.api.place import StateLocation
 from vmferry.errors import LabLate
 from vmferry.lab import LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS
+from vmferry.process.state import StateLocation
 
 CUT_S = 5.0
 FROZEN_S = 20.0

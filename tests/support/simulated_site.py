@@ -41,12 +41,12 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / "state"
-        self.ground = InFile(folder / "world")
+        self.world_file = InFile(folder / "world")
         self.env = os.environ | {"TEST_SITE": str(folder), "VMFERRY_STATE": str(self.state), "PYTHONUTF8": "1"}
         for name in ("COLUMNS", "LIBVIRT_DEFAULT_URI"):
             self.env.pop(name, None)
         self.seen: set[int] = set()
-        with self.ground.here() as world:
+        with self.world_file.here() as world:
             disks = {"vda": ((Path("/san1/vda.img"), "raw"),), "vdb": ((Path("/san1/vdb.qcow2"), "qcow2"),)}
             add_machine(world, NAME, UUID, disks)
             add_machine(world, "off", UUID.replace("1", "9"), {"vda": ((Path("/san1/off.img"), "raw"),)}, Power.OFF)
@@ -88,7 +88,7 @@ class Site:
         until((self.folder / f"held-{call}").exists, f"the host never came to {call}")
 
     def world(self) -> World:
-        with self.ground.here() as world:
+        with self.world_file.here() as world:
             return world
 
     def lies_on(self) -> set[str]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmferry.api import place
 from vmferry.errors import HostRefused
 from vmferry.hosts.simulator.driver import InFile, SimulatedHost, World
 from vmferry.model import FencingToken
+from vmferry.process import state
 from vmferry.server import worker
 
 SITE = Path(os.environ["TEST_SITE"])
@@ -54,5 +54,5 @@ def steer(call: str) -> None:
 
 
 if __name__ == "__main__":
-    place.home = lambda: SITE / "home"
+    state.home = lambda: SITE / "home"
     worker.run(hosts_for=lambda _: SteeredHosts())

@@ -18,7 +18,7 @@ def test_a_host_that_can_run_the_vm_ends_the_check_with_0(site: Site) -> None:
 
 
 def test_a_host_that_cannot_ends_it_with_3_and_every_missing_feature(site: Site) -> None:
-    with site.ground.here() as world:
+    with site.world_file.here() as world:
         processor = world.machines[UUID].processor
         processor.live = "<cpu mode='custom'><model>qemu64</model><feature name='avx512f'/></cpu>"
     ended = site.run("cpu", "check", NAME, HOST, code=3)

@@ -179,7 +179,7 @@ def test_recover_goes_on_with_what_a_crash_left_and_says_what_became_of_it(site:
 def test_leftovers_are_listed_and_removed(site: Site) -> None:
     job = site.submit()
     site.run("job", "watch", job)
-    with site.ground.here() as world:
+    with site.world_file.here() as world:
         world.files[Path(f"/san2/vda.img.vmferry-{job}.part")] = world.files[Path("/san2/vda.img")]
     assert site.json("leftovers") == [f"/san2/vda.img.vmferry-{job}.part"]
     assert "removed" in site.run("leftovers", "--reap").stdout

@@ -123,12 +123,12 @@ def test_state_is_what_stands_nearest_to_the_command(monkeypatch: pytest.MonkeyP
 def test_a_database_may_be_the_state_and_the_managers_folder_does_not_depend_on_how_it_is_written() -> None:
     urls = ("postgresql://ann@db/ferry", "postgresql://bob:secret@db/ferry?connect_timeout=3")
     first, second = (state_place(context(), url) for url in urls)
-    assert first.state == first.ground == second.state
+    assert first.state == first.shared_folder == second.state
     assert first.records == urls[0]
     assert "secret" not in str(second.state)
     assert state_place(context(), "postgresql://ann@db/other").state != first.state
     elsewhere = state_place(context(runtime=Path("/run/one")), urls[0])
-    assert (elsewhere.state, elsewhere.ground) == (Path("/run/one"), first.ground)
+    assert (elsewhere.state, elsewhere.shared_folder) == (Path("/run/one"), first.shared_folder)
 
 
 @pytest.mark.parametrize("url", ["mysql://ann:secret@db/ferry", "postgresql://ann:secret@db"])

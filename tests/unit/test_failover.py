@@ -56,14 +56,14 @@ def other(records: str) -> Iterator[Store]:
         yield store
 
 
-def seat(folder: Path, records: str) -> ManagerIdentity:
+def identity(folder: Path, records: str) -> ManagerIdentity:
     return ManagerIdentity.among(folder, folder, records)
 
 
 @contextmanager
 def manager(folder: Path, records: str, world: World, gate: Gate | None = None) -> Iterator[Jobs]:
     gate = gate or opened()
-    jobs = Jobs(seat(folder, records), HeldHosts(world, gate))
+    jobs = Jobs(identity(folder, records), HeldHosts(world, gate))
     jobs.start()
     try:
         yield jobs
@@ -358,7 +358,7 @@ def test_a_job_from_or_to_a_machines_own_libvirt_is_tied_to_that_machine() -> No
 
 
 @pytest.fixture
-def couriers(records: str) -> Iterator[tuple[NoticeStore, NoticeStore]]:
+def deliveries(records: str) -> Iterator[tuple[NoticeStore, NoticeStore]]:
     """Two managers' views of the notices, of which there is one."""
     with closing(NoticeStore(records, "one")) as one, closing(NoticeStore(records, "two")) as two:
         one.set_receivers(Receivers(command="true"))
@@ -366,8 +366,8 @@ def couriers(records: str) -> Iterator[tuple[NoticeStore, NoticeStore]]:
         yield one, two
 
 
-def test_a_notice_that_one_manager_tells_is_left_to_it(couriers: tuple[NoticeStore, NoticeStore]) -> None:
-    one, two = couriers
+def test_a_notice_that_one_manager_tells_is_left_to_it(deliveries: tuple[NoticeStore, NoticeStore]) -> None:
+    one, two = deliveries
     [seen] = two.waiting()
     taken = one.take(seen.number)
     assert taken is not None
@@ -383,9 +383,9 @@ def test_a_notice_that_one_manager_tells_is_left_to_it(couriers: tuple[NoticeSto
 
 
 def test_a_manager_that_was_frozen_while_it_told_changes_nothing_afterwards(
-    couriers: tuple[NoticeStore, NoticeStore], monkeypatch: pytest.MonkeyPatch
+    deliveries: tuple[NoticeStore, NoticeStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = couriers
+    one, two = deliveries
     monkeypatch.setattr(notices, "LEASE_S", -1.0)
     [seen] = one.waiting()
     frozen, heir = one.take(seen.number), two.take(seen.number)
@@ -405,21 +405,23 @@ def test_couriers_of_two_managers_tell_each_event_once(tmp_path: Path, records: 
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    seats = [ManagerIdentity.among(folder, folder, records) for folder in folders]
-    couriers = [Delivery(seat) for seat in seats]
+    identities = [ManagerIdentity.among(folder, folder, records) for folder in folders]
+    deliveries = [Delivery(identity) for identity in identities]
     with closing(NoticeStore(records)) as store:
         store.set_receivers(Receivers(command=str(script)))
         wanted = sorted(store.add_test() for _ in range(10))
-        for courier in couriers:
-            courier.start()
+        for delivery in deliveries:
+            delivery.start()
         try:
             until(lambda: store.count_waiting() == 0)
         finally:
-            for courier in couriers:
-                courier.close()
+            for delivery in deliveries:
+                delivery.close()
     lines = [line.split() for line in told.read_text().splitlines()]
     assert sorted(event for event, _, _ in lines) == wanted
-    assert {(state, runtime) for _, state, runtime in lines} <= {(records, str(seat.folder)) for seat in seats}
+    assert {(state, runtime) for _, state, runtime in lines} <= {
+        (records, str(identity.folder)) for identity in identities
+    }
 
 
 # -- hosts are those of all

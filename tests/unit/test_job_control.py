@@ -35,10 +35,10 @@ def test_no_desk_is_opened_for_an_epoch_that_ended_before_there_was_one_to_stop(
     limits = Limits(store, SimulatedHosts(InMemory(make_world())))
     read = store.add(job("abcd2345"))
     store.declare_lost(read.id, Lost.SOURCE, lambda row, journal, facts: None)
-    desks = ActiveJobs()
-    desks.stop(read.id)
+    active = ActiveJobs()
+    active.stop(read.id)
     with pytest.raises(Stopped):
-        desks.open(store, FencingToken(read.id, read.epoch), limits)
-    assert desks.open(store, FencingToken(read.id, store.row(read.id).epoch), limits).throttle is not None
+        active.open(store, FencingToken(read.id, read.epoch), limits)
+    assert active.open(store, FencingToken(read.id, store.row(read.id).epoch), limits).throttle is not None
     limits.close()
     store.close()

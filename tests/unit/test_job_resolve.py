@@ -347,12 +347,12 @@ class Fleet:
     """Two toy hosts, of which one can go away; opened by name."""
 
     def __init__(self, world: World) -> None:
-        self.ground = InMemory(world)
+        self.kept_world = InMemory(world)
         self.away: set[str] = set()
         self.meets: Callable[[str, str], None] = lambda host, call: None
 
     def open(self, connect: str, token: FencingToken | None = None) -> Host:
-        host = FleetHost(self.ground, token, name=connect)
+        host = FleetHost(self.kept_world, token, name=connect)
         host.fleet = self
         return host
 
@@ -436,14 +436,14 @@ def test_a_job_that_lost_its_destination_in_the_cut_over_waits_says_so_and_is_ta
         with pytest.raises(NotResolvable, match=f"{NEAR} answers, so nothing has to be guessed"):
             jobs.resolve(id, FAR, "guest")
 
-        fleet.ground.world.at(FAR).machines[UUID].live = None  # it is switched off
+        fleet.kept_world.world.at(FAR).machines[UUID].live = None  # it is switched off
         view = jobs.resolve(id, NEAR, "guest")
         assert view.lost == FAR
         view = ended(jobs, id)
         assert (view.state, view.kind) == (JobState.UNDONE, "DestinationLost")
         assert "never start it on far again" in view.sentence
-        assert fleet.ground.world.violations == []
-        assert fleet.ground.world.machine(UUID).power is Power.RUNNING
+        assert fleet.kept_world.world.violations == []
+        assert fleet.kept_world.world.machine(UUID).power is Power.RUNNING
         assert any(path.name == f"vmferry-{id}.memory" for path in view.left)
         with pytest.raises(WrongState):
             jobs.resolve(id, NEAR, "guest")
@@ -458,12 +458,12 @@ def test_a_walk_that_ends_by_itself_as_it_is_superseded_is_gone_on_with(
     with worker(state, fleet) as jobs:
         id = jobs.submit(QUICK).id
         waiting(jobs, id)
-        fleet.ground.world.at(FAR).machines[UUID].live = None
+        fleet.kept_world.world.at(FAR).machines[UUID].live = None
         declare_lost = jobs._store.declare_lost
 
         def slowly(*given: Any) -> int:
             epoch = declare_lost(*given)
-            jobs._desks.stop(id)  # what it would find out at its next record
+            jobs._active.stop(id)  # what it would find out at its next record
             until(lambda: not jobs._engine._running[id])
             return epoch
 
@@ -479,7 +479,7 @@ def test_the_lost_host_that_is_back_lists_what_is_left_and_refuses_who_acted_bef
     with worker(state, fleet) as jobs:
         id = jobs.submit(QUICK).id
         waiting(jobs, id)
-        far = fleet.ground.world.at(FAR)
+        far = fleet.kept_world.world.at(FAR)
         far.machines[UUID].live = None
         jobs.resolve(id, NEAR, "guest")
         ended(jobs, id)
@@ -514,8 +514,8 @@ def test_a_job_that_lost_its_source_goes_on_also_with_another_worker(state: Path
         assert (receipt.from_host, receipt.to_host, receipt.lost) == (NEAR, FAR, NEAR)
         assert {image.source for image in jobs.get(id).plan.images} <= set(receipt.left)
         assert checksum(json.loads(dump(receipt))) == receipt.checksum
-        assert fleet.ground.world.violations == []
-        assert fleet.ground.world.at(FAR).machine(UUID).power is Power.RUNNING
+        assert fleet.kept_world.world.violations == []
+        assert fleet.kept_world.world.at(FAR).machine(UUID).power is Power.RUNNING
 
 
 @pytest.mark.slow
@@ -533,15 +533,15 @@ def test_a_stuck_job_is_resolved_too(state: Path) -> None:
         with pytest.raises(NotResolvable, match="far answers"):
             jobs.resolve(id, NEAR, "guest")
         fleet.away.add(FAR)
-        far = fleet.ground.world.at(FAR)
+        far = fleet.kept_world.world.at(FAR)
         there = far.machines.pop(UUID)
-        _as_of_the_cut_over(fleet.ground.world, id)
+        _as_of_the_cut_over(fleet.kept_world.world, id)
         jobs.resolve(id, NEAR, "guest")
         view = ended(jobs, id)
         assert view.state is JobState.UNDONE
         assert "as it was at the cut-over" in view.sentence
-        assert fleet.ground.world.violations == []
-        assert fleet.ground.world.machine(UUID).power is Power.RUNNING
+        assert fleet.kept_world.world.violations == []
+        assert fleet.kept_world.world.machine(UUID).power is Power.RUNNING
 
         there.live, there.definition, there.placeholder = None, dict(there.definition or {}), ""
         far.machines[UUID] = there  # the host is back, and had defined the VM for good

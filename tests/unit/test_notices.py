@@ -317,7 +317,7 @@ def test_a_cancelled_transfer_is_told_of_without_passwords(told: NoticeStore, tm
 
 
 @contextmanager
-def courier(folder: Path, patience: DeliveryTimeouts = DeliveryTimeouts(0.05, 0.1)) -> Iterator[Delivery]:  # noqa: B008 - frozen
+def delivery(folder: Path, patience: DeliveryTimeouts = DeliveryTimeouts(0.05, 0.1)) -> Iterator[Delivery]:  # noqa: B008 - frozen
     made = Delivery(folder, patience)
     made.start()
     try:
@@ -333,7 +333,7 @@ def states(found: Delivery) -> list[str]:
 @pytest.mark.slow
 def test_a_receiver_that_comes_back_is_told_once_more_and_no_more(told: NoticeStore, tmp_path: Path) -> None:
     hook = Hook([500, 301, 503, 200])
-    with hook.up(), courier(tmp_path) as running:
+    with hook.up(), delivery(tmp_path) as running:
         _job_failed(tmp_path, Receivers(url=hook.url))
         until(lambda: states(running) == ["delivered"] * 2)
     assert hook.events() == ["failed"] * 4
@@ -344,10 +344,10 @@ def test_a_receiver_that_comes_back_is_told_once_more_and_no_more(told: NoticeSt
 def test_a_receiver_that_never_comes_back_is_given_up(told: NoticeStore, tmp_path: Path) -> None:
     told.set_receivers(Receivers("sh -c 'echo no >&2; exit 7'"))
     _job_failed(tmp_path, Receivers())
-    with courier(tmp_path) as running:
+    with delivery(tmp_path) as running:
         until(lambda: running.look().notices[0].tries > 1)
         assert (states(running), running.in_flight()) == (["waiting"], 1)
-    with courier(tmp_path, DeliveryTimeouts(bound=timedelta(0))) as running:
+    with delivery(tmp_path, DeliveryTimeouts(bound=timedelta(0))) as running:
         until(lambda: states(running) == ["given up"])
         assert (running.look().notices[0].sentence, running.in_flight()) == ("it ended with 7: no", 0)
 
@@ -356,7 +356,7 @@ def test_a_receiver_that_never_comes_back_is_given_up(told: NoticeStore, tmp_pat
 def test_a_receiver_that_hangs_does_not_keep_another_waiting(told: NoticeStore, tmp_path: Path, pager: Pager) -> None:
     (pager.folder / "hold").touch()
     told.set_receivers(Receivers(pager.command))
-    with Hook().up() as hook, courier(tmp_path) as running:
+    with Hook().up() as hook, delivery(tmp_path) as running:
         for _ in range(3):
             _job_failed(tmp_path, Receivers(url=hook.url))
         until(lambda: hook.events() == ["failed"] * 3)
@@ -370,12 +370,12 @@ def test_a_worker_that_leaves_takes_a_command_with_it_and_the_next_one_tells(
 ) -> None:
     (pager.folder / "hold").touch()
     told.set_receivers(Receivers(pager.command))
-    with courier(tmp_path):
+    with delivery(tmp_path):
         _job_failed(tmp_path, Receivers())
         until(lambda: pager.told())
     assert not _runs(str(pager.folder))
     (pager.folder / "hold").unlink()
-    with courier(tmp_path) as running:
+    with delivery(tmp_path) as running:
         until(lambda: states(running) == ["delivered"])
     assert len(pager.told()) == 2
 

@@ -14,8 +14,8 @@ import pytest
 from tests.support.simulated_site import COMMAND, HOST, NAME, Site, until
 
 from vmferry.api.codec import to_json
-from vmferry.api.place import ALREADY_RUNNING
 from vmferry.model import MoveRequest
+from vmferry.process.state import ALREADY_RUNNING
 
 pytestmark = pytest.mark.slow
 

@@ -30,7 +30,7 @@ LARGEST_BODY = 256 << 10
 
 
 def make_app(
-    jobs: Jobs, transfers: Transfers, courier: Delivery, hosts: Hosts, fleet: Fleet, life: IdleExit, log_path: Path
+    jobs: Jobs, transfers: Transfers, delivery: Delivery, hosts: Hosts, fleet: Fleet, life: IdleExit, log_path: Path
 ) -> FastAPI:
     """The API over started jobs and transfers."""
 
@@ -49,7 +49,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.transfers, app.state.fleet, app.state.courier = transfers, fleet, courier
+    app.state.transfers, app.state.fleet, app.state.delivery = transfers, fleet, delivery
     app.state.jobs, app.state.hosts, app.state.life = jobs, hosts, life
     app.add_middleware(LeaveMiddleware, life=life)
     app.include_router(vms.router, prefix="/v1")

@@ -27,8 +27,8 @@ async def _transfers(request: Request) -> Transfers:
 
 
 async def _courier(request: Request) -> Delivery:
-    courier: Delivery = request.app.state.courier
-    return courier
+    delivery: Delivery = request.app.state.delivery
+    return delivery
 
 
 async def _hosts(request: Request) -> Hosts:

@@ -10,9 +10,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vmferry.api.place import StateLocation, home
 from vmferry.cli.render.sizes import parse_rate, parse_seconds
 from vmferry.model import Priority, Receivers, Url, Where
+from vmferry.process.state import StateLocation, home
 
 T = TypeVar("T")
 

@@ -1,18 +1,100 @@
-"""Where a manager works: alone on a folder, or as one of several on a PostgreSQL database."""
+"""Where state lies, and who works there: a folder of one manager, or a PostgreSQL database that several share."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from vmferry.durable import create
+from vmferry.errors import StateUnusable
+from vmferry.errors.system import said
 
+ALREADY_RUNNING = 75
+"""What a worker exits with beside a living one (EX_TEMPFAIL): the other one answers."""
+LONGEST_ADDRESS = 107
+"""Bytes that a unix socket's address holds; unix(7)."""
+SHARED = "postgresql"
 ALONE = "worker"
 """The manager of a state folder of its own."""
 MACHINE_ID = Path("/etc/machine-id")
+
+
+def home() -> Path:
+    """Where this user's state lies unless another place is named: /var/lib/vmferry for root, else the XDG folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/vmferry")
+    given = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(given) if given.startswith("/") else Path.home() / ".local/state") / "vmferry"
+
+
+@dataclass(frozen=True, slots=True)
+class StateLocation:
+    """A state folder, by its absolute path; or a database that managers share, and the folder of one of them."""
+
+    state: Path
+    records: str | None = None
+    """The database's URL; None: the records lie in the folder."""
+    shared_folder: Path | None = None
+    """With a database: what all its managers on this machine share."""
+
+    @staticmethod
+    def of(state: Path | str, runtime: Path | None = None) -> StateLocation:
+        """Of a folder, or of a URL with the manager's folder (its own default, without one). Raises StateUnusable."""
+        if "://" not in str(state):
+            return StateLocation(Path(state).absolute())
+        url = urlsplit(str(state))
+        if url.scheme != SHARED or not url.path.strip("/"):
+            named = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+            raise StateUnusable(state=named, reason=f"a database is named as {SHARED}://USER@HOST/NAME")
+        shared_folder = home() / "managers" / _key(str(state))
+        return StateLocation((runtime or shared_folder).absolute(), str(state), shared_folder)
+
+    @property
+    def socket(self) -> Path:
+        return self.state / "worker.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "worker.log"
+
+    def identity(self) -> ManagerIdentity:
+        """What a worker here is; the folders must exist."""
+        if self.records is None or self.shared_folder is None:
+            return ManagerIdentity.at(self.state)
+        return ManagerIdentity.among(self.state, self.shared_folder, self.records)
+
+    def make(self) -> None:
+        """Make the folders, for this user only; one that exists keeps its mode. Raises StateUnusable."""
+        for folder in {self.state, self.shared_folder or self.state}:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise StateUnusable(state=folder, reason=said(error)) from error
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise StateUnusable(state=folder, reason="it belongs to another user")
+
+    def address(self) -> str:
+        """What bind and connect take: the path, or a short way to it through /proc when it is too long."""
+        if len(os.fsencode(self.socket)) <= LONGEST_ADDRESS:
+            return str(self.socket)
+        folder = os.open(self.state, os.O_PATH | os.O_DIRECTORY)  # stays open: the address lives as long
+        return f"/proc/self/fd/{folder}/{self.socket.name}"
+
+
+def _key(records: str) -> str:
+    """The same for every way to write the same database: users and options do not matter."""
+    url = urlsplit(records)
+    hosts = url.netloc.rpartition("@")[2] or ",".join(parse_qs(url.query).get("host", []))
+    name = url.path.strip("/")
+    digest = hashlib.blake2b(f"{hosts}/{name}".encode(), digest_size=4).hexdigest()
+    return f"{''.join(c if c.isalnum() else '-' for c in name)}-{digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +103,7 @@ class ManagerIdentity:
 
     folder: Path
     """The manager's own, by an absolute path: socket, log, lock, transfers."""
-    ground: Path
+    shared_folder: Path
     """Of all managers of this machine that share the records: bookmarks of jobs, and the fence of its host."""
     records: str
     """The database of jobs and transfers, by its URL."""
@@ -46,9 +128,9 @@ class ManagerIdentity:
         return ManagerIdentity(folder, folder, f"sqlite:///{folder / 'vmferry.db'}", ALONE, None)
 
     @staticmethod
-    def among(folder: Path, ground: Path, records: str) -> ManagerIdentity:
+    def among(folder: Path, shared_folder: Path, records: str) -> ManagerIdentity:
         """Of one of several managers; its name is made once and stays with its folder, which must exist."""
-        return ManagerIdentity(folder, ground, records, _name(folder / "manager"), _machine())
+        return ManagerIdentity(folder, shared_folder, records, _name(folder / "manager"), _machine())
 
     def reach(self, *hosts: str) -> str | None:
         """The machine whose managers alone can act there: a libvirt URI without a host is another host elsewhere."""

@@ -25,7 +25,6 @@ from fastapi import FastAPI
 
 from vmferry.api.app import make_app
 from vmferry.api.idle_exit import IdleExit
-from vmferry.api.place import ALREADY_RUNNING, StateLocation
 from vmferry.errors import VmferryError, WorkerRunning
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.fleet.service import Fleet
@@ -33,6 +32,7 @@ from vmferry.manager.jobs.service import Jobs
 from vmferry.manager.notify.delivery import Delivery
 from vmferry.manager.transfers.service import Transfers
 from vmferry.process import log as worker_log
+from vmferry.process.state import ALREADY_RUNNING, StateLocation
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] |
         place.make()
         os.chdir("/")  # keep no file system busy
         worker_log.start(place.log, foreground=options.foreground)
-        _serve(place, options.idle_minutes * 60, (hosts_for or _libvirt_hosts)(place.ground or place.state))
+        _serve(place, options.idle_minutes * 60, (hosts_for or _libvirt_hosts)(place.shared_folder or place.state))
     except WorkerRunning as error:
         print(error, file=sys.stderr)
         return ALREADY_RUNNING
@@ -90,45 +90,45 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _libvirt_hosts(ground: Path) -> Hosts:
+def _libvirt_hosts(shared_folder: Path) -> Hosts:
     from vmferry.hosts.fence import Fence
     from vmferry.hosts.libvirt.driver import LibvirtHosts
 
-    return LibvirtHosts(Fence(ground))
+    return LibvirtHosts(Fence(shared_folder))
 
 
 def _serve(place: StateLocation, idle_s: float, hosts: Hosts) -> None:
-    seat = place.seat()
-    fleet = Fleet(seat.folder, seat.records)
+    identity = place.identity()
+    fleet = Fleet(identity.folder, identity.records)
     fleet.check()
     hosts = fleet.over(hosts)
-    jobs = Jobs(seat, hosts, storages=fleet.storages)
+    jobs = Jobs(identity, hosts, storages=fleet.storages)
     jobs.start()
     fleet.start()
-    transfers = Transfers(seat, hosts, jobs.limits)
-    courier = Delivery(seat)
+    transfers = Transfers(identity, hosts, jobs.limits)
+    delivery = Delivery(identity)
     try:
         transfers.start()
-        courier.start()
+        delivery.start()
         with _own_socket(place) as socket_:
-            life = IdleExit(idle_s, lambda: _in_flight(jobs, transfers, courier), lambda: server.stop())
-            app = make_app(jobs, transfers, courier, hosts, fleet, life, place.log)
+            life = IdleExit(idle_s, lambda: _in_flight(jobs, transfers, delivery), lambda: server.stop())
+            app = make_app(jobs, transfers, delivery, hosts, fleet, life, place.log)
             server = WorkerServer(_config(app))
             server.life = life
             _ignore_echoes()
             worker_log.take_over()
-            log.info("ready", pid=os.getpid(), state=str(place.state), manager=seat.manager)
+            log.info("ready", pid=os.getpid(), state=str(place.state), manager=identity.manager)
             server.run([socket_])
     finally:
         transfers.close()
-        courier.close()
+        delivery.close()
         jobs.close()
         fleet.close()
         log.info("left", pid=os.getpid())
 
 
-def _in_flight(jobs: Jobs, transfers: Transfers, courier: Delivery) -> int:
-    return jobs.in_flight() + transfers.in_flight() + courier.in_flight()
+def _in_flight(jobs: Jobs, transfers: Transfers, delivery: Delivery) -> int:
+    return jobs.in_flight() + transfers.in_flight() + delivery.in_flight()
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

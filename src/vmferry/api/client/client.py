@@ -14,9 +14,9 @@ import httpx
 from vmferry.api.client.errors import ServerError
 from vmferry.api.client.spawn import start
 from vmferry.api.codec import Event, Health, LeaveAnswer, Preview, Problem, from_json, to_json
-from vmferry.api.place import StateLocation
 from vmferry.errors import WorkerUnreachable
 from vmferry.model import FINAL, JobState, JobView, LimitView, MoveRequest, Receipt, Scope, Vm
+from vmferry.process.state import StateLocation
 from vmferry.process.version import VERSION
 
 T = TypeVar("T")

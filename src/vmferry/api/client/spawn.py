@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from vmferry.api.place import ALREADY_RUNNING, StateLocation
 from vmferry.errors import WorkerUnreachable
+from vmferry.process.state import ALREADY_RUNNING, StateLocation
 
 WORKER: Sequence[str] = (sys.executable, "-P", "-m", "vmferry.server.worker")
 """-P: a folder named vmferry where the user happens to stand is not the program."""

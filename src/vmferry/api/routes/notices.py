@@ -12,24 +12,24 @@ router = APIRouter(tags=["notices"])
 
 
 @router.get("/notify")
-def receivers(courier: TheCourier) -> Notifying:
+def receivers(delivery: TheCourier) -> Notifying:
     """Who is told of everything, and how the last notices went."""
-    return courier.look()
+    return delivery.look()
 
 
 @router.put("/notify")
-def set_receivers(body: ReceiversBody, courier: TheCourier) -> Notifying:
+def set_receivers(body: ReceiversBody, delivery: TheCourier) -> Notifying:
     """From now on these are told of everything, and no others; jobs and transfers may have more of their own."""
-    return courier.set_receivers(body.receivers())
+    return delivery.set_receivers(body.receivers())
 
 
 @router.post("/notify/test")
-def test(courier: TheCourier) -> list[NoticeView]:
+def test(delivery: TheCourier) -> list[NoticeView]:
     """Tell them that this is a test, once; returns at once."""
-    return list(courier.test())
+    return list(delivery.test())
 
 
 @router.get("/notify/events/{event_id}")
-def event(event_id: str, courier: TheCourier) -> list[NoticeView]:
+def event(event_id: str, delivery: TheCourier) -> list[NoticeView]:
     """How one event went, for each receiver."""
-    return list(courier.of_event(event_id))
+    return list(delivery.of_event(event_id))

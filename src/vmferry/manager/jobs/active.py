@@ -27,7 +27,7 @@ class ActiveJobs:
         self._heard: dict[str, JobHeartbeat] = {}
         self._told: dict[str, Progress] = {}
 
-    # -- desks
+    # -- controls
 
     def open(self, store: Store, token: FencingToken, limits: Limits) -> JobControl:
         """A new one; a control that an earlier epoch of the job left is closed.

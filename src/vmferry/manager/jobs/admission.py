@@ -23,8 +23,8 @@ from vmferry.process.state import ManagerIdentity, is_local
 class Admission:
     """Looks at the world and at what active jobs have claimed; writes nothing."""
 
-    def __init__(self, seat: ManagerIdentity, hosts: Hosts, store: Store, storages: Storages) -> None:
-        self._seat = seat
+    def __init__(self, identity: ManagerIdentity, hosts: Hosts, store: Store, storages: Storages) -> None:
+        self._identity = identity
         self._hosts = hosts
         self._store = store
         self.others = FleetFileUsers(hosts, store, storages)
@@ -53,7 +53,7 @@ class Admission:
             slots=slots_of(plan, host, there),
             room=room_of(plan, there),
             created=now(),
-            machine=self._seat.reach(plan.connect, plan.to or ""),
+            machine=self._identity.reach(plan.connect, plan.to or ""),
         )
 
     def _plan(self, request: MoveRequest, host: Host, there: Host) -> Plan:
@@ -76,7 +76,7 @@ class Admission:
         """File system to bytes that active jobs will need there; another machine's own file systems are others."""
         reserved: Counter[str] = Counter()
         for row in self._store.rows(ACTIVE):
-            here = row.machine in (None, self._seat.machine)
+            here = row.machine in (None, self._identity.machine)
             reserved.update({place: room for place, room in row.room.items() if here or not is_local(place)})
         return dict(reserved)
 

@@ -47,10 +47,10 @@ class Engine:
 
     _current: Engine | None = None
 
-    def __init__(self, seat: ManagerIdentity, run: Run) -> None:
-        self._seat = seat
+    def __init__(self, identity: ManagerIdentity, run: Run) -> None:
+        self._identity = identity
         self._run = run
-        self._queue = None if seat.alone else f"manager {seat.manager}"
+        self._queue = None if identity.alone else f"manager {identity.manager}"
         self._running: Counter[str] = Counter()
         self._halted: set[str] = set()
         self._anew: dict[str, Callable[[], None]] = {}
@@ -65,7 +65,7 @@ class Engine:
         logging.getLogger("dbos").setLevel(logging.ERROR)
         Engine._current = self
         try:
-            DBOS(config=self._alone() if self._seat.alone else self._among())
+            DBOS(config=self._alone() if self._identity.alone else self._among())
             if self._queue is not None:
                 DBOS.listen_queues([self._queue])
             DBOS.launch()
@@ -151,7 +151,7 @@ class Engine:
             load_output=False,
         )
         forgotten = [found.workflow_id for found in finished]
-        if not self._seat.alone:
+        if not self._identity.alone:
             unfinished = DBOS.list_workflows(status=["PENDING", "ENQUEUED"], load_input=False, load_output=False)
             forgotten += over([found.workflow_id for found in unfinished])
         if forgotten:
@@ -187,16 +187,16 @@ class Engine:
                 left()
 
     def _alone(self) -> DBOSConfig:
-        database = self._seat.folder / "engine.db"
+        database = self._identity.folder / "engine.db"
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # stays in the file; half the fsyncs of a record
         return _config(EXECUTOR) | {"system_database_url": f"sqlite:///{database}"}
 
     def _among(self) -> DBOSConfig:
         """A name of its own for each process: so DBOS recovers nothing by itself, for it would give it to anybody."""
-        self._pool = make_engine(self._seat.records, pool_size=POOL_SIZE, max_overflow=0)
+        self._pool = make_engine(self._identity.records, pool_size=POOL_SIZE, max_overflow=0)
         # Polling, since we wait for no events of DBOS: its listener is one more connection that can break.
-        return _config(f"{self._seat.manager} {secrets.token_hex(4)}") | {
+        return _config(f"{self._identity.manager} {secrets.token_hex(4)}") | {
             "system_database_engine": self._pool,
             "use_listen_notify": False,
         }

@@ -32,12 +32,12 @@ class Failover:
     """Looks every second, resumes in the engine what shall go on here, and lets `wake` start what waits."""
 
     def __init__(
-        self, seat: ManagerIdentity, store: Store, desks: ActiveJobs, engine: Engine, wake: Callable[[], None]
+        self, identity: ManagerIdentity, store: Store, active: ActiveJobs, engine: Engine, wake: Callable[[], None]
     ) -> None:
-        self._seat = seat
+        self._identity = identity
         self._store = store
-        self._presence = Leases(seat.records, seat.manager)
-        self._desks = desks
+        self._leases = Leases(identity.records, identity.manager)
+        self._active = active
         self._engine = engine
         self._wake = wake
         self._term = 0
@@ -63,7 +63,7 @@ class Failover:
 
     def release(self) -> None:
         """From now on others take over."""
-        self._presence.release()
+        self._leases.release()
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_S):
@@ -78,7 +78,7 @@ class Failover:
             log.exception("other managers could not be looked after; trying again")  # a thread's own border
 
     def _look(self) -> None:
-        term = self._presence.hold()
+        term = self._leases.hold()
         if term != self._term:
             self._begin_term(term)
         if term:
@@ -89,15 +89,15 @@ class Failover:
         """Without the lock, act for nobody; with it again, for those whom nobody took over meanwhile."""
         self._term = 0
         self._gone.clear()
-        self._desks.stop_all()
-        log.info("the manager's lock is held" if term else "the manager's lock is lost", manager=self._seat.manager)
+        self._active.stop_all()
+        log.info("the manager's lock is held" if term else "the manager's lock is lost", manager=self._identity.manager)
         if term:
-            mine = self._store.take_over(of=self._seat.manager)  # their epochs rise: what still runs here is old
+            mine = self._store.take_over(of=self._identity.manager)  # their epochs rise: what still runs here is old
             self._term = term
             self._go_on(mine)
 
     def _take_over(self) -> None:
-        absent = self._presence.absent(self._store.others())
+        absent = self._leases.absent(self._store.others())
         self._gone = Counter({manager: self._gone[manager] + 1 for manager in absent})
         for manager, looks in list(self._gone.items()):
             if looks >= LOOKS_GONE:
@@ -110,17 +110,17 @@ class Failover:
         self._wake()
 
     def _pass_on(self) -> None:
-        for token, progress in self._desks.untold():
+        for token, progress in self._active.untold():
             self._store.put_progress(token, progress)
         pulses = self._store.pulses()
-        self._desks.hear(pulses, self._seat.manager)
+        self._active.hear(pulses, self._identity.manager)
         self._revive(pulses)
         if waits(pulses):
             self._wake()
 
     def _revive(self, pulses: Iterable[JobHeartbeat]) -> None:
         """A manager that woke up may resume or begin a workflow before it knows that the job is another's now."""
-        mine = {p.id for p in pulses if p.manager == self._seat.manager and p.state != JobState.QUEUED}
+        mine = {p.id for p in pulses if p.manager == self._identity.manager and p.state != JobState.QUEUED}
         now_s = time.monotonic()
         self._idle_since = {job: self._idle_since.get(job, now_s) for job in mine - self._engine.running()}
         idle = [job for job, since in self._idle_since.items() if now_s - since > IDLE_S]

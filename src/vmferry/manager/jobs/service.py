@@ -70,7 +70,7 @@ class Keep(Enum):
 class Jobs:
     """All jobs of one manager's records. Everything but `start` and `close` may be called from any thread.
 
-    `at`: a state folder of its own, or a seat among others.
+    `at`: a state folder of its own, or the identity of one of several managers.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class Jobs:
         strategies: Callable[[Technology], Strategy] = STRATEGIES.__getitem__,
         storages: Storages = tuple,
     ) -> None:
-        self._seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
-        self.state = self._seat.folder
+        self._identity = ManagerIdentity.at(at) if isinstance(at, Path) else at
+        self.state = self._identity.folder
         self._hosts = hosts
         self._strategy = strategies
         self._storages = storages
         self._lock = WorkerLock(self.state)
-        self._engine = Engine(self._seat, self._run)
-        self._desks = ActiveJobs()
-        self._orders = self._desks.orders
+        self._engine = Engine(self._identity, self._run)
+        self._active = ActiveJobs()
+        self._orders = self._active.orders
         self._managers: Failover | None = None
         self._wake = Event()
         self._closing = False
@@ -101,17 +101,17 @@ class Jobs:
         """Take the folder, and go on with every job that was in flight. Raises WorkerRunning, StoreAway."""
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
-        self._store = Store(self._seat.records, self._seat.manager, self._seat.machine)
-        self._intake = Admission(self._seat, self._hosts, self._store, self._storages)
+        self._store = Store(self._identity.records, self._identity.manager, self._identity.machine)
+        self._admission = Admission(self._identity, self._hosts, self._store, self._storages)
         self.limits = Limits(self._store, self._hosts)
         self.limits.tell(self._opened_or_closed)
         self.limits.start()
-        if self._seat.alone:
+        if self._identity.alone:
             self._store.take_over()
         self._at_start = [row.id for row in self._store.rows(ACTIVE)]
         self._engine.start()
-        if not self._seat.alone:
-            self._managers = Failover(self._seat, self._store, self._desks, self._engine, self._wake.set)
+        if not self._identity.alone:
+            self._managers = Failover(self._identity, self._store, self._active, self._engine, self._wake.set)
             self._managers.start()
         self._wake.set()
         self._dispatcher.start()
@@ -123,7 +123,7 @@ class Jobs:
         self._dispatcher.join(PATIENCE_S)  # in the engine it would wait for its database to come back
         if self._managers is not None:
             self._managers.close()
-        self._desks.stop_all()
+        self._active.stop_all()
         self.limits.close()
         if self._engine.close(PATIENCE_S):
             if self._managers is not None:
@@ -137,13 +137,13 @@ class Jobs:
 
     def plan(self, request: MoveRequest) -> Plan:
         """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
-        return self._intake.plan(request)
+        return self._admission.plan(request)
 
     def submit(self, request: MoveRequest) -> JobView:
         """Queue a move; durable when this returns. Raises UsageError, VmBusy, Refused, and writes nothing then."""
         check_limits(request.limit_bytes_s, request.max_pause_s)
         delivery.check(request.notify)
-        row = self._store.add(self._intake.job(request))
+        row = self._store.add(self._admission.job(request))
         self._wake.set()
         return self._view(row)
 
@@ -175,7 +175,7 @@ class Jobs:
         Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
         """
         job = self._store.find(id)
-        version = self._desks.wait(job, after, timeout_s, lambda: self._closing)
+        version = self._active.wait(job, after, timeout_s, lambda: self._closing)
         return version, self.get(job)
 
     def in_flight(self) -> int:
@@ -193,7 +193,7 @@ class Jobs:
         """Wait until nothing is in flight. Returns the jobs that were, when this worker started."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self.in_flight() and (deadline is None or time.monotonic() < deadline):
-            self._desks.wait_for_any(0.5)
+            self._active.wait_for_any(0.5)
         return [self.get(job) for job in self._at_start]
 
     # -- asking
@@ -270,13 +270,13 @@ class Jobs:
         self._engine.begin_anew(row.id, self._wake.set)  # before: once superseded, it may end by itself at any instant
         self._store.declare_lost(row.id, said.lost, said.judge)
         self._engine.begin_anew(row.id, self._wake.set)  # one that has begun since, with the epoch of before
-        self._desks.stop(row.id)
+        self._active.stop(row.id)
         return self.get(row.id)
 
     def _tell(self, job: str, **columns: object) -> JobView:
         row = self._store.ask(job, **columns)
-        self._desks.tell(row)
-        self._desks.bump(job)
+        self._active.tell(row)
+        self._active.bump(job)
         return self._view(row)
 
     def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
@@ -288,11 +288,11 @@ class Jobs:
 
     def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
         """What carries the id of a job that is not active, in these folders and in those of all plans."""
-        return self._intake.leftovers.list(connect, folders)
+        return self._admission.leftovers.list(connect, folders)
 
     def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
         """Remove the leftovers of jobs that are known here and have ended. Returns what was removed."""
-        return self._intake.leftovers.reap(connect, folders)
+        return self._admission.leftovers.reap(connect, folders)
 
     # -- running
 
@@ -318,7 +318,7 @@ class Jobs:
         mine = self._store.mine()
         for job in sorted(self._engine.without_workflow(mine), key=mine.index, reverse=True):
             self._engine.launch(job)
-            self._desks.bump(job)
+            self._active.bump(job)
         self._engine.resume_halted(self._store.mine)
         self._engine.tidy(self._store.over)
 
@@ -327,7 +327,7 @@ class Jobs:
         row = self._store.row(id)
         if row.state in FINAL:
             return
-        if self._closing or not self._standing or row.manager != self._seat.manager:
+        if self._closing or not self._standing or row.manager != self._identity.manager:
             raise Stopped
         token = FencingToken(id, row.epoch)
         strategy = self._strategy(row.plan.technology)
@@ -336,7 +336,7 @@ class Jobs:
         facts = StoredFacts(self._store, token, self._store.facts(id))
         host = self._open(row.plan, Lost.SOURCE, facts, control)
         there = self._open(row.plan, Lost.DESTINATION, facts, control) if row.plan.to else host
-        ask = self._intake.others.asking(id)
+        ask = self._admission.others.asking(id)
         job = Job(id, row.plan, host, there, JobFacts(facts), control, self._bookmarks(id), ask)
         walk(strategy, job, JobJournal(self._store, control, job, strategy, lambda: self._ended(id)), once)
 
@@ -345,13 +345,13 @@ class Jobs:
         if strategy.names != row.plan.steps:
             error = plan_changed(row)
             self._store.advance(token, JobState.STUCK, str(error), type(error).__name__)
-            self._desks.bump(row.id)
+            self._active.bump(row.id)
             raise Stopped from error
         if row.state is JobState.STUCK and row.kind == PlanChanged.__name__:
             self._store.advance(token, row.before_stuck or JobState.RUNNING)
 
     def _desk(self, token: FencingToken) -> JobControl:
-        control = self._desks.open(self._store, token, self.limits)
+        control = self._active.open(self._store, token, self.limits)
         if self._closing or not self._standing:  # it may have been closed before it was opened
             raise Stopped
         return control
@@ -369,14 +369,14 @@ class Jobs:
                 control.uncancellable().wait(RETRY_S)
 
     def _bookmarks(self, job: str) -> Path:
-        folder = self._seat.ground / "bookmarks" / job
+        folder = self._identity.shared_folder / "bookmarks" / job
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _ended(self, job: str) -> None:
         with suppress(OSError):  # gone, or a transfer's bookmarks are left for an operator to see
-            (self._seat.ground / "bookmarks" / job).rmdir()
-        self._desks.bump(job)
+            (self._identity.shared_folder / "bookmarks" / job).rmdir()
+        self._active.bump(job)
         self._wake.set()
 
     # -- views
@@ -389,10 +389,10 @@ class Jobs:
     def _opened_or_closed(self) -> None:
         """A calendar lets jobs begin, or no longer."""
         for row in self._store.rows({JobState.QUEUED}):
-            self._desks.bump(row.id)
+            self._active.bump(row.id)
         self._wake.set()
 
     def _progress(self, row: Row) -> Progress:
         if row.state is JobState.QUEUED:
             return Progress(steps=len(row.plan.steps), held=self.limits.closed(row.slots))
-        return self._desks.progress(row, self._seat.manager)
+        return self._active.progress(row, self._identity.manager)

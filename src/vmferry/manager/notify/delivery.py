@@ -50,10 +50,10 @@ class Delivery:
     """The notices of one manager's records. Everything but `start` and `close` may be called from any thread."""
 
     def __init__(self, at: Path | ManagerIdentity, patience: DeliveryTimeouts = PATIENCE) -> None:
-        seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
-        self._seat = seat
+        identity = ManagerIdentity.at(at) if isinstance(at, Path) else at
+        self._identity = identity
         self._patience = patience
-        self._store = NoticeStore(seat.records, seat.manager)
+        self._store = NoticeStore(identity.records, identity.manager)
         self._busy: set[tuple[Channel, str]] = set()
         self._not_before: dict[int, float] = {}  # on the monotonic clock, so that setting the time moves nothing
         self._lock = Condition()
@@ -157,7 +157,7 @@ class Delivery:
         told = {"notice": notice.event, notice.about: notice.subject, "to": notice.to, "id": notice.event_id}
         try:
             if notice.way is Channel.COMMAND:
-                command.run(notice, self._seat.environment, self._closing)
+                command.run(notice, self._identity.environment, self._closing)
             else:
                 webhook.post(notice, self._closing)
         except NotTold as error:

@@ -48,10 +48,10 @@ class Transfers:
     def __init__(
         self, at: Path | ManagerIdentity, hosts: Hosts, limits: Limits, most: Callable[[str], int] = jobs_at_once
     ) -> None:
-        seat = ManagerIdentity.at(at) if isinstance(at, Path) else at
-        self._memory = seat.folder / "transfers"
+        identity = ManagerIdentity.at(at) if isinstance(at, Path) else at
+        self._memory = identity.folder / "transfers"
         self._hosts = hosts
-        self._store = TransferStore(seat.records, seat.manager, seat.machine)
+        self._store = TransferStore(identity.records, identity.manager, identity.machine)
         self._carriers = TransferRunner(self._store, limits, self._carriage, self._bump, self._arrived, most)
         self._versions: Counter[str] = Counter()
         self._changed = Condition()
