@@ -1,4 +1,4 @@
-"""What a manager asks of an agent besides the host's own calls: about it, its storages, its certificate."""
+"""The agent's administrative routes: about itself, its storages, its certificate and its revocation list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pem = Annotated[str, Field(max_length=500_000)]
 
 
 class ServedStorageBody(BaseModel):
-    """A storage to serve."""
+    """Request to serve a storage."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class ServedStorageBody(BaseModel):
 
 
 class RevocationsBody(BaseModel):
-    """The list, in PEM."""
+    """A revocation list, in PEM."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class RevocationsBody(BaseModel):
 
 
 class RenewedCertificateBody(BaseModel):
-    """A certificate for the request that was given out last."""
+    """A certificate for the request that this agent made last, with CA and revocation list, all in PEM."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class RenewedCertificateBody(BaseModel):
 
 
 class AgentAdmin:
-    """This agent's papers."""
+    """Certificates, storages and load of this agent, for the manager's administrative calls."""
 
     def __init__(
         self, name: str, connect: str, tls: TlsFolder, trust: PeerPolicy, storages: Storages, operations: Operations
@@ -86,13 +86,13 @@ class AgentAdmin:
         }
 
     def ask_for_certificate(self) -> str:
-        """A request with a new key; the one before is forgotten."""
+        """Return a certificate request with a new key, in PEM; the key of an earlier request is forgotten."""
         with self._lock:
             self._key = make_key()
             return make_request(self._key, self.name).decode()
 
     def take_certificate(self, body: RenewedCertificateBody) -> None:
-        """Use it from now on, for new connections. Raises BadRequest."""
+        """Use the renewed certificate for new connections. Raises BadRequest."""
         with self._lock:
             if self._key is None:
                 raise BadRequest(reason="no certificate was asked for")
@@ -107,7 +107,7 @@ class AgentAdmin:
             self._note_expiry()
 
     def set_revocations(self, pem: str) -> None:
-        """Raises BadRequest."""
+        """Replace the revocation list, given in PEM. Raises BadRequest if it cannot be used."""
         try:
             self.trust.set_revocations(pem.encode())
         except ValueError as error:
@@ -129,44 +129,44 @@ TheOffice = Annotated[AgentAdmin, Depends(_office)]
 @router.get("/v1/about")
 @router.get("/v1/peer/about")
 def about(office: TheOffice) -> dict[str, Any]:
-    """Who this is, and how it is."""
+    """Name, version, certificate and load of this agent."""
     return office.about()
 
 
 @router.get("/v1/storages")
 def storages(office: TheOffice) -> list[Declared]:
-    """Those that are served."""
+    """List the storages that this agent serves."""
     return list(office.storages.all())
 
 
 @router.put("/v1/storages/{name}")
 def declare(name: str, body: ServedStorageBody, office: TheOffice) -> Declared:
-    """Serve one more."""
+    """Serve one more storage."""
     return office.storages.declare(name, body.path, body.grade)
 
 
 @router.delete("/v1/storages/{name}")
 def remove(name: str, office: TheOffice) -> dict[str, Any]:
-    """Serve one no longer."""
+    """Stop serving a storage."""
     office.storages.remove(name)
     return {}
 
 
 @router.put("/v1/revocations")
 def revocations(body: RevocationsBody, office: TheOffice) -> dict[str, Any]:
-    """Refuse these from now on."""
+    """Replace the revocation list: its certificates are refused from now on."""
     office.set_revocations(body.revocations)
     return {}
 
 
 @router.post("/v1/renewal")
 def renewal(office: TheOffice) -> dict[str, str]:
-    """A request for a new certificate."""
+    """Return a certificate request with a new key."""
     return {"request": office.ask_for_certificate()}
 
 
 @router.put("/v1/certificate")
 def certificate(body: RenewedCertificateBody, office: TheOffice) -> dict[str, Any]:
-    """Use a new certificate."""
+    """Use the new certificate from now on."""
     office.take_certificate(body)
     return {}

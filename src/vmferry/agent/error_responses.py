@@ -1,4 +1,4 @@
-"""Errors of an agent's routes as JSON, by name and fields: the manager raises the same class again."""
+"""Errors of an agent's routes as JSON, by name and fields, from which the manager raises the same class again."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def install(app: FastAPI, host: str) -> None:
 
 
 def misread(where: Sequence[object], why: str) -> BadRequest:
-    """Of a body that is not what it should be: the path to what is wrong, and pydantic's word for it."""
+    """Return the error for an invalid request body: the path to the wrong field, and pydantic's message."""
     return BadRequest(reason=f"{'.'.join(map(str, where))} {why}".strip())
 
 
 def mismatch(host: str, asked: str | None) -> AgentVersionMismatch:
-    """In the words of who asked: its version is `ours`."""
+    """Return the error for a manager of another protocol version; for its reader, the manager's version is `ours`."""
     number = int(asked) if asked and asked.isdecimal() else 0
     older = "the manager" if number < PROTOCOL else host
     return AgentVersionMismatch(host=host, theirs=PROTOCOL, ours=asked or "none", older=older)

@@ -1,4 +1,4 @@
-"""The throttle of a transfer whose budget is granted from elsewhere."""
+"""The throttle of a transfer on an agent, whose budget the manager grants."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOOK_S = 0.25
 
 
 class GrantedThrottle(Throttle):
-    """While somebody follows, bytes pass as they are granted; else at the limit that was told last."""
+    """While the manager follows, bytes pass as they are granted; without a follower, at the last limit."""
 
     def __init__(self, hungry: Callable[[], None]) -> None:
-        """`hungry` is called, from any thread, when bytes wait for a grant."""
+        """Start with nothing granted. `hungry` is called, from any thread, when bytes wait for a grant."""
         super().__init__(None)
         self._hungry = hungry
         self._grants = Condition()
@@ -24,23 +24,23 @@ class GrantedThrottle(Throttle):
 
     @property
     def taken(self) -> int | None:
-        """Bytes so far; None until the first are wanted: only then anything need be granted."""
+        """Bytes taken so far; None until the first are wanted: before that nothing need be granted."""
         return self._taken
 
     def grant(self, granted: int, limit_bytes_s: int | None) -> None:
-        """Bytes in all, since it began; a grant that comes late changes nothing."""
+        """Raise the bytes allowed since the start to `granted`, and set the limit; a late grant changes nothing."""
         with self._grants:
             self._allowance = max(self._allowance, granted)
             self._grants.notify_all()
         self.set_limit(limit_bytes_s)
 
     def follow(self) -> None:
-        """Somebody follows from now on, and grants from what has been taken."""
+        """Let bytes pass only as they are granted, since a manager follows now; it grants from what has been taken."""
         with self._grants:
             self._followed = True
 
     def leave_alone(self) -> None:
-        """Nobody follows: go on by itself."""
+        """Let bytes pass without grants, at the last limit, since nobody follows any more."""
         with self._grants:
             self._followed = False
             self._grants.notify_all()

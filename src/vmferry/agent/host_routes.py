@@ -1,6 +1,6 @@
-"""Calls of the host's protocol: one route for all its methods, answered line by line.
+"""Calls of the host's protocol: one route for all its methods, answered in lines of JSON.
 
-A call that takes long says so: a line every second or two, so that silence means that the agent is away. The last
+A long call sends a line every second or two, so that silence means that the agent is away. The last
 line is the answer or the error.
 """
 
@@ -47,7 +47,7 @@ LINES = "application/x-ndjson"
 
 
 class TokenBody(BaseModel):
-    """Who acts."""
+    """Fencing token: the job that calls, and its epoch."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class TokenBody(BaseModel):
 
 
 class CallBody(BaseModel):
-    """One call."""
+    """A call of a host's method: fencing token and arguments."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ class CallBody(BaseModel):
 
 
 class OrderBody(BaseModel):
-    """What the follower of a long call tells it."""
+    """An order to a long call: a grant of bytes, a limit, a cancel, or the news that its answer was received."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +76,7 @@ class OrderBody(BaseModel):
 
 
 class HostCallService:
-    """What calls are answered with."""
+    """Carries out the calls of the host's protocol."""
 
     def __init__(self, name: str, connect: str, hosts: Hosts, confined: PathPolicy, operations: Operations) -> None:
         self.operations = operations
@@ -88,7 +88,7 @@ class HostCallService:
         self._looks = CapacityLimiter(MOST_LOOKS)
 
     def answer(self, call: Call, body: CallBody) -> AsyncGenerator[Json, None]:
-        """The lines. Raises BadRequest."""
+        """Start a call and return the lines of its answer. Raises BadRequest."""
         arguments = call.load(body.arguments)
         token = FencingToken(body.token.job, body.token.epoch) if body.token else None
         if call.looks:
@@ -98,7 +98,7 @@ class HostCallService:
         return self._act(call, token, arguments, _key(call, token, arguments))
 
     def _called(self, call: Call, token: FencingToken | None, arguments: dict[str, Any], watch: Watch | None) -> Any:
-        """Within the declared storages, on the real host. Returns what travels."""
+        """Call the host's method, confined to declared storages. Return the answer as it is sent to the manager."""
         try:
             allowed = self._confined.allowed(call, token, arguments)
             if call.watched:
@@ -170,7 +170,7 @@ class HostCallService:
 
 
 def _key(call: Call, token: FencingToken, arguments: dict[str, Any]) -> str:
-    """The same for the same act, whichever manager asks: each has bookmarks in a folder of its own."""
+    """Return an act's key, the same for any manager: of bookmarks only the path's last two parts count."""
     alike = {name: _alike(value) for name, value in arguments.items()}
     told = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
     return blake3(told.encode()).hexdigest()
@@ -200,7 +200,7 @@ def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
 
 
 class _Counted:
-    """A watch that counts for Prometheus."""
+    """A transfer's watch that also counts the bytes for Prometheus."""
 
     def __init__(self, watch: Watch, method: str) -> None:
         self.check = watch.check
@@ -227,7 +227,7 @@ TheDesk = Annotated[HostCallService, Depends(_desk)]
 
 
 async def call(request: Request) -> Response:
-    """Call one of the host's methods. What has ended before there is anything else to say is one whole answer."""
+    """Call one of the host's methods. A call that ends before its first progress line is answered in one piece."""
     method = request.path_params["method"]
     if method not in CALLS:
         raise BadRequest(reason=f"a host has no method {method}")
@@ -245,7 +245,7 @@ router.add_route("/v1/host/{method}", call, methods=["POST"])
 
 
 def _body(content: bytes) -> CallBody:
-    """Raises BadRequest."""
+    """Parse the body of a call. Raises BadRequest."""
     try:
         return CallBody.model_validate_json(content)
     except ValidationError as error:
@@ -265,7 +265,7 @@ def _text(line: Json) -> str:
 
 @router.post("/operations/{key}")
 def order(key: str, body: Annotated[OrderBody, Body()], control: TheDesk) -> Json:
-    """Grant, limit or cancel a long call, which may just have ended; or say that its answer was heard."""
+    """Grant, limit or cancel a long call, which may just have ended; or forget its answer, which was received."""
     if body.heard:
         control.operations.forget(key)
         return {}

@@ -1,4 +1,4 @@
-"""Before it has a certificate, an agent answers one question only: a join, with a token that is good once."""
+"""Joining: before it has a certificate, an agent answers only a join request, with a token that is good once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LIFE = timedelta(days=3650)
 
 
 class Joining:
-    """STATE/joining: a key with a certificate that it signed itself, and what is kept of the token."""
+    """The folder STATE/joining: a key with a self-signed certificate, and the hash of the token."""
 
     def __init__(self, state: Path) -> None:
         self._folder = state / "joining"
@@ -47,7 +47,7 @@ class Joining:
         self._lock = Lock()
 
     def new_token(self) -> JoinToken:
-        """Good for an hour, once; the one before is no longer good."""
+        """Return a new token, good for an hour and once; an earlier token becomes invalid."""
         if not (self._folder / _CERT).exists():
             self._make_certificate()
         token = JoinToken.make(ssl.PEM_cert_to_DER_cert((self._folder / _CERT).read_text()))
@@ -57,14 +57,17 @@ class Joining:
 
     @property
     def has_token(self) -> bool:
-        """One that is good now."""
+        """Is there a token that is good now?"""
         try:
             return bool(time.time() < json.loads(self._token.read_text())["expires"])
         except FileNotFoundError:
             return False
 
     def spend(self, secret: bytes) -> bool:
-        """Is it the token's? True once only, also for two who ask at the same moment; a wrong one spends nothing."""
+        """Use the token up if this is its secret. Return whether it was, True only once; a wrong secret spends nothing.
+
+        Of two calls at the same moment only one gets True.
+        """
         with self._lock:
             try:
                 kept = json.loads(self._token.read_text())
@@ -76,7 +79,7 @@ class Joining:
             return good
 
     def context(self) -> ssl.SSLContext:
-        """TLS with the certificate that a token names; who asks has none yet."""
+        """Return a TLS 1.3 context with the certificate that the token names; clients need no certificate yet."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self._folder / _CERT, self._folder / _KEY)
@@ -102,7 +105,7 @@ class Joining:
 
 
 class JoinBody(BaseModel):
-    """What a manager shows."""
+    """A manager's request to join: protocol version, and the token's secret."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -111,7 +114,7 @@ class JoinBody(BaseModel):
 
 
 class JoinedCertificateBody(BaseModel):
-    """What a manager signed."""
+    """The certificate that a manager signed for this agent, with CA and revocation list, in PEM."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -122,7 +125,10 @@ class JoinedCertificateBody(BaseModel):
 
 
 def make_join_app(joining: Joining, tls: TlsFolder, joined: Callable[[], None]) -> FastAPI:
-    """Two requests: the token for a request to sign, the certificate for nothing more. Then `joined` is called."""
+    """Return an app with two routes: exchange the token for a certificate request, then deliver the certificate.
+
+    After the second `joined` is called.
+    """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, max_body_size=LARGEST_BODY)
     tickets: set[str] = set()
     host = "the agent"

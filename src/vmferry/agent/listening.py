@@ -1,4 +1,4 @@
-"""How the agent listens: each connection has a certificate before a byte of HTTP is read, and a deadline after.
+"""The agent's listening side: a certificate before a byte of HTTP is read, and a deadline for each request.
 
 uvicorn has a time limit for idle connections only: a client that sends its request byte by byte would keep one for
 ever, and asyncio gives a TLS handshake a minute.
@@ -30,7 +30,7 @@ IDLE_S = 60
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """asyncio's own, with a short time for TLS handshakes, which uvicorn offers no way to set."""
+    """asyncio's event loop with a short limit for TLS handshakes, which uvicorn offers no way to set."""
 
     async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
         if kwargs.get("ssl") is not None:
@@ -44,7 +44,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 class AgentConnection(H11Protocol):
-    """One connection: who it is of stands in the state of its requests."""
+    """One HTTP connection with deadlines; puts the peer of its certificate into the state of its requests."""
 
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -105,7 +105,7 @@ class AgentConnection(H11Protocol):
 
 
 def configured(app: Any, context: ssl.SSLContext | None) -> uvicorn.Config:
-    """For uvicorn: with TLS by this context, or plain on loopback without one."""
+    """Return uvicorn's configuration: TLS with this context, or without one plain HTTP for loopback."""
     config = uvicorn.Config(
         app,
         http=AgentConnection if context else "h11",
@@ -124,7 +124,7 @@ def configured(app: Any, context: ssl.SSLContext | None) -> uvicorn.Config:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Raises OSError."""
+    """Return a listening TCP socket. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

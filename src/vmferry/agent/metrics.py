@@ -1,4 +1,4 @@
-"""What Prometheus reads: on the listener of --metrics, loopback only."""
+"""The agent's metrics for Prometheus, on the listener of --metrics, loopback only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Middleware: no request passes that its certificate, or its version of the protocol, does not allow."""
+"""Middleware that refuses requests which the peer's certificate, or its protocol version, does not allow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATUS = {PeerRefused: 403, AgentVersionMismatch: 426, RequestTooLarge: 413}
 
 
 class AgentMiddleware:
-    """Looks at each request, and signs each answer with what a manager has to know of this agent."""
+    """Checks each request, and adds headers with protocol, revocation list and certificate state to each answer."""
 
     def __init__(self, app: ASGIApp, name: str, trust: PeerPolicy) -> None:
         self._app = app
@@ -68,7 +68,7 @@ class AgentMiddleware:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """A body whose length is not told ends where it becomes too long; what would follow is not read."""
+    """Return `receive` with a limit on the body: a body of unknown length is refused where it becomes too long."""
     total = 0
 
     async def bounded() -> Message:

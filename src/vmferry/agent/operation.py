@@ -1,4 +1,4 @@
-"""One act on this host, in a thread of its own: it outlives the connection that asked for it."""
+"""One act on this host, in a thread of its own, which outlives the connection that asked for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 
 
 class Operation:
-    """Runs `act`, once those it takes the place of have ended. Implements transfer.Watch for it."""
+    """Runs `act`, once the acts that it replaces have ended. Implements transfer.Watch for it."""
 
     def __init__(self, host: str, key: str, call: str, token: FencingToken, act: Callable[[Watch], Any]) -> None:
         self.key = key
@@ -48,7 +48,7 @@ class Operation:
     # -- who follows it
 
     def follow(self, follower: int, wake: Callable[[], None]) -> None:
-        """`wake` is called, from any thread, when there is something to say."""
+        """Add a follower; `wake` is called, from any thread, when there is news."""
         with self._lock:
             self._followers[follower] = wake
             self._alone_since = None
@@ -67,7 +67,7 @@ class Operation:
         return bool(self._followers)
 
     def said(self) -> Json:
-        """How far it is; its end, once it has ended."""
+        """Return the progress as a line of JSON; once the act has ended, its answer or problem."""
         if self._end is not None:
             return self._end
         line: Json = {}
@@ -91,7 +91,7 @@ class Operation:
         return self._stop is not None
 
     def stop(self, why: VmferryError) -> None:
-        """Tell it to stop at its next look; what has no such looks goes on to its end."""
+        """Have the act stop at its next check; an act without checks goes on to its end."""
         with self._lock:
             self._stop = self._stop or why
 
@@ -102,7 +102,7 @@ class Operation:
         self.epoch = max(self.epoch, epoch)
 
     def run(self, before: Sequence[Operation], done: Callable[[Operation], None]) -> None:
-        """Begin; `before` have been told to stop. `done` is called at its end, before anybody hears of that."""
+        """Start the act; those in `before` were asked to stop. `done` is called at its end, before followers know."""
         Thread(target=self._run, args=(before, done), name=f"{self.call} {self.job}", daemon=True).start()
 
     def _run(self, before: Sequence[Operation], done: Callable[[Operation], None]) -> None:
@@ -132,7 +132,7 @@ class Operation:
             self.check()
 
     def _seen_from_now(self, error: VmferryError) -> VmferryError:
-        """An act of an older epoch that was taken over says nothing of the newer one."""
+        """Turn Superseded into AgentUnreachable if a newer epoch took the act over, for which it is not superseded."""
         if isinstance(error, Superseded) and self.epoch > self._began_with:
             return AgentUnreachable(host=self._host, reason="a call of an older epoch ended meanwhile")
         return error

@@ -1,6 +1,6 @@
-"""All acts on this host: one that is asked for again is found again, and two of one job never write at once.
+"""All acts on this host: a repeated request finds the running act, and two acts of one job never write at once.
 
-- The same act of a job, asked for again while it runs, is followed, not begun. Its answer, if nobody heard it,
+- The same act of a job, asked for again while it runs, is followed, not begun. Its answer, if nobody received it,
   waits for a while, until the job does anything else.
 - A newer epoch stops what an older one began, and any act what nobody of the same job follows any more, and begins
   when that has ended.
@@ -24,7 +24,7 @@ MOST = 256
 
 
 class Operations:
-    """Of one agent. Everything may be called from any thread."""
+    """The acts of one agent. Every method may be called from any thread."""
 
     def __init__(self, host: str, fence: Fence) -> None:
         self._host = host
@@ -44,9 +44,9 @@ class Operations:
         keep: bool,
         follow: Callable[[Operation], None],
     ) -> Operation:
-        """The act of that key: the one that runs, or a new one; `follow` is called before it can end.
+        """Return the act of that key: the one that runs, or a new one; `follow` is called before it can end.
 
-        `keep`: its answer, if it is lost, is worth keeping. Raises Superseded, AgentUnreachable.
+        `keep`: keep its answer for a while, in case it is lost. Raises Superseded, AgentUnreachable.
         """
         with self._lock:
             if self._leaving or len(self._running) >= MOST:
@@ -65,12 +65,12 @@ class Operations:
             return operation
 
     def find(self, key: str) -> Operation | None:
-        """One that runs; what has ended takes no orders."""
+        """Return the running act of that key; None if it has ended or is stopping, since it then takes no orders."""
         with self._lock:
             return next((o for o in self._running if o.key == key and not o.stopping), None)
 
     def forget(self, key: str) -> None:
-        """Its answer has been heard."""
+        """Drop the kept answer of an act, since it was received."""
         with self._lock:
             self._kept.pop(key, None)
 
@@ -79,12 +79,12 @@ class Operations:
         return len(self._running)
 
     def running(self) -> tuple[Operation, ...]:
-        """Those that have not ended."""
+        """Return the acts that have not ended."""
         with self._lock:
             return tuple(self._running)
 
     def leave(self, seconds: float) -> None:
-        """Take no more, tell all to stop, and wait for them at most so long."""
+        """Accept no more acts, stop all that run, and wait at most so many seconds for them."""
         with self._lock:
             self._leaving = True
             running = list(self._running)
@@ -108,7 +108,7 @@ class Operations:
         return None
 
     def _make_way(self, token: FencingToken, stays: Operation | None) -> list[Operation]:
-        """Stop what this act must not run beside. Returns all of that."""
+        """Stop the acts that must not run beside this one, and return them."""
         mine = [o for o in self._running if o.job == token.job and o is not stays]
         before = [o for o in mine if o.epoch < token.epoch or not o.followed or o.stopping]
         for operation in before:

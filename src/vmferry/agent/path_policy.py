@@ -1,4 +1,4 @@
-"""What a call may name: files of declared storages, and of the one VM that its job moves. All else is refused.
+"""Which paths a call may name: in declared storages, and files of the one VM that its job moves. Others are refused.
 
 Parameters and fields with the names in READ_ONLY are only read; every other path may be written.
 """
@@ -33,24 +33,24 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 class PathPolicy(Protocol):
-    """Between the wire and the host."""
+    """Checks and translates the paths in calls that arrive, and in answers that go out."""
 
     def allowed(self, call: Call, token: FencingToken | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as they are meant on this host. Raises PathRefused, VmRefused."""
+        """Return the arguments translated for this host. Raises PathRefused, VmRefused."""
 
     def told(self, answer: Any) -> Any:
-        """The answer as it is meant on other hosts."""
+        """Return the answer translated for other hosts."""
 
 
 class ConfinedBookmarks:
-    """A transfer's bookmarks lie with the agent that writes it, whatever the manager calls its own folder."""
+    """Places a transfer's bookmarks in the folder of the agent that writes, whatever folder the manager names."""
 
     def __init__(self, host: str, state: Path) -> None:
         self._host = host
         self._folder = state / "bookmarks"
 
     def here(self, asked: Path) -> Path:
-        """By the last two parts of its name: the job, and the transfer in it."""
+        """Return the local path by the last two parts of the name: job and transfer. Raises PathRefused."""
         names = asked.parts[-2:]
         if len(names) < 2 or any(not _NAME.fullmatch(name) or name.startswith(".") for name in names):
             raise PathRefused(host=self._host, path=asked, reason="that is no name for bookmarks")
@@ -61,7 +61,7 @@ class ConfinedBookmarks:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """Who names a path, and for what."""
+    """The purpose for which a call names a path: does it act, only read, and for which job and VM."""
 
     acts: bool
     read_only: bool
@@ -74,10 +74,13 @@ class _Use:
 
 
 class ToStorages:
-    """Confine every path to the declared storages. Implements PathPolicy."""
+    """Confines every path to the declared storages. Implements PathPolicy."""
 
     def __init__(self, host: str, state: Path, storages: Storages, looking: Host, tls: Path) -> None:
-        """`looking`: the real host, to ask whose a file is; `tls`: our certificates, for sources over NBD."""
+        """Confine to `storages`.
+
+        `looking`: the real host, to ask which VM a file belongs to; `tls`: our certificates, for sources over NBD.
+        """
         self._host = host
         self._storages = storages
         self._looking = looking
@@ -93,7 +96,7 @@ class ToStorages:
         return {name: value if name in ABROAD else self._walk(value, use.of(name)) for name, value in arguments.items()}
 
     def told(self, answer: Any) -> Any:
-        """File systems of two hosts may have the same number."""
+        """Add the host's name to a folder's file system number, which two hosts may share, and the storage's UUID."""
         if not isinstance(answer, Folder) or not answer.exists:
             return answer
         storage = self._storages.of(answer.path.resolve())
@@ -103,7 +106,7 @@ class ToStorages:
     # -- VMs
 
     def _own_vm(self, call: Call, token: FencingToken | None, named: str | None) -> str | None:
-        """A job moves one VM: the first that it acts on. Raises VmRefused for another."""
+        """Return the VM that a job moves: the first that it acts on. Raises VmRefused for another."""
         if token is None:
             return None
         with self._lock:
@@ -165,7 +168,10 @@ class ToStorages:
             raise self._refused(Path(name[:200]), "what it means cannot be told") from error
 
     def _check(self, path: Path, use: _Use) -> None:
-        """Raises PathRefused."""
+        """Raise PathRefused unless this use may name the path.
+
+        It has to lie in a usable storage, or for reading beside a VM, and be no other VM's disk.
+        """
         if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
             raise self._refused(path, "name it by an absolute path without ..")
         real = path.resolve()
@@ -182,7 +188,7 @@ class ToStorages:
             self._check_owner(path, use)
 
     def _check_owner(self, path: Path, use: _Use) -> None:
-        """A file that lies in another VM's disks is not this job's: its shared base may be read."""
+        """Raise PathRefused if the file belongs to another VM's disks; a base shared with it may be read."""
         if not path.exists() or (use.read_only and use.vm is None):
             return
         users = set(self._looking.users(path))
@@ -193,12 +199,12 @@ class ToStorages:
             raise self._refused(path, f"it is a disk of VM {', '.join(sorted(users - {use.vm}))}")
 
     def _disc_of(self, uuid: str, path: Path) -> bool:
-        """Has that VM the file in a drive only? A disc may lie in the drives of many."""
+        """Has that VM the file in CD-ROM drives only? One disc may lie in the drives of many VMs."""
         disks = [disk for disk in self._looking.vm(uuid).disks if path in {image.path for image in disk.chain}]
         return all(disk.device == "cdrom" for disk in disks) and bool(disks)
 
     def _beside_a_vm(self, path: Path) -> bool:
-        """A VM's firmware variables or TPM state, or their folder: libvirt chose where they lie."""
+        """Is it a VM's firmware variables or TPM state, or their folder? libvirt chose where they lie."""
         return any(path in (own, own.parent) for vm in self._looking.vms() for own in _beside(vm))
 
     def _refused(self, path: Path, reason: str) -> PathRefused:
@@ -207,7 +213,7 @@ class ToStorages:
 
 
 def _named(arguments: Mapping[str, Any]) -> str | None:
-    """The VM that a call acts on. An agent that has just been started knows of none from before."""
+    """Return the UUID of the VM that a call acts on, from its arguments: a restarted agent knows of no earlier call."""
     definition = arguments.get("definition")
     uuid = definition.uuid if isinstance(definition, Definition) else arguments.get("uuid")
     return uuid if isinstance(uuid, str) else None
@@ -218,7 +224,7 @@ def _beside(vm: Vm) -> list[Path]:
 
 
 def _stays(root: Path, folder: Path) -> bool:
-    """Walk down from the storage, following no link: is the folder, as it is now, really within it?"""
+    """Is the folder, as it is now, really below the storage's root? Walks down from there, following no link."""
     if not folder.is_relative_to(root):
         return False
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

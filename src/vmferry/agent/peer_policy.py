@@ -1,4 +1,4 @@
-"""Whom this agent answers: asked at every request, so that a revoked or expired peer is refused at once."""
+"""Which peers this agent answers: checked at every request, so that a revoked or expired peer is refused at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WHO_MAY = {"/v1/peer/": frozenset(Role), "/v1/": frozenset({Role.MANAGER}), "/he
 
 
 class PeerPolicy:
-    """This agent's certificates, and the list of revocations."""
+    """This agent's rules for peers: its certificates, the revocation list, and the roles that each path allows."""
 
     def __init__(self, tls: TlsFolder) -> None:
         self._tls = tls
@@ -21,22 +21,22 @@ class PeerPolicy:
 
     @property
     def revocations(self) -> int:
-        """The number of the list that is in force."""
+        """The number of the revocation list in force."""
         return self._number
 
     @property
     def due(self) -> bool:
-        """Is it time to renew our certificate?"""
+        """Should this agent's certificate be renewed?"""
         return time.time() > self._due_at
 
     def set_revocations(self, crl: bytes) -> None:
-        """In force, and durable, when this returns. Raises ValueError."""
+        """Replace the revocation list; it is in force, and durable, when this returns. Raises ValueError."""
         with self._lock:
             self._tls.set_revocations(crl)
             self.read()
 
     def against(self, peer: Peer | None, path: str) -> str | None:
-        """What stands against answering; None for nothing."""
+        """Return the reason to refuse the peer this path, or None to answer."""
         if peer is None:
             return "its certificate does not say who it is"
         if peer.serial in self._revoked:
@@ -49,7 +49,7 @@ class PeerPolicy:
         return None
 
     def read(self) -> None:
-        """Anew, from the files."""
+        """Read the revocation list and the time of renewal again from the files."""
         self._revoked = self._tls.revoked()
         self._number = self._tls.revocations_number()
         self._due_at = self._tls.due_at().timestamp()

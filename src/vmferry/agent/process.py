@@ -1,4 +1,4 @@
-"""The process of an agent: joins if it has not, then serves until it is told to leave. For `vmferry agent`."""
+"""The process of an agent, for `vmferry agent`: joins if it has not, then serves until a signal ends it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What an agent is started with."""
+    """The options that an agent is started with."""
 
     state: Path
     listen: tuple[str, int]
@@ -44,11 +44,11 @@ class Options:
     metrics: tuple[str, int] | None = None
     """A plain listener on loopback, for Prometheus."""
     link_bytes_s: int | None = None
-    """What the network to other hosts carries in each direction, where the cards do not tell it, or too much."""
+    """Bytes per second of the network to other hosts in each direction, if the cards do not tell it, or too much."""
 
 
 def new_token(state: Path) -> str:
-    """A token to join with; the agent need not run yet. Raises UsageError if it has joined already."""
+    """Return a token to join with; the agent need not run yet. Raises UsageError if it has joined already."""
     if TlsFolder(state).there:
         reason = "this agent has joined already: to let another manager have it, stop it and use --forget"
         raise UsageError(reason=reason)
@@ -57,7 +57,7 @@ def new_token(state: Path) -> str:
 
 
 def forget(state: Path) -> None:
-    """Forget manager and certificates, so that the next start joins anew. Storages and epochs stay.
+    """Remove certificates and manager, so that the next start joins anew. Storages and epochs stay.
 
     Raises AgentRunning.
     """
@@ -102,9 +102,10 @@ def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:
-    """Wait for a manager. False if it was told to leave instead.
+    """Wait for a manager to let this agent join. Return False if it was stopped instead.
 
-    uvicorn closes what it listens on, so it gets a second descriptor: who connects meanwhile waits in the queue.
+    uvicorn closes its listening socket, so it gets a second descriptor: a client that connects meanwhile waits in the
+    queue.
     """
     joining = Joining(options.state)
     token = joining.new_token() if not joining.has_token else None
@@ -164,7 +165,7 @@ def _make(state: Path) -> None:
 
 
 def _metrics_listener(at: tuple[str, int]) -> socket.socket:
-    """Without TLS, so only for this machine: a scraper needs no certificate of ours. Raises UsageError."""
+    """Listen for Prometheus, without TLS and so on loopback only: a scraper needs no certificate. Raises UsageError."""
     if at[0] not in ("127.0.0.1", "::1"):
         raise UsageError(reason=f"--metrics has no TLS and listens on loopback only, not on {at[0]}")
     try:

@@ -1,4 +1,4 @@
-"""An agent that has joined: everything it is made of, on one listener."""
+"""An agent that has joined: all its parts, on one listener."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ HostsFor = Callable[[Fence], Hosts]
 
 
 class Agent:
-    """Serves `connect` of these hosts, until it is stopped."""
+    """Serves the libvirt connection `connect` to managers, until it is stopped."""
 
     def __init__(
         self, state: Path, connect: str, hosts_for: HostsFor, confined: Callable[[str], PathPolicy] | None = None
     ) -> None:
-        """`confined`: what calls may name, by the agent's own name; the declared storages, unless something else."""
+        """Build the agent from its state folder.
+
+        `confined` returns the policy for paths, by the agent's name; without it, the declared storages limit them.
+        """
         tls = TlsFolder(state)
         self.name = tls.name
         fence = Fence(state)
@@ -56,11 +59,11 @@ class Agent:
         self._server.leave = self._leave
 
     def serve(self, listener: socket.socket) -> None:
-        """Return when it has been stopped, by `stop` or a signal."""
+        """Serve on the listener; returns after `stop` or a signal."""
         self._server.run([listener])
 
     def stop(self) -> None:
-        """From any thread: acts are told to stop, and whoever follows them hears of it."""
+        """Stop the agent: running acts are asked to stop, and their followers hear of it. Callable from any thread."""
         self._leave()
         self._server.should_exit = True
 
@@ -73,7 +76,7 @@ class Agent:
 
 
 class AgentServer(uvicorn.Server):
-    """uvicorn, whose streams end when it is asked to exit, since what they tell of ends."""
+    """A uvicorn server that calls `leave` when it is asked to exit, so that acts and their streams end."""
 
     leave: Callable[[], None]
 

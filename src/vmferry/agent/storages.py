@@ -1,4 +1,4 @@
-"""The storages that this host serves: declared by the manager, kept here, looked at before every use.
+"""The storages that this host serves: declared by the manager, kept here, checked before every use.
 
 A file in each of them names it by a UUID, so that two hosts that have the same storage know it, whatever they call
 it; and so that a storage that is not mounted is not taken for an empty one.
@@ -26,11 +26,11 @@ _LONGEST_MARKER = 64
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A storage of this host."""
+    """A storage that this host serves."""
 
     name: str
     path: Path
-    """As it was declared: a folder, or a block device."""
+    """The path as it was declared: a folder, or a block device."""
     uuid: str
     grade: str = ""
 
@@ -40,7 +40,7 @@ class Declared:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be done there now; None when all is well."""
+        """Why the storage cannot be used now; None when it can."""
         if self.path.is_block_device():
             return None
         if not self.path.is_dir():
@@ -54,7 +54,7 @@ _FILE = TypeAdapter(tuple[Declared, ...])
 
 
 class Storages:
-    """Of one agent; durable in a file of its state folder."""
+    """The storages of one agent, kept durably in a file of its state folder."""
 
     def __init__(self, host: str, state: Path) -> None:
         self._host = host
@@ -66,7 +66,7 @@ class Storages:
         return self._all
 
     def declare(self, name: str, path: Path, grade: str) -> Declared:
-        """Serve it from now on. The same again is fine. Raises StorageKnown, StorageUnfit."""
+        """Serve a storage from now on; a repeated declaration is no error. Raises StorageKnown, StorageUnfit."""
         check_name(name)
         with self._lock:
             for known in self._all:
@@ -79,7 +79,7 @@ class Storages:
             return made
 
     def remove(self, name: str) -> None:
-        """Serve it no longer; what lies there stays, its marker too. Raises NoSuchStorage."""
+        """Stop serving a storage; its files stay, its marker too. Raises NoSuchStorage."""
         with self._lock:
             left = tuple(known for known in self._all if known.name != name)
             if len(left) == len(self._all):
@@ -87,12 +87,12 @@ class Storages:
             self._write(left)
 
     def of(self, real: Path) -> Declared | None:
-        """The one that a path without symbolic links lies in, the innermost if there are several."""
+        """Return the innermost storage that a path without symbolic links lies in, None if there is none."""
         found = [known for known in self._all if real.is_relative_to(known.real)]
         return max(found, key=lambda known: len(known.real.parts), default=None)
 
     def _marked(self, path: Path) -> str:
-        """Its UUID: the one that another host has given it already, or a new one."""
+        """Return the storage's UUID: the one that another host gave it already, or a new one. Raises StorageUnfit."""
         if not path.is_absolute() or ".." in path.parts:
             raise StorageUnfit(path=path, host=self._host, reason="name it by an absolute path without ..")
         if path.is_block_device():
@@ -110,7 +110,7 @@ class Storages:
 
 
 def marker_of(path: Path) -> str | None:
-    """The UUID in the marker of a storage; None if it has none. Raises ValueError if it is something else."""
+    """Return the UUID in a storage's marker file, None if it has none. Raises ValueError if it is something else."""
     try:
         fd = os.open(path / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -122,7 +122,7 @@ def marker_of(path: Path) -> str | None:
 
 
 def _mark(path: Path) -> str:
-    """Mark a storage with a new UUID. Of two hosts that do this at once, one wins, and both know it."""
+    """Mark a storage with a new UUID and return it. If two hosts do so at once, one wins, and both return its UUID."""
     made = str(uuid.uuid4())
     try:
         create(path / MARKER, f"{made}\n".encode(), 0o644)

@@ -1,4 +1,4 @@
-"""The ways from agent to agent: unix sockets on each host, tunnels between them.
+"""Tunnels between agents, with unix sockets on each host.
 
 Three for libvirt's live migration; one for each image that is read over a slow link, which is compressed on the way.
 """
@@ -31,10 +31,16 @@ STREAMS = ("libvirt", "memory", "disks")
 
 
 class TunnelTransport:
-    """Implements MigrationTransport. Both hosts give QEMU the same path, each on its own machine."""
+    """The tunnels of one agent, as libvirt and QEMU use them. Implements MigrationTransport.
+
+    Both hosts give QEMU the same path, each on its own machine.
+    """
 
     def __init__(self, connect: str, tls: TlsFolder, run: Path = RUN, link_bytes_s: int | None = None) -> None:
-        """`link_bytes_s` as in hosts.libvirt.nbd_exports.ExportAddress."""
+        """Connect tunnels to the libvirtd of `connect`; their server listens only when it is needed.
+
+        `link_bytes_s`: bytes per second that the link carries in each direction; None as the network cards tell it.
+        """
         self._libvirtd = _socket_of(connect)
         self._tls = tls
         self._run = run
@@ -58,7 +64,10 @@ class TunnelTransport:
 
     @contextmanager
     def to(self, job: str, word: str) -> Iterator[tuple[str, str, str]]:
-        """Raises BadRequest for a word that no agent has given."""
+        """Open a job's tunnels to the host that gave `word`, and yield their URIs: libvirt, memory, disks.
+
+        Raises BadRequest for a word that no agent has given.
+        """
         host, port, tickets = _told(word)
         folder, context = self._folder(job), client_context(self._tls.path)
         with ExitStack() as stack:
@@ -94,7 +103,7 @@ class TunnelTransport:
             yield near.at
 
     def end(self, job: str) -> None:
-        """Cut what a job's tickets have let in."""
+        """Withdraw a job's tickets, cut the connections that they admitted, and remove its sockets."""
         with self._lock:
             for ticket in (*self._given.pop(job, []), *self._leads.pop(job, {}).values()):
                 self._tickets.withdraw(ticket)
@@ -102,7 +111,7 @@ class TunnelTransport:
         shutil.rmtree(self._images / job, ignore_errors=True)
 
     def close(self) -> None:
-        """Cut all that passes, and let nobody in any more."""
+        """Cut all connections of the tunnel server, and accept no more."""
         with self._lock:
             if self._server is not None:
                 self._server.close()
@@ -116,7 +125,7 @@ class TunnelTransport:
         return self._run / "images"
 
     def _folder(self, job: str) -> Path:
-        """Empty, and QEMU makes its sockets there."""
+        """Return a job's folder, made empty, in which QEMU makes its sockets."""
         folder = self._run / job
         shutil.rmtree(folder, ignore_errors=True)
         self._run.mkdir(mode=0o711, parents=True, exist_ok=True)

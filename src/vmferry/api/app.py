@@ -1,4 +1,4 @@
-"""The application: the same for the worker's unix socket and, later, for a server with TLS."""
+"""The FastAPI application: the same for the worker's unix socket and, later, for a server with TLS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LARGEST_BODY = 256 << 10
 def make_app(
     jobs: Jobs, transfers: Transfers, delivery: Delivery, hosts: Hosts, fleet: Fleet, life: IdleExit, log_path: Path
 ) -> FastAPI:
-    """The API over started jobs and transfers."""
+    """Build the API over jobs and transfers that have been started."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A worker that answers."""
+    """The worker's answer that it is alive: its version, process id, state folder and jobs in flight."""
 
     version: str
     pid: int
@@ -27,7 +27,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """One step of a plan, in words."""
+    """One step of a plan, described in words."""
 
     name: str
     says: str
@@ -37,7 +37,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a job would do."""
+    """A job's plan and its steps, before it is submitted."""
 
     plan: Plan
     steps: tuple[PlannedStep, ...]
@@ -45,7 +45,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A job as it is after a change, without what never changes."""
+    """A job's changing fields, as they are after a change."""
 
     job: str
     state: JobState
@@ -74,7 +74,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error on its way to a person: `exit_code` is what the command ends with."""
+    """An error for a person; `exit_code` is what the command ends with."""
 
     kind: str
     sentence: str
@@ -84,20 +84,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class LeaveAnswer:
-    """The answer to a request to leave."""
+    """The answer to a request to leave: whether the worker leaves."""
 
     leaving: bool
 
 
 def to_json(record: object) -> Any:
-    """What json.dumps takes: paths as strings, `from_` as "from"."""
+    """Return the record as json.dumps takes it: paths as strings, the field `from_` as "from"."""
     if isinstance(record, list | tuple):
         return [to_json(item) for item in record]
     return _adapter(type(record)).dump_python(record, mode="json")
 
 
 def from_json(kind: type[T], data: object) -> T:
-    """The record of that kind. Raises pydantic.ValidationError."""
+    """Return the record of that kind from its JSON. Raises pydantic.ValidationError."""
     record: T = _adapter(kind).validate_python(data)
     return record
 

@@ -1,4 +1,4 @@
-"""What requests are answered with, as FastAPI hands it to them."""
+"""The services that routes use, as FastAPI injects them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error becomes one JSON shape: the border of a request."""
+"""Turns every error of a request into one JSON shape, Problem."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STATUS_BY_EXIT_CODE = {2: 400, 3: 409, 4: 409, 5: 409}
 
 
 def install(app: FastAPI, log_path: Path) -> None:
-    """Answer every error with a Problem; one that nobody foresaw points to the log."""
+    """Answer every error with a Problem; an unexpected one names the log."""
 
     async def known(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, errors.VmferryError)
@@ -71,7 +71,7 @@ def answer(error: errors.VmferryError, status: int | None = None) -> JSONRespons
 
 
 def in_words(wrong: Sequence[Any]) -> str:
-    """Pydantic's findings as one clause: "max_pause_s should be greater than 0"."""
+    """Return Pydantic's findings as one clause: "max_pause_s should be greater than 0"."""
     return "; ".join(_finding(item) for item in wrong)
 
 

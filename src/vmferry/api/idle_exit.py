@@ -1,4 +1,4 @@
-"""When a worker may leave: nothing in flight, nobody connected, for long enough."""
+"""Decides when a worker may leave: nothing in flight, nobody connected, for long enough."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LEAVING = Problem("Leaving", "this worker is leaving: ask again, a new one will 
 
 
 class IdleExit:
-    """Counts who is here. Lives in the event loop's thread, so that no request slips in while it decides.
+    """Counts open requests. Lives in the event loop's thread, so that no request slips in while it decides.
 
-    `in_flight` may block and is asked in a thread; `stop` ends the server.
+    `in_flight` may block and is called in a thread; `stop` ends the server.
     """
 
     def __init__(self, idle_s: float | None, in_flight: Callable[[], int], stop: Callable[[], None]) -> None:
@@ -38,12 +38,12 @@ class IdleExit:
         self._last = time.monotonic()
 
     def leave(self) -> None:
-        """From now on every request is refused, and streams end."""
+        """Refuse all further requests, end the streams, and stop the server."""
         self.leaving = True
         self._stop()
 
     async def leave_if_unused(self, besides: int = 0) -> bool:
-        """Leave unless a job is in flight or somebody is here (besides so many requests). True if leaving."""
+        """Leave unless a job is in flight or more than `besides` requests are open. Return whether it leaves."""
         arrivals = self._arrivals
         if self._here > besides or await asyncio.to_thread(self._in_flight) > 0:
             return False
@@ -53,7 +53,7 @@ class IdleExit:
         return True
 
     async def watch(self) -> None:
-        """Leave when the idle time has passed; never, without one."""
+        """Leave when the idle time has passed; without an idle time, never."""
         if self._idle_s is None:
             return
         while not self.leaving:
@@ -63,7 +63,7 @@ class IdleExit:
 
 
 class LeaveMiddleware:
-    """Middleware: counts requests in and out, and refuses them once the worker leaves."""
+    """Counts requests in and out, and refuses them once the worker leaves."""
 
     def __init__(self, app: ASGIApp, life: IdleExit) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What a client may send, checked at the border."""
+"""Request bodies of the API, validated on arrival."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Absolute = Annotated[Path, AfterValidator(_absolute)]
 
 
 class UrlBody(BaseModel):
-    """A volume over the network."""
+    """A network volume, by its URL."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,7 @@ Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description=
 
 
 class ReceiversBody(BaseModel):
-    """A command, a webhook, both or neither."""
+    """Receivers of notices: a command, a webhook, both or neither."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class ReceiversBody(BaseModel):
 
 
 class MoveBody(BaseModel):
-    """`vmferry migrate-storage`."""
+    """A move of a VM's storage, or of a VM to another host: `vmferry migrate-storage` and `vmferry migrate`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -96,7 +96,7 @@ class MoveBody(BaseModel):
 
 
 class PriorityBody(BaseModel):
-    """Who goes first."""
+    """A job's or transfer's new priority."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,7 +104,7 @@ class PriorityBody(BaseModel):
 
 
 class ResolveBody(BaseModel):
-    """`vmferry job resolve`: the host that has the VM, and the VM's name as a confirmation."""
+    """The host that has the VM, and the VM's name as a confirmation: `vmferry job resolve`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -113,7 +113,7 @@ class ResolveBody(BaseModel):
 
 
 class LimitBody(BaseModel):
-    """New limits for a job; what is left out stays, a null rate means no limit."""
+    """New limits for a job; a field that is left out stays, a null rate means no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -122,7 +122,7 @@ class LimitBody(BaseModel):
 
 
 class WindowBody(BaseModel):
-    """A span of each week; 0 bytes a second lets nothing move in it."""
+    """A weekly window with a limit; at 0 bytes a second nothing moves in it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -136,7 +136,7 @@ class WindowBody(BaseModel):
 
 
 class SharedLimitBody(BaseModel):
-    """A limit of a host (no place) or of a storage; what is left out stays, a null rate means none."""
+    """A limit of a host (no place) or of a storage; a field that is left out stays, a null rate means no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,7 +147,7 @@ class SharedLimitBody(BaseModel):
     during: Annotated[list[WindowBody], Field(max_length=64)] = Field(default_factory=list)
 
     def onto(self, before: SharedLimit) -> SharedLimit:
-        """What was set before, with what is asked for now."""
+        """Return the earlier limit with the fields that this request sets."""
         if "limit_bytes_s" in self.model_fields_set:
             before = replace(before, limit_bytes_s=self.limit_bytes_s)
         if "during" in self.model_fields_set:
@@ -156,7 +156,7 @@ class SharedLimitBody(BaseModel):
 
 
 class CpuLimitBody(BaseModel):
-    """`vmferry cpu limit`."""
+    """A request to limit a VM's CPU: `vmferry cpu limit`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -171,7 +171,7 @@ class CpuLimitBody(BaseModel):
 
 
 class TransferBody(BaseModel):
-    """`vmferry copy --detach`."""
+    """A transfer for the worker to carry out: `vmferry copy --detach`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -195,7 +195,7 @@ class TransferBody(BaseModel):
 
 
 class HostBody(BaseModel):
-    """`vmferry host add`."""
+    """A host to add, with its agent's address and token: `vmferry host add`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -206,7 +206,7 @@ class HostBody(BaseModel):
 
 
 class StorageBody(BaseModel):
-    """`vmferry storage add`."""
+    """A storage for a host to serve: `vmferry storage add`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -217,7 +217,7 @@ class StorageBody(BaseModel):
 
 
 class RateBody(BaseModel):
-    """A new limit; a null rate means none."""
+    """A new limit; a null rate means no limit."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Signs certificates of managers and agents, and the list of those that are no longer good."""
+"""Signs certificates of managers and agents, and the list of revoked ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _USAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that was just signed."""
+    """A certificate that was just signed: PEM, serial number and time of expiry."""
 
     pem: bytes
     serial: int
@@ -42,10 +42,10 @@ class Issued:
 
 
 class Authority:
-    """The key and certificate in one folder, readable by its user only; made when it is first needed."""
+    """A certificate authority: key and certificate in one folder, readable by its user only, made on first use."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises StateUnusable."""
+        """Load the key and certificate from `folder`, or create them. Raises StateUnusable."""
         try:
             if not folder.exists():
                 _make(folder)
@@ -57,15 +57,16 @@ class Authority:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its certificate, in hexadecimal."""
+        """SHA-256 of the authority's certificate, in hexadecimal."""
         return self._certificate.fingerprint(hashes.SHA256()).hex()
 
     def issue(
         self, request: bytes, role: Role, name: str, addresses: Iterable[str] = (), life: timedelta = LIFE
     ) -> Issued:
-        """Sign for whoever has the key of the request. Role, name and addresses are ours to say, not the request's.
+        """Sign a certificate for the key of a request. Role, name and addresses are the caller's, not the request's.
 
-        `addresses`: what QEMU's NBD clients know the host by. Raises UsageError if the request is not one.
+        `addresses`: the names and addresses by which QEMU's NBD clients reach the host. Raises UsageError if the
+        request is no certificate request.
         """
         public = _public_key(request)
         now = datetime.now(UTC)
@@ -81,9 +82,9 @@ class Authority:
         return Issued(pem, serial, now + life)
 
     def revocations(self, revoked: Mapping[int, datetime], number: int) -> bytes:
-        """The list (CRL) of serials and when each was revoked, in PEM. It does not run out: it is pushed when it grows.
+        """Return the revocation list (CRL), in PEM, of these serials and the times when they were revoked.
 
-        GnuTLS refuses every certificate of a list that has run out.
+        It does not run out, but is pushed when it grows: GnuTLS refuses every certificate of a list that has run out.
         """
         now = datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._certificate.subject)
@@ -98,7 +99,7 @@ class Authority:
 
 
 def _make(folder: Path) -> None:
-    """All of it appears at once: a crash leaves no half an authority."""
+    """Create the authority's folder with key and certificate, in one rename: a crash leaves no half an authority."""
     key = make_key()
     now = datetime.now(UTC)
     name = named("vmferry authority")

@@ -1,7 +1,8 @@
-"""Parameters that QEMU's TLS servers would make anew at every start, for a second of CPU and more, and never use.
+"""DH parameters for QEMU's TLS servers, which would else generate them at every start and never use them.
 
-QEMU loads dh-params.pem of its folder for any server; where there is none it generates 2048 bits. TLS 1.3 agrees on
-a group by its name and never looks at them. These are ffdhe2048 of RFC 7919, appendix A.1.
+QEMU loads dh-params.pem of its folder for any server; where there is none it generates 2048 bits, which costs a second
+of CPU or more. TLS 1.3 agrees on a group by its name and never looks at them. These are ffdhe2048 of RFC 7919,
+appendix A.1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One side's certificate, key and what it trusts, in files that QEMU, libnbd and GnuTLS find by their names.
+"""Certificate, key and trust anchors of one side, in files that QEMU, libnbd and GnuTLS find by their names.
 
-`tls` is a link to a folder that never changes, but for its list of revocations: so key and certificate always
-belong together, for whoever opens them meanwhile. Layout as in QEMU's tls-creds-x509.
+`tls` is a link to a folder that never changes, except for its revocation list: so key and certificate always
+belong together for a process that opens them meanwhile. The layout is that of QEMU's tls-creds-x509.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RENEW_PART = 1 / 3
 
 
 class TlsFolder:
-    """STATE/tls."""
+    """The folder STATE/tls, with the certificate and key in use."""
 
     def __init__(self, state: Path) -> None:
         self.path = state / "tls"
@@ -41,11 +41,11 @@ class TlsFolder:
 
     @property
     def version(self) -> str:
-        """Differs after each installation."""
+        """A text that differs after each installation of a certificate."""
         return str(self.path.readlink())
 
     def install(self, key: ec.EllipticCurvePrivateKey, certificate: bytes, ca: bytes, crl: bytes) -> None:
-        """Use these from now on. Raises ValueError if they do not belong together."""
+        """Use this key and certificate from now on. Raises ValueError if these and the CA do not belong together."""
         mine = x509.load_pem_x509_certificate(certificate)
         try:
             mine.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
@@ -75,7 +75,7 @@ class TlsFolder:
                 shutil.rmtree(old, ignore_errors=True)
 
     def set_revocations(self, crl: bytes) -> None:
-        """Raises ValueError for a list that is not the authority's, or older than the one that is there."""
+        """Replace the revocation list. Raises ValueError if it is not the authority's, or older than the one here."""
         told = _crl(crl, (self.path / CA).read_bytes())
         if number_of(told) < self.revocations_number():
             raise ValueError("it is older than the list that is here")
@@ -85,7 +85,7 @@ class TlsFolder:
         return number_of(self._revocations())
 
     def revoked(self) -> frozenset[int]:
-        """Serials."""
+        """Return the serial numbers of the revoked certificates."""
         return frozenset(entry.serial_number for entry in self._revocations())
 
     def certificate(self) -> x509.Certificate:
@@ -93,13 +93,13 @@ class TlsFolder:
 
     @property
     def name(self) -> str:
-        """Whom the certificate is of."""
+        """The name of the host or manager that the certificate belongs to."""
         alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return alternatives.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition(":")[2]
 
     @property
     def address(self) -> str:
-        """The first under which other hosts reach it, as the certificate says. Raises ValueError when it says none."""
+        """The certificate's first address by which other hosts reach this one. Raises ValueError if there is none."""
         alternatives = self.certificate().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         for kind in (x509.IPAddress, x509.DNSName):
             for found in alternatives.get_values_for_type(kind):
@@ -108,12 +108,12 @@ class TlsFolder:
         raise ValueError(f"the certificate of {self.name} has no address")
 
     def due_at(self) -> datetime:
-        """From when on the certificate should be renewed."""
+        """Return the time from which on the certificate should be renewed."""
         mine = self.certificate()
         return mine.not_valid_after_utc - (mine.not_valid_after_utc - mine.not_valid_before_utc) * RENEW_PART
 
     def due(self, now: datetime | None = None) -> bool:
-        """Is it time to renew the certificate?"""
+        """Should the certificate be renewed by `now`, or by the present time?"""
         return (now or datetime.now(UTC)) > self.due_at()
 
     def remove(self) -> None:
@@ -138,7 +138,7 @@ def _crl(pem: bytes, ca: bytes) -> x509.CertificateRevocationList:
 
 
 def server_context(folder: Path) -> ssl.SSLContext:
-    """TLS 1.3 only; who connects must show a certificate of the authority before a byte is read."""
+    """Return a TLS 1.3 context; a client must show a certificate of the authority before a byte is read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.num_tickets = 0  # a resumed session would outlive the certificate that it began with
@@ -146,7 +146,7 @@ def server_context(folder: Path) -> ssl.SSLContext:
 
 
 def client_context(folder: Path) -> ssl.SSLContext:
-    """TLS 1.3 only; the server's certificate must be the authority's, and of the name that is asked for."""
+    """Return a TLS 1.3 context; the server's certificate must be the authority's, with the name asked for."""
     return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), folder)
 
 

@@ -1,4 +1,4 @@
-"""Private keys and requests for certificates. NIST P-256: what OpenSSL, GnuTLS and QEMU all take for TLS 1.3."""
+"""Private keys and certificate requests, on NIST P-256: OpenSSL, GnuTLS and QEMU all support it for TLS 1.3."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def make_key() -> ec.EllipticCurvePrivateKey:
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Unencrypted: the file's mode guards it, and a service starts without anybody typing."""
+    """Return the key in PEM, unencrypted: the file's mode guards it, and a service starts without a passphrase."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """Raises ValueError for a key of another kind."""
+    """Load a private key from PEM. Raises ValueError for a key that is not an elliptic curve key."""
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError("it is not an elliptic curve key")
@@ -32,6 +32,6 @@ def named(name: str) -> x509.Name:
 
 
 def make_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
-    """A request for a certificate, in PEM: the proof that who asks has the key. Its words decide nothing."""
+    """Return a certificate request, in PEM: proof that its sender has the key. The authority ignores the name in it."""
     request = x509.CertificateSigningRequestBuilder().subject_name(named(name)).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM)

@@ -1,6 +1,6 @@
-"""Who a certificate is of: a role and a name, in its subjectAltName, so that no address has to be trusted.
+"""Identity in a certificate: a role and a name in its subjectAltName, so that no address has to be trusted.
 
-`urn:vmferry:ROLE:NAME` says it to us; the DNS name NAME.ROLE.vmferry says the same to every TLS library, which
+vmferry reads `urn:vmferry:ROLE:NAME`; the DNS name NAME.ROLE.vmferry says the same to every TLS library, which
 compares it with the name that the other side asked for.
 """
 
@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side of a connection, as its certificate has it."""
+    """The other side of a connection, as identified by its certificate."""
 
     role: Role
     name: str
@@ -37,7 +37,7 @@ class Peer:
 
 
 def check_name(name: str) -> str:
-    """The name itself, if it can be that of a host. Raises UsageError."""
+    """Return the name if it can be that of a host. Raises UsageError."""
     if not _NAME.fullmatch(name):
         reason = "use up to 63 small letters, digits and hyphens, as in a DNS name"
         raise UsageError(reason=f"{name!r} cannot be the name of a host: {reason}")
@@ -53,12 +53,12 @@ def urn(role: Role, name: str) -> str:
 
 
 def tls_name(role: Role, name: str) -> str:
-    """What a client asks for, and compares with the certificate."""
+    """Return the DNS name that a TLS client asks for and compares with the certificate."""
     return f"{name}.{role}.vmferry"
 
 
 def peer_of(certificate: Mapping[str, object] | None) -> Peer | None:
-    """Of what ssl's getpeercert() tells of a verified certificate; None if it is none of ours."""
+    """Return the peer in a verified certificate, as ssl's getpeercert() gives it; None if it is none of vmferry's."""
     if not certificate:
         return None
     names = certificate.get("subjectAltName")

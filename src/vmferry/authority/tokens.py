@@ -1,4 +1,4 @@
-"""A one-time token to join: whose certificate to expect, and a secret that is known to nobody else."""
+"""A one-time token to join: the fingerprint of the agent's certificate, and a secret that nobody else knows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """Made where the agent runs, carried by a person, used by the manager."""
+    """A token to join: made where the agent runs, carried by a person, used by the manager."""
 
     fingerprint: bytes
     """SHA-256 of the agent's certificate (DER): so the manager trusts no one on first use."""
@@ -28,7 +28,7 @@ class JoinToken:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises UsageError."""
+        """Parse the text of a token. Raises UsageError."""
         try:
             content = base64.urlsafe_b64decode(text.strip().removeprefix(_PREFIX))
         except ValueError:
@@ -43,5 +43,5 @@ class JoinToken:
 
 
 def hashed(secret: bytes) -> str:
-    """What is kept of a secret of 256 random bits: nobody guesses it, so a slow hash would add nothing."""
+    """Return the SHA-256 that is kept of a secret of 256 random bits; against guessing, a slow hash adds nothing."""
     return hashlib.sha256(secret).hexdigest()

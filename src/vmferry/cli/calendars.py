@@ -13,7 +13,7 @@ _WINDOW = re.compile(r"([a-z,-]+)\s+(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\s*=\s*(\
 
 
 def parse_window(text: str) -> Window:
-    """ "mon-fri 08:00-18:00=20MiB", "sat,sun 00:00-24:00=0", "daily 22:00-06:00=5MiB" (until the next morning)."""
+    """Parse "mon-fri 08:00-18:00=20MiB", "sat,sun 00:00-24:00=0", "daily 22:00-06:00=5MiB" (until the next morning)."""
     found = _WINDOW.fullmatch(text.strip().lower())
     if not found:
         raise ValueError(f"{text!r} is no span of a week with a rate: write it as '{EXAMPLE}'")
@@ -27,7 +27,7 @@ def parse_window(text: str) -> Window:
 
 
 def window_text(window: Window) -> str:
-    """ "mon-fri 08:00-18:00 20 MiB/s"."""
+    """Return a window in words: "mon-fri 08:00-18:00 20 MiB/s"."""
     rate = rate_text(window.limit_bytes_s) if window.limit_bytes_s else "nothing moves"
     return f"{window.when} {rate}"
 

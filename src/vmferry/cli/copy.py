@@ -114,7 +114,7 @@ def copy(
 
 
 def _place(text: str, format_: str, tls: Path | None) -> Place:
-    """A path is taken from where the user stands."""
+    """Return the place named on the command line; a relative path starts at the current directory."""
     from vmferry.qemu.places import Scheme
     from vmferry.transfer import Place
 
@@ -125,7 +125,7 @@ def _place(text: str, format_: str, tls: Path | None) -> Place:
 
 
 def _format_there(source: Place, destination: str) -> str:
-    """From file to file the format stays; devices and exports hold raw disks."""
+    """Return the destination's format if none is given: the source's from file to file, else raw."""
     from vmferry.transfer import Place
     from vmferry.transfer.endpoints.probe import end_of
     from vmferry.transfer.endpoints.route import PlaceKind
@@ -179,7 +179,7 @@ NoProgress = Annotated[
 
 @dataclass(frozen=True)
 class RetryOptions:
-    """The options that only --detach takes."""
+    """The options of `vmferry copy` that only --detach takes."""
 
     retry_delay_s: float | None
     no_progress_s: float | None
@@ -188,7 +188,7 @@ class RetryOptions:
     notify: Receivers
 
     def refuse(self) -> None:
-        """Raise BadParameter if one was given all the same."""
+        """Raise BadParameter if an option was given that needs --detach."""
         patience = (self.retry_delay_s, self.no_progress_s, self.priority)
         if self.hand_over or patience != (None, None, None) or self.notify != NOBODY:
             raise typer.BadParameter(
@@ -196,7 +196,7 @@ class RetryOptions:
             )
 
     def given(self) -> dict[str, object]:
-        """What was given, by the names of TransferRequest."""
+        """Return the options that were given, by the names of TransferRequest's fields."""
         named: dict[str, object] = {
             "retry_delay_s": self.retry_delay_s,
             "no_progress_s": self.no_progress_s,
@@ -207,7 +207,7 @@ class RetryOptions:
 
 
 def request_of(source: Place, destination: Place, connect: str, patience: RetryOptions) -> TransferRequest:
-    """What the worker is asked, of what was given on the command line."""
+    """Return the transfer request for the worker, from the command line's values."""
     from vmferry.model.transfers import TransferRequest
 
     made = TransferRequest(
@@ -222,7 +222,7 @@ def request_of(source: Place, destination: Place, connect: str, patience: RetryO
 
 
 def submit(worker: TransferClient, request: TransferRequest, *, json: bool) -> None:
-    """Queue it, and say how it can be followed."""
+    """Queue the transfer, and print how it can be followed."""
     from rich.text import Text
 
     found = worker.submit_transfer(request)

@@ -103,7 +103,7 @@ def cpu_limit(
 
 
 def _read(to: str) -> tuple[str, str]:
-    """The CPU's name, and its XML if it comes from a file."""
+    """Return the CPU's name, and its XML if --to names a file. Raises BadParameter."""
     if not to.strip():
         raise typer.BadParameter("--to is empty: name a CPU, as x86-64-v2")
     if "/" not in to:

@@ -149,7 +149,7 @@ def job_resolve(
 
 
 def _asked(job: JobView, vm_is_at: str) -> str:
-    """The name, as a person types it. Raises UsageError without one."""
+    """Ask the person to type the VM's name, and return what was typed. Raises UsageError if it is empty."""
     from vmferry.cli.render.screen import shown
 
     lost = job.plan.to if vm_is_at == job.plan.connect else job.plan.connect

@@ -54,7 +54,7 @@ def lab_status(ctx: typer.Context, *, at: At = None, json: Json = False) -> None
 
 
 class Cut(StrEnum):
-    """How a link is cut: pulled, or silent in both directions, to the host, or from it."""
+    """How a lab's link is cut: pulled, or silent in both directions, to the host, or from it."""
 
     CABLE = "cable"
     SILENT = "silent"

@@ -76,7 +76,7 @@ def _set(
 
 
 def _change(rate: Rate | None, during: Sequence[str] | None) -> dict[str, object]:
-    """What was given, as the API wants it."""
+    """Return the rate and windows that were given, as the API takes them. Raises BadParameter if there are none."""
     from vmferry.api.codec import to_json
 
     change: dict[str, object] = {} if rate is None else {"limit_bytes_s": rate.bytes_s}
@@ -96,7 +96,7 @@ def _windows(given: Sequence[str]) -> list[Window]:
 
 
 def limit_text(limit: LimitView) -> str:
-    """ "host qemu:///system: 200 MiB/s; mon-fri 08:00-18:00 20 MiB/s; now 20 MiB/s until Mon 18:00"."""
+    """Return "host qemu:///system: 200 MiB/s; mon-fri 08:00-18:00 20 MiB/s; now 20 MiB/s until Mon 18:00"."""
     from vmferry.cli.render.screen import shown
 
     parts = [f"{limit.name}: {rate_text(limit.limit_bytes_s)}", *map(window_text, limit.during)]

@@ -52,7 +52,7 @@ from vmferry.errors import VmferryError
 
 
 def _group(says: str | None = None) -> typer.Typer:
-    """Plain help: rich would cost a tenth of a second, and read brackets in it as markup."""
+    """Make a group of commands with plain help: rich would cost 0.1 s, and read brackets in it as markup."""
     return typer.Typer(
         name=None if says else "vmferry",
         help=says,
@@ -164,7 +164,7 @@ def everywhere(
 
 
 def main() -> NoReturn:
-    """The border of a command: every error becomes a sentence and an exit code."""
+    """Run the command; every vmferry error becomes a sentence and an exit code."""
     given = Globals()
     _never_fail_to_print()
     try:
@@ -181,7 +181,7 @@ def main() -> NoReturn:
 
 
 def _never_fail_to_print() -> None:
-    """A terminal's encoding may lack letters of a name; that must not end a command."""
+    """Replace letters that the terminal's encoding lacks, so that a name with them does not end a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

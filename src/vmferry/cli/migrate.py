@@ -50,7 +50,7 @@ Networks = Annotated[
 
 
 def move(worker: Client, request: MoveRequest, *, plan: bool, detach: bool, json: bool) -> int:
-    """Do what was asked for. Returns the exit code."""
+    """Plan, submit or carry out a move. Return the exit code."""
     if plan:
         return _plan(worker, request, json=json)
     if detach:
@@ -96,7 +96,7 @@ def _move(worker: Client, request: MoveRequest, *, json: bool) -> int:
 
 
 def _submit(worker: Client, request: MoveRequest, *, json: bool) -> JobView:
-    """Submit; a refusal is shown to people finding by finding, each with its cure."""
+    """Submit a move; show a refusal to people finding by finding, each with its cure."""
     from vmferry.api.client.errors import ServerError
     from vmferry.cli.render.plan_page import findings_page
     from vmferry.cli.render.words import REFUSED

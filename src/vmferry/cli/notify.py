@@ -1,4 +1,4 @@
-"""vmferry notify: who is told of everything that becomes of jobs and transfers."""
+"""`vmferry notify ...`: the receivers of notices about all jobs and transfers."""
 
 from __future__ import annotations
 

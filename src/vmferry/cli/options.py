@@ -21,7 +21,7 @@ VIA = ("auto", "live", "quick", "offline", "lan")
 
 @dataclass
 class Globals:
-    """What stands before the command, and whether it answers in JSON (for the border of the command)."""
+    """The options before the command, and whether the command answers in JSON, for the handling of its errors."""
 
     state: str | None = None
     runtime: Path | None = None
@@ -31,7 +31,7 @@ class Globals:
 
 @dataclass(frozen=True)
 class Rate:
-    """A limit that was given: None in it means no limit."""
+    """A limit that was given, in bytes per second; None means no limit."""
 
     bytes_s: int | None
 
@@ -44,7 +44,7 @@ class DiskTo:
 
 
 def saying(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """The parser, whose ValueError becomes a usage error."""
+    """Return the parser with its ValueError turned into a usage error."""
 
     def parsed(text: str) -> T:
         try:
@@ -70,7 +70,7 @@ def _seconds(text: str | float) -> float:
 
 
 def _folder(text: str | Path) -> Path:
-    """An absolute path, from where the user stands; symlinks stay, since stable names may rest on them."""
+    """Return an absolute path; symbolic links stay, since stable names may rest on them. Raises ValueError if empty."""
     path = Path(text).expanduser()
     if not str(text).strip():
         raise ValueError("it is empty: name a folder")
@@ -93,7 +93,7 @@ def _priority(text: str) -> str:
 
 
 def place_text(text: str) -> str:
-    """A URL as it is, a path made absolute."""
+    """Return a URL as it is, a path made absolute."""
     return text if "://" in text else str(_folder(text))
 
 
@@ -218,7 +218,7 @@ def globals_of(ctx: typer.Context) -> Globals:
 
 
 def state_place(ctx: typer.Context, state: str | None) -> StateLocation:
-    """After the command, before it, VMFERRY_STATE, the user's default: the first that is given."""
+    """Return the state's location: the command's option, the global one, VMFERRY_STATE or the user's default."""
     given = state or globals_of(ctx).state or os.environ.get("VMFERRY_STATE")
     if given is not None and "://" in given:
         runtime = globals_of(ctx).runtime or os.environ.get("VMFERRY_RUNTIME")
@@ -227,7 +227,7 @@ def state_place(ctx: typer.Context, state: str | None) -> StateLocation:
 
 
 def connect_uri(ctx: typer.Context, connect: str | None) -> str:
-    """As virsh: the option, LIBVIRT_DEFAULT_URI, qemu:///system."""
+    """Return the hypervisor's URI, chosen as virsh does: the option, LIBVIRT_DEFAULT_URI, qemu:///system."""
     given = connect or globals_of(ctx).connect or os.environ.get("LIBVIRT_DEFAULT_URI")
     return given or "qemu:///system"
 
@@ -246,5 +246,5 @@ Secret = Annotated[Path | None, typer.Option("--secret", metavar="FILE", help=_S
 
 
 def receivers(command: str, url: str, secret: Path | None) -> Receivers:
-    """What was named; the file from where the user stands."""
+    """Return the receivers of notices that were named, with the secret's file as an absolute path."""
     return Receivers(command.strip(), url.strip(), secret.expanduser().absolute() if secret else None)

@@ -1,4 +1,4 @@
-"""Receipts as they come from a file: any of those that vmferry prints, and nothing that was damaged since."""
+"""Reads receipts from files: any of those that vmferry prints, and none that was damaged since."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEAL = TypeAdapter(Seal)
 
 
 def read_receipt(path: Path) -> Mapping[str, object]:
-    """The receipt in a file: alone, or as the last line of a command's JSON lines. Raises BadReceipt."""
+    """Return the receipt in a file: alone, or in the last line of a command's JSON lines. Raises BadReceipt."""
     try:
         if path.stat().st_size > LARGEST:
             raise BadReceipt(receipt=path, reason="it is too large for one")
@@ -32,7 +32,7 @@ def read_receipt(path: Path) -> Mapping[str, object]:
 
 
 def seals_of(receipt: Mapping[str, object], name: str) -> list[Seal]:
-    """What a receipt has sealed, at least one. Raises BadReceipt if it was changed, OldReceipt if it has none."""
+    """Return a receipt's seals, at least one. Raises BadReceipt if it was changed, OldReceipt if it has none."""
     if not receipt.get("checksum"):
         raise OldReceipt(receipt=name)
     try:
@@ -48,7 +48,7 @@ def seals_of(receipt: Mapping[str, object], name: str) -> list[Seal]:
 
 
 def _sealed(receipt: Mapping[str, object]) -> Iterator[object]:
-    """The seals as they stand there. A disk without one makes the whole receipt useless: it would pass unread."""
+    """Yield the seals in a receipt. If one disk has none, yield nothing: that disk would pass unread."""
     disks = receipt.get("disks")
     if not isinstance(disks, list):
         yield from [receipt["seal"]] if receipt.get("seal") else []

@@ -45,7 +45,7 @@ def recover(ctx: typer.Context, *, json: Json = False, state: State = None) -> N
 
 
 def _settled(worker: Client, job: JobView) -> JobView:
-    """The job once it has ended, or waits for a person: who recovers cannot wait for that."""
+    """Return the job once it has ended, or is paused and waits for a person."""
     for event in worker.watch(job.id):
         if event.state is JobState.PAUSED and event.progress.now:  # without it no worker has taken it up yet
             break

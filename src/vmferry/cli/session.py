@@ -1,4 +1,4 @@
-"""From a command's options to the client it speaks through. Heavy imports wait until they are needed."""
+"""Builds API clients from a command's options. Heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def client(ctx: typer.Context, state: str | None, *, json: bool = False) -> Client:
-    """The worker of the state asked for; it is started with the first question."""
+    """Return the client of the chosen state's worker; the first request starts the worker."""
     from vmferry.api.client.client import Client
 
     globals_of(ctx).json = json
@@ -28,7 +28,7 @@ def client(ctx: typer.Context, state: str | None, *, json: bool = False) -> Clie
 
 
 def transfer_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> TransferClient:
-    """The same, for transfers."""
+    """Return the client for transfers; the first request starts the chosen state's worker."""
     from vmferry.api.client.transfers import TransferClient
 
     globals_of(ctx).json = json
@@ -36,7 +36,7 @@ def transfer_client(ctx: typer.Context, state: str | None, *, json: bool = False
 
 
 def fleet_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> FleetClient:
-    """The same, for hosts and storages."""
+    """Return the client for hosts and storages; the first request starts the chosen state's worker."""
     from vmferry.api.client.fleet import FleetClient
 
     globals_of(ctx).json = json
@@ -44,7 +44,7 @@ def fleet_client(ctx: typer.Context, state: str | None, *, json: bool = False) -
 
 
 def cpu_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> CpuClient:
-    """The same, for processors."""
+    """Return the client for CPU checks and limits; the first request starts the chosen state's worker."""
     from vmferry.api.client.cpu import CpuClient
 
     globals_of(ctx).json = json
@@ -52,7 +52,7 @@ def cpu_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> 
 
 
 def notice_client(ctx: typer.Context, state: str | None, *, json: bool = False) -> NoticeClient:
-    """The same, for notices."""
+    """Return the client for notices; the first request starts the chosen state's worker."""
     from vmferry.api.client.notices import NoticeClient
 
     globals_of(ctx).json = json
@@ -60,7 +60,7 @@ def notice_client(ctx: typer.Context, state: str | None, *, json: bool = False) 
 
 
 def answer(record: object, page: RenderableType, *, json: bool) -> None:
-    """Print a record for programs, or its page for people."""
+    """Print a record as JSON for programs, or its page for people."""
     from vmferry.api.codec import to_json
 
     if json:

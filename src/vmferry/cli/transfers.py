@@ -61,12 +61,12 @@ def transfer_watch(ctx: typer.Context, *, transfer: TransferId, json: Json = Fal
 
 
 def exit_code(last: TransferView) -> int:
-    """Pure."""
+    """Return the command's exit code for a transfer's last state. Pure."""
     return {"error": UNDONE, "cancelled": CANCELLED}.get(str(last.state), DONE)
 
 
 class _Page:
-    """A line for each state, and now and then one with figures; or each change as JSON."""
+    """Prints a line for each state of a transfer, and now and then one with figures; or each change as JSON."""
 
     def __init__(self, *, json: bool) -> None:
         self._json = json

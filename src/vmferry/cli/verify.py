@@ -57,7 +57,7 @@ def verify(
 
 
 def exit_code(verdicts: list[DiskVerdict]) -> int:
-    """The worst of them: what differs weighs most. Pure."""
+    """Return the exit code for the worst verdict: a difference weighs most. Pure."""
     outcomes = {str(verdict.outcome) for verdict in verdicts}
     if "differs" in outcomes:
         return UNDONE
@@ -65,7 +65,7 @@ def exit_code(verdicts: list[DiskVerdict]) -> int:
 
 
 def _receipt(ctx: typer.Context, name: str, state: str | None, *, json: bool) -> Mapping[str, object]:
-    """A file of that name goes before a job, a job before a transfer."""
+    """Return the receipt of that name: from a file if there is one, else of a job, else of a transfer."""
     from vmferry.api.codec import to_json
     from vmferry.cli.receipt_file import read_receipt
 
@@ -90,7 +90,7 @@ def _say(verdict: DiskVerdict, *, json: bool) -> None:
 
 
 def told(verdict: DiskVerdict) -> dict[str, object]:
-    """For programs. Pure."""
+    """Return the verdict on one disk as a JSON object, for programs. Pure."""
     return {
         "event": "verified",
         "at": verdict.at,
@@ -103,7 +103,7 @@ def told(verdict: DiskVerdict) -> dict[str, object]:
 
 
 def lines(verdict: DiskVerdict) -> list[str]:
-    """For people. Pure."""
+    """Return the verdict on one disk as lines for people. Pure."""
     if verdict.outcome == "same":
         return [f"{verdict.at}: the same, {bytes_text(verdict.compared_bytes)} read and compared by hash"]
     if verdict.outcome == "written":

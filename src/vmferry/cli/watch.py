@@ -19,7 +19,7 @@ QUESTION = "\nCancel and undo (c), leave it running in the background (l), or go
 
 
 def viewer(*, json: bool) -> Viewer:
-    """The one that fits: JSON lines, a live view on a terminal, plain lines else."""
+    """Return the viewer that fits: JSON lines, a live view on a terminal, plain lines otherwise."""
     if json:
         return JsonLines()
     if seen():
@@ -30,7 +30,7 @@ def viewer(*, json: bool) -> Viewer:
 
 
 def watch(client: Client, job: JobView, view: Viewer) -> int:
-    """Show the job until it has ended or is left alone. Returns the command's exit code."""
+    """Show the job until it has ended or is left alone. Return the command's exit code."""
     client.says = view.say
     view.begin(job)
     asks = answered() and not isinstance(view, JsonLines)
@@ -48,7 +48,7 @@ def watch(client: Client, job: JobView, view: Viewer) -> int:
 
 
 def _watched(client: Client, job: JobView, view: Viewer) -> bool:
-    """Show events until the job ended. False when interrupted by Ctrl-C."""
+    """Show events until the job has ended. Return False if Ctrl-C interrupted it."""
     try:
         for event in client.watch(job.id):
             view.show(event)
@@ -59,7 +59,7 @@ def _watched(client: Client, job: JobView, view: Viewer) -> bool:
 
 
 def _goes_on_watching(client: Client, job: JobView) -> bool:
-    """Ask once what Ctrl-C meant; a second Ctrl-C, or no answer, means: leave."""
+    """Ask what Ctrl-C meant. Return True to go on watching; a second Ctrl-C, or no answer, means to leave."""
     try:
         answer = _answer(QUESTION)
         if answer.strip().startswith("c"):
@@ -72,9 +72,9 @@ def _goes_on_watching(client: Client, job: JobView) -> bool:
 
 
 def _answer(question: str) -> str:
-    """A line in small letters; empty only at the end of input.
+    """Return the person's answer in small letters; empty only at the end of input.
 
-    Not input(), and no wait without an end: a Ctrl-C that comes just before the wait is heard only after it.
+    It does not use input(), nor an unbounded wait: a Ctrl-C just before the wait would be noticed only after it.
     """
     print(question, end="", flush=True)
     while not select.select([sys.stdin], [], [], HEARS_S)[0]:

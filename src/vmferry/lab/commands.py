@@ -1,4 +1,4 @@
-"""What `vmferry lab ...` does; the command line prints what comes back."""
+"""The work of `vmferry lab ...`; the command line prints the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEMO = GuestSpec("demo", disks=(DiskSpec("vda", internal_snapshot="before"), Dis
 
 @dataclass(frozen=True)
 class LabVm:
-    """One VM of the lab; `acknowledged` counts the writes its guest says are durable."""
+    """One VM of a lab; `acknowledged` counts the writes that its guest says are durable."""
 
     name: str
     running: bool
@@ -32,7 +32,7 @@ class LabVm:
 
 @dataclass(frozen=True)
 class LabStatus:
-    """A running lab; `uri` is what libvirt clients connect to, None while its libvirtd is down."""
+    """A running lab of one host; `uri` is what libvirt clients connect to, None while its libvirtd is down."""
 
     at: Path
     uri: str | None
@@ -42,7 +42,7 @@ class LabStatus:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host of a lab of several; its storages do not count those that are shared."""
+    """One host of a lab of several; `storages` leaves out those that are shared."""
 
     name: str
     address: str
@@ -54,7 +54,7 @@ class HostStatus:
 
 @dataclass(frozen=True)
 class HostsStatus:
-    """A running lab of several hosts, their shared storages, and the link of the manager's place."""
+    """A running lab of several hosts, with their shared storages and the link of the manager's node."""
 
     at: Path
     hosts: tuple[HostStatus, ...]
@@ -69,7 +69,7 @@ def up(
     *,
     owner_pid: int | None = None,
 ) -> LabStatus:
-    """Start a lab of one host with one guest that writes; it ends by `down` or with `owner_pid`.
+    """Start a lab of one host with one guest that writes; it ends by `down` or with the process `owner_pid`.
 
     Leaves nothing when it fails. Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
     """
@@ -87,7 +87,10 @@ def up(
 def up_several(
     hosts: int, at: Path = DEFAULT_PLACE, guest: GuestSpec | None = DEMO, *, owner_pid: int | None = None
 ) -> HostsStatus:
-    """Start a lab of several hosts, with a guest on the first; ends and raises as `up`."""
+    """Start a lab of several hosts with a guest on the first; it ends by `down` or with the process `owner_pid`.
+
+    Leaves nothing when it fails. Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
+    """
     _clear(at)
     lab = Lab(at).up(hosts, owner_pid=owner_pid)
     try:
@@ -100,7 +103,7 @@ def up_several(
 
 
 def down(at: Path = DEFAULT_PLACE) -> None:
-    """End the lab at `at`, whichever process started it and however that ended; NoLab when there is none."""
+    """End the lab at `at`, whichever process started it and however that ended. Raises NoLab if there is none."""
     lab = lab_at(at)
     if lab is None:
         raise NoLab(at=at)
@@ -108,7 +111,7 @@ def down(at: Path = DEFAULT_PLACE) -> None:
 
 
 def status(at: Path = DEFAULT_PLACE) -> LabStatus | HostsStatus:
-    """What the lab at `at` holds now; NoLab when none runs there."""
+    """Return what the lab at `at` holds now. Raises NoLab if none runs there."""
     lab = lab_at(at)
     if lab is None or not lab.running:
         raise NoLab(at=at)
@@ -116,7 +119,7 @@ def status(at: Path = DEFAULT_PLACE) -> LabStatus | HostsStatus:
 
 
 def several(at: Path = DEFAULT_PLACE) -> Lab:
-    """The lab of several hosts that runs at `at`; NoLab."""
+    """Return the lab of several hosts that runs at `at`. Raises NoLab."""
     lab = Lab(at)
     if not lab.running:
         raise NoLab(at=at)
@@ -131,7 +134,7 @@ def link(
     cut: Cut | None = None,
     heal: bool = False,
 ) -> HostsStatus:
-    """Shape (`none` as it is), cut or heal the link of a host or of the manager.
+    """Shape (`none`: no limit), cut or heal the link of a host or of the manager. Return the lab's status.
 
     Raises NoLab, NoSuchLabHost, LabLinkUnfit.
     """
@@ -147,7 +150,7 @@ def link(
 
 
 def _clear(at: Path) -> None:
-    """Take away a lab whose processes have died; LabRunning when one lives."""
+    """Remove a lab whose processes have died. Raises LabRunning if one lives."""
     lab = lab_at(at)
     if lab is not None and lab.running:
         raise LabRunning(at=at)
@@ -174,7 +177,7 @@ def _own_storages(host: LabHost) -> tuple[Path, ...]:
 
 
 def _libvirt_of(host: LabHost) -> tuple[str | None, tuple[LabVm, ...]]:
-    """How to reach a host's libvirtd, and its VMs; nothing while it is down."""
+    """Return the URI of a host's libvirtd and its VMs; None and no VMs while libvirtd is down."""
     if host.libvirtd_pid is None:
         return None, ()
     connection = host.connect()

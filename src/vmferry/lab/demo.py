@@ -1,4 +1,4 @@
-"""`make demo`: a real guest's storage moves while it writes, in a lab that leaves nothing behind."""
+"""`make demo`: moves a real guest's storage while it writes, in a lab that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUEST = GuestSpec(
 
 
 def main() -> int:
-    """Run the demo. Returns 0 when the guest has lost no write."""
+    """Run the demo. Return 0 when the guest has lost no write."""
     try:
         with _lab() as host, VmferryCommand(host.at / "state", host.uri) as ferry:
             return _show(host, ferry)

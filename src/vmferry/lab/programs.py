@@ -1,4 +1,4 @@
-"""Running the programs that the lab is made of, and waiting for what they bring about."""
+"""Runs the programs that the lab is made of, and waits for their effects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def program(name: str) -> str:
-    """The full path of a program; LabNeeds, with the package to install, when it is missing."""
+    """Return the full path of a program. Raises LabNeeds, with the package to install, if it is missing."""
     found = shutil.which(name, path=SEARCH)
     if not found:
         raise LabNeeds(missing=name, cure=f"apt-get install {PACKAGES.get(name, name)}")
@@ -45,7 +45,7 @@ def program(name: str) -> str:
 
 
 def run(*argv: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Run a program to its end and give its output; LabProgramFailed with what it said when it fails."""
+    """Run a program to its end and return its output. Raises LabProgramFailed, with what it printed, if it fails."""
     words = [program(str(argv[0])), *map(str, argv[1:])]
     done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
@@ -55,9 +55,9 @@ def run(*argv: str | Path, cwd: Path | None = None, env: Mapping[str, str] | Non
 
 
 def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a process that outlives a Ctrl-C at this one's terminal; its output goes to the end of `log`.
+    """Start a process that outlives a Ctrl-C at this one's terminal; its output is appended to `log`.
 
-    `environment` is what it has besides this process's own.
+    `environment` is added to this process's own.
     """
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -72,7 +72,7 @@ def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str] | None 
 
 
 def wait_for(condition: Callable[[], T], what: str, deadline_s: float = 30, log: Path | None = None) -> T:
-    """Poll `condition` until it is true and give its value; LabLate, with the end of `log`, after the deadline."""
+    """Poll `condition` until it is true; return its value. Raises LabLate, with the end of `log`, at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
         if value := condition():

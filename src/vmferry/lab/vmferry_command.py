@@ -1,4 +1,4 @@
-"""vmferry's own command, as a person would type it, with a state folder of its own: for tests and the demo."""
+"""Runs vmferry's own command, as a person would, with a state folder of its own: for tests and the demo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDS = ("done", "undone", "failed", "stuck")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -33,15 +33,16 @@ class Ended:
 
 
 class VmferryCommand:
-    """`vmferry --state STATE --connect URI ...`; its worker ends with the with block, by its own id."""
+    """`vmferry --state STATE --connect URI ...`; at the end of the with block its worker is ended by its process id."""
 
     def __init__(
         self, state: Path, uri: str, inside: Sequence[str] = (), records: str = "", priority: str = ""
     ) -> None:
-        """`inside`: words before the command that take it, and its worker, to another network, say.
+        """Prepare commands on this state folder and libvirt URI.
 
-        `records`: the URL of the database that it shares with other managers. `priority`: of moves that name none;
-        on a busy machine one that gives way to its guests takes minutes for what takes seconds.
+        `inside`: words before the command that run it, and its worker, in another network, say. `records`: the URL of a
+        database shared with other managers. `priority`: of moves that name none; on a busy machine a move that gives
+        way to its guests takes minutes for what takes seconds.
         """
         self.priority = priority
         self.state_folder = state
@@ -60,7 +61,7 @@ class VmferryCommand:
         self.kill_worker()
 
     def run(self, *words: str | Path, deadline_s: float = DEADLINE_S) -> Ended:
-        """Run a command to its end."""
+        """Run a command to its end, and return its exit code and output."""
         ended = subprocess.run(
             self._line(words),
             env=self.environment,
@@ -83,7 +84,7 @@ class VmferryCommand:
         )
 
     def show(self, *words: str | Path) -> int:
-        """Run a command on this terminal."""
+        """Run a command on this terminal, and return its exit code."""
         return subprocess.run(self._line(words), env=self.environment).returncode
 
     def _line(self, words: Sequence[str | Path]) -> list[str]:
@@ -93,7 +94,7 @@ class VmferryCommand:
         return line
 
     def detached(self, *words: str | Path) -> str:
-        """Submit a job and leave it running. Returns its id."""
+        """Submit a job and leave it running. Return its id."""
         ended = self.run("migrate-storage", *words, "--detach")
         if ended.code:
             raise AssertionError(f"it was not accepted: {ended.err or ended.out}")
@@ -111,15 +112,15 @@ class VmferryCommand:
     # -- looking without a command: a poll must not cost what the job needs
 
     def state(self, id_: str) -> str:
-        """The job's state, as its record tells."""
+        """Return the job's state from its record in the database."""
         return next(iter(self._ask("select state from jobs where id = ?", id_)), "")
 
     def steps(self, id_: str) -> list[str]:
-        """The steps that the job has begun, done or undone, in their order."""
+        """Return the steps that the job has begun, done or undone, in their order."""
         return self._ask("select step from journal where job = ? order by seq", id_)
 
     def step(self, id_: str) -> str:
-        """The step that the job has reached."""
+        """Return the step that the job has reached."""
         return next(reversed(self.steps(id_)), "")
 
     def _ask(self, question: str, id_: str) -> list[str]:
@@ -136,7 +137,7 @@ class VmferryCommand:
         return None
 
     def kill_worker(self) -> bool:
-        """SIGKILL the worker, wait until it is gone. Returns whether there was one."""
+        """SIGKILL the worker and wait until it is gone. Return whether there was one."""
         pid = self.worker_pid
         if pid is None:
             return False

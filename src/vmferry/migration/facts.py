@@ -15,12 +15,12 @@ Fact = str | int | float | bool | None | list[str]
 
 
 class FactStore(Protocol):
-    """Where facts lie, by name."""
+    """Storage of one job's facts, by name."""
 
     def get(self, name: str) -> Fact: ...
 
     def put(self, name: str, value: Fact) -> None:
-        """Durable when this returns. Raises Superseded."""
+        """Store a fact; it is durable when this returns. Raises Superseded."""
 
     def all(self) -> Mapping[str, Fact]: ...
 
@@ -58,7 +58,7 @@ def _plain(value: object) -> Fact:
 
 
 class _Field(Generic[T]):
-    """One fact, by the name of the attribute."""
+    """Descriptor of one fact, which is stored under the attribute's name."""
 
     def __init__(self, read: Callable[[Fact], T]) -> None:
         self._read = read
@@ -80,7 +80,7 @@ class _Field(Generic[T]):
 
 
 class _Each(Generic[T]):
-    """One fact for each disk, image or file."""
+    """Descriptor of a fact that each disk, image or file has; reads as a Table."""
 
     def __init__(self, read: Callable[[Fact], T]) -> None:
         self._read = read
@@ -94,7 +94,7 @@ class _Each(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Table(Generic[T]):
-    """A fact of each of several things, by a target or a path."""
+    """One fact of each of several things, by disk target or path."""
 
     store: FactStore
     name: str
@@ -109,7 +109,7 @@ class Table(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Facts that were read from a store, to look at."""
+    """A read-only store of facts that were read before."""
 
     known: Mapping[str, Fact]
 
@@ -131,7 +131,7 @@ class JobFacts:
 
     @classmethod
     def of(cls, known: Mapping[str, Fact]) -> Self:
-        """To look at."""
+        """Return facts for reading only, from a mapping of names to values; assigning one raises TypeError."""
         return cls(_Read(known))
 
     # -- the VM

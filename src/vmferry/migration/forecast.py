@@ -51,7 +51,8 @@ def pause_s(
 ) -> float:
     """Seconds that the guest will stand still if it is cut over now.
 
-    `memory_bytes`: those that are in use; `growth_bytes_s`: what the guest writes to its disks.
+    `remaining_bytes`: not yet copied. `memory_bytes`: those that are in use. `growth_bytes_s`: what the guest writes to
+    its disks.
     """
     if technology is Technology.LIVE_RELOCATION:
         return MIGRATED_S
@@ -77,7 +78,7 @@ def pause_s(
 def save_bytes_s(
     memory_bytes: int, growth_bytes_s: float, rate_bytes_s: float, carry_bytes_s: float | None = None
 ) -> float:
-    """The rate at which a running guest's memory is best written.
+    """The rate, in bytes a second, at which a running guest's memory is best written.
 
     The slower, the less of it is left when the guest stops, but the more the guest writes to its last overlay
     meanwhile, which is copied then: r * STOPS_S / SAVE_BYTES_S + LAST_PASSES * growth * memory / (r * rate) seconds in
@@ -90,6 +91,6 @@ def save_bytes_s(
 
 
 def move_s(data_bytes: int, *, limit_bytes_s: int | None, memory_bytes: int = 0) -> float:
-    """Seconds until the job is done, copy and comparison."""
+    """Seconds that a whole job takes: its data copied and compared under the limit, its memory written once."""
     rate = min(DEFAULT_RATE_BYTES_S, limit_bytes_s or DEFAULT_RATE_BYTES_S)
     return 2 * data_bytes / rate + memory_bytes / DEFAULT_RATE_BYTES_S

@@ -16,11 +16,11 @@ LEAST, MOST = 0.5, 8.0
 
 
 def pause_factor(past: Sequence[tuple[Plan, Receipt]], technology: Technology, to: str | None) -> float:
-    """What forecasts of a pause are to be multiplied by; 1.0 while nothing is known.
+    """Factor by which forecasts of a pause are to be multiplied; 1.0 while nothing is known.
 
-    `past`: finished moves from the same host, the newest first. Only those by the same technology, to the same
-    host, count. The middle one of a few, and of what was assumed at first: one move on a busy machine says little
-    of the next.
+    `past`: finished moves from the same host, the newest first. Only those by the same technology, to the same host,
+    count. The result is the median of the newest few and of 1.0, which was assumed at first: one move on a busy machine
+    says little of the next.
     """
     alike = [_factor(plan, receipt) for plan, receipt in past if (plan.technology, plan.to) == (technology, to)]
     known = [factor for factor in alike if factor is not None][:ENOUGH]
@@ -28,6 +28,6 @@ def pause_factor(past: Sequence[tuple[Plan, Receipt]], technology: Technology, t
 
 
 def _factor(plan: Plan, receipt: Receipt) -> float | None:
-    """Of one move; what its own forecast had learned before is taken out of it."""
+    """Measured pause of one move over its forecast, with the factor in that forecast taken out; None if unknown."""
     assumed = receipt.pause_forecast_s / plan.pause_factor
     return receipt.pause_s / assumed if assumed > 0 and receipt.pause_s > 0 else None

@@ -53,17 +53,17 @@ Once = Callable[[str, Callable[[], Outcome]], Outcome]
 
 
 class StepJournal(Protocol):
-    """Where a walk is recorded, for people and for whoever takes the job over."""
+    """Record of a walk, for people and for the process that takes the job over."""
 
     def begun(self, act: Literal["do", "undo"], step: Step, number: int) -> None: ...
 
     def ended(self, act: Literal["do", "undo"], step: Step, number: int, outcome: Outcome) -> None: ...
 
     def state(self, state: JobState, why: str = "", kind: str = "") -> None:
-        """Change the job's state; being there already is fine."""
+        """Change the job's state; setting the present state again is allowed."""
 
     def wait_for_retry(self) -> None:
-        """Return when an operator asked to go on with a stuck job; asked stays asked until the state changes."""
+        """Block until an operator asks to go on with a stuck job; the request stays set until the state changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Strategy:
 
     @property
     def last_stand(self) -> int:
-        """The last step in which a job may stand still because a person wants it to."""
+        """Index of the last step in which a person may suspend the job."""
         return max(number for number, step in enumerate(self.steps) if step.may_stand)
 
 
@@ -100,7 +100,7 @@ _ONWARD = _Tries(JobState.RUNNING, FORWARD_TRIES)
 
 
 def walk(strategy: Strategy, job: Job, ledger: StepJournal, once: Once) -> JobState:
-    """Take a job to its end: DONE or UNDONE. A stuck one waits inside for an operator."""
+    """Take a job to its end and return DONE or UNDONE. A stuck job blocks in here until an operator asks to go on."""
     return _Walk(strategy, job, ledger, once).run()
 
 
@@ -129,15 +129,19 @@ class _Walk:
         return self.once(f"do {number} {step.name}", lambda: self._do(number, step, self.job))
 
     def _onward(self, number: int, step: Step) -> Outcome:
-        """Past the point of no return: do the step until it is done; an operator helps where it cannot be.
+        """Repeat a step past the point of no return until it succeeds; an operator is asked where it keeps failing.
 
-        It ends without that only when the destination is lost.
+        It ends without success only when the destination is lost.
         """
         name = f"onward {number} {step.name}"
         return self._until_done(name, lambda: self._do(number, step, self.job.uncancellable()), _ONWARD)
 
     def _crossed(self, number: int) -> bool:
-        """After a failure: has the point of no return taken effect, in part at least, or has somebody seen to that?"""
+        """Tell after a failed step whether the job can only go forward.
+
+        At the point of no return: has it taken effect, at least in part? Yes if that cannot be found out. Before it:
+        has somebody else made the way back one that loses writes (`Step.overtaken`)? No if that cannot be found out.
+        """
         step, job = self.strategy.steps[number], self.job.uncancellable()
         if number < self.strategy.no_return:
             return self.once(f"overtaken {number}", lambda: _answer(step.overtaken, job, doubt=False))["ok"]
@@ -198,7 +202,7 @@ class _Walk:
 
 
 def _patiently(step: Step, job: Job) -> None:
-    """Act; where a person wants the job to stand still and the step may, stand, then act again."""
+    """Run a step; where a person suspends the job and the step may stand still, wait, then run it again."""
     while True:
         try:
             _act(step, job.suspendable() if step.may_stand else job)
@@ -208,7 +212,10 @@ def _patiently(step: Step, job: Job) -> None:
 
 
 def _stand(job: Job) -> None:
-    """Nothing is open meanwhile; the guest writes to its overlay, whose room is watched. Raises as wait does."""
+    """Wait while the job is suspended. Raises what `Control.wait` and `spare_source` raise.
+
+    Nothing is open meanwhile; the guest writes to its overlay, whose room is watched.
+    """
     job.control.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
     job.control.says("standing still")
     while job.control.suspended:
@@ -234,10 +241,10 @@ def _destination_lost(job: Job) -> DestinationLost:
 
 
 def _answer(question: Callable[[Job], bool], job: Job, *, doubt: bool) -> Outcome:
-    """Ask the world; a host that is away is waited for, since a guess could lose a VM.
+    """Put a yes-or-no question about the job to its hosts; the outcome's `ok` is the answer.
 
-    `doubt`: the answer where it cannot be had. Of the point of no return that is yes: forward only, `found` of each
-    step decides.
+    A host that is away is waited for, since a guess could lose a VM. `doubt`: the answer where none can be had. For the
+    point of no return that is yes: the job only goes forward, and each step's `found` decides.
     """
     answers: list[bool] = []
     outcome = _reach(lambda: answers.append(question(job)), job)
@@ -245,7 +252,10 @@ def _answer(question: Callable[[Job], bool], job: Job, *, doubt: bool) -> Outcom
 
 
 def _reach(act: Callable[[], object], job: Job) -> Outcome:
-    """Act, waiting for a host that is away, or at work on the VM; turn any other error into an outcome."""
+    """Run `act`, again while a host is away or at work on the VM; turn any other error into an outcome.
+
+    Superseded and StoreAway are raised.
+    """
     while True:
         try:
             act()
@@ -268,7 +278,10 @@ def _reach(act: Callable[[], object], job: Job) -> Outcome:
 
 
 def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
-    """For which host, since when, and what an operator can do if it never comes back."""
+    """Say which host is waited for, since when, and what an operator can do if it never comes back.
+
+    The host and the time (UTC) are noted in the job's facts.
+    """
     host, told = str(away.fields["host"]), job.facts.away
     since = told[1] if told is not None and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
     job.facts.away = [host, since]

@@ -1,4 +1,4 @@
-"""What a VM's disks lie on, what a job expects them to lie on, and what tells the two apart. Pure."""
+"""What a VM's disks lie on, what a job expects them to lie on, and how these differ. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MERGES = frozenset({"pull", "commit", "active-commit"})
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One image of a chain, as QEMU has it open; of a VM that is off, as the images' headers tell."""
+    """One image of a chain, as QEMU has it open, or for a VM that is off as the images' headers tell."""
 
     name: str
     """A path, or a URL."""
@@ -58,7 +58,7 @@ class Expected:
 
 
 class ForeignAct(StrEnum):
-    """What somebody else did."""
+    """What somebody other than the job did to a disk."""
 
     DETACHED = "detached"
     SNAPSHOT = "snapshot"
@@ -82,7 +82,7 @@ class Difference:
 
 
 def differences(expected: Sequence[Expected], found: Sequence[DiskChain]) -> list[Difference]:
-    """What is not as the job made it: of each disk that it moves the gravest."""
+    """Return what is not as the job made it: for each disk that it moves the gravest difference."""
     there = {chain.target: chain for chain in found}
     each = (next(_of_disk(disk, there.get(disk.target)), None) for disk in expected)
     return [difference for difference in each if difference is not None]
@@ -126,7 +126,10 @@ def _of_names(expected: Expected, found: DiskChain) -> Iterator[Difference]:
 
 
 def _whoever_asks(name: str) -> str:
-    """A file on NFS without who asks for it: QEMU leaves out a user of 0 where libvirt names it."""
+    """Return an NFS URL without user and group, any other name as it is.
+
+    QEMU leaves out a user of 0 where libvirt names it.
+    """
     return name.partition("?")[0] if name.startswith("nfs:") else name
 
 
@@ -159,12 +162,15 @@ def _of_jobs(expected: Expected, found: DiskChain) -> Iterator[Difference]:
 
 
 def _alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Names are compared where both are paths; libvirt's are compared in any case."""
+    """Compare two (name, format) pairs; an empty name, which is no path, equals any."""
     return one[1] == other[1] and (one[0] == other[0] or "" in (one[0], other[0]))
 
 
 def _path(name: str) -> str:
-    """A volume has more names than one: libvirt's own, QEMU's own, one with its user and one without."""
+    """Return the name if it is a path, else "", which is not compared.
+
+    A volume has more names than one: libvirt's own, QEMU's own, one with its user and one without.
+    """
     return name if name.startswith("/") else ""
 
 
@@ -173,7 +179,7 @@ def _sectors(bytes_: int) -> int:
 
 
 def runs_of(chain: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Where a job's images lie in a chain: (first, one past the last) of each run of them, topmost first."""
+    """Return (first, one past the last) of each run of a job's images in a chain, topmost first."""
     mine, runs = set(ours), list[tuple[int, int]]()
     for number, name in enumerate(chain):
         if name not in mine:

@@ -12,7 +12,7 @@ from vmferry.model.vms import Placed
 
 @dataclass(frozen=True, slots=True)
 class WrittenSnapshot:
-    """One of libvirt's snapshots, or checkpoints."""
+    """A snapshot, or a checkpoint, as libvirt has it."""
 
     name: str
     xml: str
@@ -21,7 +21,7 @@ class WrittenSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """Name, UUID, devices, title and metadata stand in the XML; the rest beside it."""
+    """All that libvirt has of a VM: name, UUID, devices, title and metadata in the XML, the rest beside it."""
 
     uuid: str
     xml: str
@@ -46,7 +46,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What of a definition is another at the destination."""
+    """What differs in a definition at the destination."""
 
     disks: Mapping[str, Placed] = field(default_factory=dict)
     """By target; what is not named stays."""
@@ -61,7 +61,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something of the host's own that a definition names, and that is not there."""
+    """A thing of the host's own that a definition names, and that is not there."""
 
     what: str
     """As "the kernel /boot/vmlinuz"."""

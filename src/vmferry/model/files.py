@@ -1,4 +1,4 @@
-"""Who needs a file, and what becomes of the files that a move leaves behind."""
+"""Users of a file, and what becomes of the files that a move leaves behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UserKind(StrEnum):
 
 
 class NamedIn(StrEnum):
-    """In which of the things that libvirt has of a VM a file is named."""
+    """Which of libvirt's records of a VM names a file."""
 
     RUNNING = "as it runs"
     NEXT_START = "from its next start on"
@@ -36,7 +36,7 @@ class NamedIn(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileUser:
-    """Somebody who needs a file, and how it is named there."""
+    """A user of a file, and how the file is named there."""
 
     file: Where
     """As it was asked for."""
@@ -57,7 +57,10 @@ class FileUser:
 
     @property
     def holds(self) -> bool:
-        """Is it known to need it? Who could not be asked may: that keeps a file, but forbids no volume."""
+        """True if the user is known to need the file.
+
+        A user that could not be asked may need it: that keeps a file, but forbids no volume.
+        """
         return self.kind is not UserKind.UNKNOWN or self.how == LOCKED
 
     def __str__(self) -> str:
@@ -71,7 +74,7 @@ MOST_NAMED = 3
 
 
 def listed(users: Collection[FileUser]) -> str:
-    """For people: each once, by the first way in which it was found, and no more than a few."""
+    """Return the users as text for people: each once, by the first way in which it was found, MOST_NAMED at most."""
     first: dict[str, str] = {}
     for user in users:
         first.setdefault(user.who, str(user))
@@ -92,7 +95,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourceFileFate:
-    """One file that a move copies, and what becomes of it at the source in the end."""
+    """A file that a move copies, and what becomes of it at the source in the end."""
 
     path: Where
     """As the VM, or the image above, names it."""
@@ -115,7 +118,7 @@ class SourceFileFate:
 
     @property
     def names(self) -> tuple[Where, ...]:
-        """All names of it that are known."""
+        """All known names of the file."""
         return (self.path, *self.links, *((self.data,) if self.data else ()))
 
 
@@ -135,7 +138,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """What a move takes away from the source: to tell its own names of a file from those of others."""
+    """What a move takes away from the source; tells the VM's own uses of a file from those of others."""
 
     vm: str
     """UUID"""
@@ -152,11 +155,14 @@ class Leaving:
     since its bitmaps lie in the image itself."""
 
     def others(self, users: Sequence[FileUser]) -> list[FileUser]:
-        """Those who will still need the file when all that goes has gone."""
+        """Return the users who will still need the file when all that goes has gone."""
         return [user for user in users if not self._own(user)]
 
     def others_in_turn(self, users: Sequence[FileUser]) -> dict[Where, list[FileUser]]:
-        """Those of the files that others need, with them: also whom a file serves that stays itself."""
+        """Return the files that others need, each with its users.
+
+        A file that stays for them may in turn need others of the files, which then stay as well.
+        """
         needed: dict[Where, list[FileUser]] = {}
         while True:
             leaving = replace(self, paths=self.paths - needed.keys())

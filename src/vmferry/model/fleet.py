@@ -47,5 +47,5 @@ class StorageView:
 
 
 def host_port(host: str, port: int) -> str:
-    """An address as people write it: an IPv6 address in brackets. `hosts.remote.join.split_address` takes it apart."""
+    """Return an address as people write it, IPv6 in brackets. `hosts.remote.join.split_address` takes it apart."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""What happens and what is left: states, progress, receipts, journals."""
+"""States, progress, receipts and journals of jobs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Lost(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """Who acts: a host refuses a job's epoch lower than the highest it has seen."""
+    """A job and its epoch, sent with each act: a host refuses an epoch lower than the highest it has seen."""
 
     job: str
     epoch: int
@@ -73,7 +73,7 @@ class DiskProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a watching person sees; bytes written, not bytes asked for."""
+    """A job's progress as a person sees it; bytes written, not bytes asked for."""
 
     now: str = ""
     next: str = ""

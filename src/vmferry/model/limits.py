@@ -1,8 +1,8 @@
 """Limits that jobs share, and the weekly calendar that lowers them. Pure.
 
-Times of a calendar are those on the wall clock of the machine that keeps the limits: `local` tells what stands
-there at an instant, as time.localtime does. So a change to summer time moves no window, and a set clock is
-simply another instant.
+Times of a calendar are those on the wall clock of the machine that keeps the limits: `local` returns its local time at
+an instant, as time.localtime does. So a change to summer time moves no window, and a set clock is simply another
+instant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Local = Callable[[float], time.struct_time]
 
 
 class Scope(StrEnum):
-    """What jobs share a budget of."""
+    """The kind of thing whose budget jobs share."""
 
     HOST = "host"
     STORAGE = "storage"
@@ -30,7 +30,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most so many bytes a second on these days between these times; 0: nothing moves."""
+    """A limit in bytes a second on these days between these times; 0: nothing moves."""
 
     days: tuple[int, ...]
     """On which it begins; 0 is Monday."""
@@ -48,7 +48,7 @@ class Window:
 
     @property
     def when(self) -> str:
-        """ "mon-fri 08:00-18:00", as it is typed."""
+        """The window as it is typed, such as "mon-fri 08:00-18:00"."""
         return f"{_days_text(self.days)} {clock_text(self.from_min)}-{clock_text(self.to_min)}"
 
 
@@ -90,14 +90,17 @@ class InForce:
 
 
 def limit_at(limit: SharedLimit, at_s: float, local: Local = time.localtime) -> int | None:
-    """The lowest of the limit and its windows that hold at that Unix time."""
+    """Return the lowest of the limit and its windows that hold at that Unix time, in bytes a second; None: no limit."""
     now = local(at_s)
     lower = [window.limit_bytes_s for window in limit.during if window.holds(now)]
     return min([*lower, *([] if limit.limit_bytes_s is None else [limit.limit_bytes_s])], default=None)
 
 
 def in_force(limit: SharedLimit, at_s: float, local: Local = time.localtime) -> InForce:
-    """The same, and when it ends: found by looking at each minute of the week to come, 20 ms at most."""
+    """Return the limit that holds at that Unix time, and when it ends.
+
+    The end is found by looking at each minute of the week to come: 20 ms at most.
+    """
     held = limit_at(limit, at_s, local)
     if not limit.during:
         return InForce(held, None)
@@ -114,7 +117,7 @@ def clock_text(minute: int) -> str:
 
 
 def _days_text(days: Sequence[int]) -> str:
-    """ "mon-fri,sun": runs of three and more as such."""
+    """Return days as text, such as "mon-fri,sun"; runs of three and more are shortened."""
     if len(set(days)) == len(DAYS):
         return "daily"
     runs: list[list[int]] = []

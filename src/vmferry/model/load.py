@@ -1,4 +1,4 @@
-"""What a host's running guests and its storages bear, in totals that only grow: two looks tell what was between."""
+"""Load of a host's running guests and storages, in totals that only grow: two readings give what was between."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DiskWaits:
-    """How long the writes to one disk of a running guest have taken since its QEMU began."""
+    """Time that the writes to one disk of a running guest have taken since its QEMU began."""
 
     vm: str
     uuid: str
@@ -21,7 +21,7 @@ class DiskWaits:
 
 @dataclass(frozen=True, slots=True)
 class LinkCount:
-    """What has passed over the network cards by which other hosts reach this one, since they came up."""
+    """Bytes that passed the network cards by which other hosts reach this one, since they came up."""
 
     sent_bytes: int
     received_bytes: int

@@ -1,4 +1,4 @@
-"""Names of files that a job makes beside others: always the same for the same file, and never longer than may be."""
+"""Names of files that a job makes beside others: the same for the same file each time, and never longer than may be."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ _OVERLAY = re.compile(rf"\.vmferry-({ID})\.r(\d+)\.qcow2$")
 
 
 def new_id() -> str:
-    """Of a job or a transfer."""
+    """Return a new random id for a job or a transfer: 8 characters of LETTERS."""
     return "".join(secrets.choice(LETTERS) for _ in range(8))
 
 
 class Overlay(NamedTuple):
-    """What the name of an overlay tells."""
+    """The job and the round that an overlay's name tells."""
 
     job: str
     round: int
 
     @property
     def suffix(self) -> str:
-        """AppArmor's helper of libvirt may read files in any folder, but only by the names that images have."""
+        """End of an overlay's file name.
+
+        AppArmor's helper of libvirt may read files in any folder, but only by the names that images have.
+        """
         return f".vmferry-{self.job}.r{self.round}.qcow2"
 
 
 def overlay_in(name: str) -> Overlay | None:
-    """Of the name of a file, or its path; None where no job has named it so."""
+    """Return the job and round that a file's name or path tells; None where no job has named it so."""
     found = _OVERLAY.search(name)
     return None if found is None else Overlay(found[1], int(found[2]))
 
 
 def beside(path: Path, suffix: str, *, room: str = "") -> Path:
-    """The file of this name with a suffix, in the same folder.
+    """Return the file of this name with a suffix, in the same folder.
 
     A name that would be too long is cut, with a hash of the whole in place of what was cut. `room` is what later names
     may add to this one.
@@ -53,7 +56,10 @@ def beside(path: Path, suffix: str, *, room: str = "") -> Path:
 
 
 def with_suffix(name: str, suffix: str, *, room: str = "") -> str:
-    """The same of the name alone. Cut between characters, as UTF-8 has them."""
+    """Return a file's name with a suffix, of at most LONGEST_BYTES together with what `room` names.
+
+    A longer name is cut between characters, as UTF-8 has them, with a hash of the whole in place of what was cut.
+    """
     whole = f"{name}{suffix}"
     most = LONGEST_BYTES - len(room.encode())
     if len(whole.encode()) <= most:

@@ -1,4 +1,4 @@
-"""Who is told of what becomes of a job or a transfer, and how that went."""
+"""Receivers of news about jobs and transfers, and how delivery to them went."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Receivers:
-    """A command, a webhook, both or neither."""
+    """The receivers of notices: a command, a webhook, both or neither."""
 
     command: str = ""
     """A program and its arguments, as a shell would split them; no shell runs it."""
@@ -36,7 +36,7 @@ class NoticeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NoticeView:
-    """One event on its way to one receiver, as a person sees it."""
+    """An event on its way to one receiver, as a person sees it."""
 
     event_id: str
     event: str
@@ -55,14 +55,14 @@ class NoticeView:
 
 @dataclass(frozen=True, slots=True)
 class Notifying:
-    """Who is told of everything in a state folder (the URL as `told_as` has it), and how the last notices went."""
+    """The receivers of all events in a state folder (the URL as `told_as` has it), and the newest notices."""
 
     receivers: Receivers
     notices: tuple[NoticeView, ...]
 
 
 def told_as(way: Channel, to: str) -> str:
-    """How a receiver is named where others may read it: without arguments, path or password."""
+    """Return a receiver's name for places where others may read it: without arguments, path or password."""
     if way is Channel.URL:
         url = urlsplit(to)
         port = f":{url.port}" if url.port else ""

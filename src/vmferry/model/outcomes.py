@@ -1,4 +1,4 @@
-"""What has become of the files at the source, as a job writes it down while it removes them."""
+"""What became of the files at the source, as a job records it while it removes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def dumped(source: SourceFileFate) -> str:
 
 
 def outcomes(planned: Sequence[SourceFileFate], written: Callable[[Where], str | None]) -> tuple[SourceFileFate, ...]:
-    """The files of the plan, with what the job has written down of each."""
+    """Return the plan's files, each with what the job has recorded of it."""
     return tuple(_outcome(source, written(source.path)) for source in planned)
 
 

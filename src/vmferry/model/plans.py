@@ -1,4 +1,4 @@
-"""What is wanted and what is planned: requests, moves, findings, plans."""
+"""Requests, moves, findings and plans of migrations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MoveRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImageMove:
-    """One image on its way."""
+    """The move of one image."""
 
     source: Where
     destination: Where
@@ -71,7 +71,7 @@ class ImageMove:
 
     @property
     def bytewise(self) -> bool:
-        """Copied as a file, byte for byte: snapshots inside it, bitmaps and layout survive."""
+        """True if the image is copied as a file, byte for byte: snapshots inside it, bitmaps and layout survive."""
         return not (self.from_volume or self.to_volume or self.to_format)
 
     @property
@@ -85,7 +85,7 @@ class ImageMove:
 
 @dataclass(frozen=True, slots=True)
 class DiskMove:
-    """One disk on its way, its active image first in `images`."""
+    """The move of one disk, with its active image first in `images`."""
 
     target: str
     images: tuple[ImageMove, ...]
@@ -120,7 +120,7 @@ class FileMove:
 
 
 class Priority(StrEnum):
-    """Who goes first; a job of a higher one takes the place of those below it, as BITS has it."""
+    """Order of jobs; one of a higher priority takes the place of those below it, as in BITS."""
 
     FOREGROUND = "foreground"
     HIGH = "high"
@@ -129,7 +129,7 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 goes first."""
+        """Rank of the priority; 0 goes first."""
         return list(Priority).index(self)
 
 
@@ -213,7 +213,7 @@ class Plan:
 
     @property
     def most_overlays(self) -> int:
-        """How many each disk that is frozen may have on it at once."""
+        """The most overlays that each disk that is frozen may have on it at once."""
         return self.deepest - max((len(disk.images) for disk in self.disks if disk.frozen), default=0)
 
     @property

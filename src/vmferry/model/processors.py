@@ -12,7 +12,7 @@ from vmferry.model.plans import Finding, Severity
 
 
 class CpuMode(StrEnum):
-    """Where a VM's CPU comes from, as libvirt's <cpu mode>."""
+    """libvirt's <cpu mode>: where a VM's CPU comes from."""
 
     CUSTOM = "custom"
     HOST_MODEL = "host-model"
@@ -33,7 +33,7 @@ class Guests:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """A CPU: what it has, and `xml`, libvirt's <cpu> element, which only hosts read."""
+    """A CPU's model and features, and `xml`, libvirt's <cpu> element, which only hosts read."""
 
     model: str = ""
     vendor: str = ""
@@ -45,7 +45,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class VmNeeds:
-    """What a VM asks of a host: of one that is to take it over as it runs or is saved, or to start it."""
+    """What a VM asks of a host that is to take it over as it runs or is saved, or to start it."""
 
     vm: str
     uuid: str
@@ -99,7 +99,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class CpuFit:
-    """Whether a host can give a guest some CPU: both are empty if it can."""
+    """Whether a host can give a guest some CPU: `missing` and `reason` are empty if it can."""
 
     missing: tuple[str, ...] = ()
     reason: str = ""
@@ -115,7 +115,7 @@ class CpuFit:
 
 @dataclass(frozen=True, slots=True)
 class CpuCheck:
-    """Can a host run a VM's CPU, now with this state?"""
+    """Whether a host can run a VM's CPU, with the VM in its present state."""
 
     needs: VmNeeds
     host: str
@@ -152,7 +152,7 @@ class CpuLimitRequest:
 
 @dataclass(frozen=True, slots=True)
 class CpuLimited:
-    """A VM's CPU, now that it is changed in its definition."""
+    """A VM's CPU after it was changed in its definition."""
 
     vm: str
     to: str
@@ -167,5 +167,5 @@ class CpuLimited:
 
 
 def version_text(number: int) -> str:
-    """7002022 as 7.2.22."""
+    """Return libvirt's version number as text: 7002022 as 7.2.22."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

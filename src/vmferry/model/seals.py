@@ -1,4 +1,4 @@
-"""What lies at a destination, so that it can be told later whether it still does."""
+"""Seals of copies, by which it can be told later whether a destination still holds what was copied."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ LATER = frozenset(
 
 
 def checksum(receipt: Mapping[str, object]) -> str:
-    """BLAKE3 of all of a receipt but its checksum, the same for every way in which its JSON is written."""
+    """Return the BLAKE3 of all of a receipt but its checksum, the same for every way in which its JSON is written."""
     counted = {name: value for name, value in receipt.items() if value or name not in LATER}
     told = _plain({name: value for name, value in counted.items() if name != "checksum"})
     return blake3(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:
-    """Field names as people write them (`from`), whole numbers as integers: jq writes 2.0 as 2."""
+    """Return the value with field names as people write them (`from`) and whole numbers as integers.
+
+    jq writes 2.0 as 2.
+    """
     if isinstance(value, Mapping):
         return {str(name).rstrip("_"): _plain(held) for name, held in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Transfers that a worker carries out for whoever asked: states and records. After BITS (see docs/bits.md)."""
+"""Transfers that a worker carries out without a VM: states and records. After BITS (see docs/bits.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_PROGRESS_S = 14 * 86400.0
 
 
 class TransferState(StrEnum):
-    """As in BITS' "Life Cycle of a BITS Job"."""
+    """States of a transfer, as in BITS' "Life Cycle of a BITS Job"."""
 
     QUEUED = "queued"
     """Waits for its turn."""
@@ -118,7 +118,7 @@ class TransferView:
 
 @dataclass(frozen=True, slots=True)
 class TransferSeen:
-    """A transfer, and a number that differs once anything has changed."""
+    """A transfer, and a number that differs once anything of it has changed."""
 
     version: int
     transfer: TransferView

@@ -1,4 +1,4 @@
-"""What is: VMs, their disks and images, and the storages as a host sees them."""
+"""VMs, their disks and images, and storages, as a host sees them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Where = Path | Url
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of a disk's chain."""
+    """An image of a disk's chain."""
 
     path: Where
     format: str
@@ -85,7 +85,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One virtual disk of a VM, its active image first in `chain`."""
+    """A virtual disk of a VM, with its active image first in `chain`."""
 
     target: str
     chain: tuple[Image, ...]
@@ -176,7 +176,7 @@ QCOW2_FLOOR_BYTES = 1 << 20
 
 
 def volume_bytes(virtual_bytes: int, format_: str) -> int:
-    """The least size of a volume for a disk of that size."""
+    """Return the least size in bytes of a volume for a disk of that size."""
     if format_ == "raw":
         return virtual_bytes
     return virtual_bytes + QCOW2_FLOOR_BYTES + round(virtual_bytes * QCOW2_PART)
@@ -198,7 +198,7 @@ class Volume:
     """It takes the size of what is copied there: a file on NFS."""
 
     def lacks(self, virtual_bytes: int, format_: str) -> int:
-        """Bytes that a disk of that size needs there, if the volume has fewer and keeps its size; else 0."""
+        """Return the bytes that a disk of that size needs there, if the volume has fewer and keeps its size; else 0."""
         needed = volume_bytes(virtual_bytes, format_)
         return needed if self.size_bytes < needed and not self.resizes else 0
 

@@ -1,4 +1,4 @@
-"""What a disk's chain may be: no deeper than libvirt bears, and nothing of another manager's job in it."""
+"""Checks of a disk's chain: no deeper than libvirt bears, and nothing of another manager's job in it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SURE = _SHALLOW - _OVERLAYS
 
 
 def deepest(libvirt: int) -> int:
-    """The most images of a chain that a libvirt of this version keeps track of."""
+    """Return the most images of a chain that a libvirt of this version (as 9000000) keeps track of."""
     return _SHALLOW if _SHALLOW_FROM <= libvirt < _SHALLOW_UNTIL else DEEPEST_CHAIN
 
 
 def of_depth(ends: Ends, vm: Vm, disks: Sequence[Disk], technology: Technology) -> tuple[int, list[Finding]]:
-    """The most images that a chain may have on both hosts, and the disks whose chain would be longer."""
+    """Return the most images that a chain may have on both hosts, and a finding for each disk that exceeds that."""
     longest = max((len(disk.chain) for disk in disks), default=0)
     if longest <= _SURE and technology not in MIRRORS | SAVES:
         return DEEPEST_CHAIN, []
@@ -41,7 +41,7 @@ def of_depth(ends: Ends, vm: Vm, disks: Sequence[Disk], technology: Technology) 
 
 
 def of_other_jobs(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
-    """Disks that lie on a job's overlay: this manager has no job of the VM, or it would not plan a move of it."""
+    """Find disks that lie on a job's overlay: this manager has no job of the VM, or it would not plan a move of it."""
     found = []
     for disk in disks:
         jobs = [overlay.job for image in disk.chain if (overlay := overlay_in(str(image.path)))]

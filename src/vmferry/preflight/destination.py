@@ -1,4 +1,4 @@
-"""What the folders really bear that a move would put files into: tried there, with one file that is gone at once."""
+"""Tests what folders that files would go to really bear, with one file that is removed at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_FILES = 8
 def of_folders(
     ends: Ends, vm: Vm, moves: Sequence[DiskMove], files: Collection[FileMove], technology: Technology
 ) -> list[Finding]:
-    """Of each folder that exists and can be written; what it is not stands in other findings."""
+    """Probe each folder that exists and can be written; other findings tell of the rest."""
     found: list[Finding] = []
     for path, use in uses(vm, moves, files, technology).items():
         folder = ends.there.folder(path)
@@ -29,7 +29,7 @@ def of_folders(
 
 
 def of_allocation(moves: Sequence[DiskMove]) -> list[Finding]:
-    """Of raw disks that were given all their storage beforehand: zeros are not written where they go."""
+    """Note raw disks whose storage is fully allocated at the source: zeros are not written at the destination."""
     images = {image.source: image for move in moves for image in move.images if not image.from_volume}
     return [
         Finding(
@@ -49,7 +49,7 @@ def _is_whole(image: ImageMove) -> bool:
 def uses(
     vm: Vm, moves: Sequence[DiskMove], files: Collection[FileMove], technology: Technology
 ) -> Mapping[Path, FolderUse]:
-    """What comes into each folder that images go to."""
+    """Return, by folder that images go to, what comes into it."""
     disks = {disk.target: disk for disk in vm.disks}
     into: dict[Path, list[tuple[ImageMove, Disk]]] = {}
     for move in moves:
@@ -80,10 +80,13 @@ def _use(images: Sequence[tuple[ImageMove, Disk]], files: Collection[FileMove], 
 
 
 def _is_odd(image: ImageMove) -> bool:
-    """A raw disk that may end within a sector: none are larger than a page."""
+    """Tell whether a raw disk may end within a sector: none are larger than a page."""
     return image.to.format == "raw" and image.virtual_bytes % _PAGE != 0
 
 
 def _bytes(image: ImageMove) -> int:
-    """How long the file may become: a qcow2 no longer than what it holds and what is written meanwhile."""
+    """Return how long the file may become.
+
+    A raw file has the disk's size, a qcow2 is no longer than what it holds and what is written meanwhile.
+    """
     return image.virtual_bytes if image.to.format == "raw" else image.data_bytes

@@ -1,4 +1,4 @@
-"""The checks: each looks at facts and returns findings, with their cures."""
+"""Preflight's basic checks: each looks at facts and returns findings with their cures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def blocker(what: str, cure: str) -> Finding:
 
 
 def stays(disk: Disk) -> str | None:
-    """Why a disk does not move with --path; None when it does."""
+    """Return why a disk does not move with --path; None when it does."""
     if not disk.chain:
         return "it is empty"
     if disk.device != "disk":
@@ -59,7 +59,10 @@ def stays_note(disk: Disk, why: str, path: Path) -> Finding:
 
 
 def no_precopy(vm: Vm, technology: Technology, way_out: str) -> list[Finding]:
-    """QEMU loses pages that a TCG guest dirties while they are written: see docs/decisions/0009."""
+    """Note that memory is saved with the guest standing, without KVM.
+
+    QEMU loses pages that a TCG guest dirties while they are written: see docs/decisions/0009.
+    """
     if technology not in SAVES or vm.precopy or vm.power is Power.OFF:
         return []
     what = f"{vm.name} runs without KVM: its {_mib(vm.touched_bytes)} of memory are saved with the guest standing"
@@ -70,9 +73,9 @@ def no_precopy(vm: Vm, technology: Technology, way_out: str) -> list[Finding]:
 def of_pause(
     vm: Vm, technology: Technology, least_s: float, allowed_s: float, way_out: str, *, learned: bool
 ) -> list[Finding]:
-    """A pause that even an idle guest would exceed: the job would wait for ever.
+    """Find a pause, in seconds, that even an idle guest would exceed: the job would wait for ever.
 
-    `way_out`: the way without a saved state, if there is one.
+    `way_out`: the way without a saved state, if there is one. `learned`: earlier moves from the host have raised it.
     """
     if technology not in SAVES or least_s <= allowed_s:
         return []
@@ -83,7 +86,11 @@ def of_pause(
 
 
 def of_memory(vm: Vm, *, runnable: bool) -> list[Finding]:
-    """Memory that libvirt keeps names the disks where they are now: a start would load it onto disks that are gone."""
+    """Find memory that libvirt keeps for the VM's next start (managed save).
+
+    It names the disks where they are now: a start would load it onto disks that are gone. `runnable`: the VM could be
+    moved while it runs.
+    """
     if not vm.managed_save:
         return []
     what = f"libvirt keeps the memory of {vm.name} for its next start, as of the disks where they are now"
@@ -93,7 +100,7 @@ def of_memory(vm: Vm, *, runnable: bool) -> list[Finding]:
 
 
 def of_disks(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
-    """What makes a disk impossible to move at all."""
+    """Find what makes a disk impossible to move at all."""
     return [finding for disk in disks for finding in _of_disk(vm, disk)]
 
 
@@ -150,7 +157,7 @@ class Ends:
 
 
 def of_images(ends: Ends, vm: Vm, moves: Collection[DiskMove], files: Collection[FileMove]) -> list[Finding]:
-    """What stands in the way at the destination, and at the source that is left."""
+    """Find what stands in the way at the destination, and at the source that is left."""
     images = [image for image in _distinct(moves) if not image.to_volume]
     places = [(image.source, image.destination) for image in images] + [(f.source, f.destination) for f in files]
     found = [f for source, destination in places for f in _of_place(ends, source, destination)]
@@ -173,7 +180,7 @@ def _distinct(moves: Collection[DiskMove]) -> list[ImageMove]:
 
 
 def _left(moves: Collection[DiskMove], files: Collection[FileMove]) -> set[Path]:
-    """The folders that files are removed from in the end."""
+    """Return the folders that files are removed from in the end."""
     images = [image for image in _distinct(moves) if not image.stays and not image.from_volume]
     sources = [*(image.source for image in images), *(file.source for file in files if not file.stays)]
     return {source.parent for source in sources if isinstance(source, Path)}
@@ -194,7 +201,7 @@ def _of_place(ends: Ends, source: Where, destination: Where) -> list[Finding]:
 
 
 def _real(host: Host, path: Path) -> Path:
-    """Its name on that host, whatever links lead to its folder."""
+    """Return the file's path on that host with links resolved that lead to its folder."""
     return (host.folder(path.parent).real or path.parent) / path.name
 
 
@@ -229,7 +236,10 @@ def _same_names(images: Collection[ImageMove]) -> list[Finding]:
 def of_space(
     ends: Ends, vm: Vm, moves: Collection[DiskMove], technology: Technology, reserved: Mapping[str, int]
 ) -> list[Finding]:
-    """Is there room for the copies, the saved state, the overlays on both sides, and other jobs' plans?"""
+    """Find storages without room for the copies, the saved state, the overlays on both sides, and other jobs' plans.
+
+    `reserved`: bytes that active jobs will still take, by file system.
+    """
     left: Counter[Path] = Counter()
     needed: Counter[Path] = Counter()
     for image in _distinct(moves):

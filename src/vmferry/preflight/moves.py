@@ -1,4 +1,4 @@
-"""Where each image and file goes: pure path arithmetic."""
+"""Computes where each image and file goes: pure path arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmferry.model import Disk, DiskMove, FileMove, Image, ImageMove, Vm, Volume
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One disk that is to move, and where to: a folder, or a volume."""
+    """A disk that is to move, and where to: a folder, or a volume."""
 
     disk: Disk
     to: Where
@@ -27,9 +27,9 @@ class Wanted:
 
 
 def disk_move(vm: Vm, wanted: Wanted) -> DiskMove:
-    """The whole chain goes to the folder under its own names, each image naming its backing file anew.
+    """Plan one disk's move: its whole chain goes to the folder under its own names, a single image to a volume.
 
-    A single image goes to a volume.
+    In a folder each image names its backing file anew.
     """
     disk = wanted.disk
     below = (*disk.chain[1:], None)
@@ -44,7 +44,10 @@ def disk_move(vm: Vm, wanted: Wanted) -> DiskMove:
 
 
 def _overlays(vm: Vm, wanted: Wanted) -> Path:
-    """Beside the image; for one on a volume in the folder that was named, or that it goes to."""
+    """Return what overlay names begin with at the source: the image's own path.
+
+    For an image on a volume: a name in the folder that was named, or in the one that it goes to.
+    """
     path = wanted.disk.active.path
     if isinstance(path, Path) and not wanted.disk.active.volume:
         return path
@@ -52,7 +55,10 @@ def _overlays(vm: Vm, wanted: Wanted) -> Path:
 
 
 def _overlay_copies(vm: Vm, wanted: Wanted, destination: Where) -> Path:
-    """Beside the destination; for a volume in the folder that was named, or that the image comes from."""
+    """Return what overlay names begin with at the destination: the destination's own path.
+
+    For a volume: a name in the folder that was named, or in the one that the image comes from.
+    """
     if wanted.folder is not None and isinstance(destination, Path):
         return destination
     path = wanted.disk.active.path
@@ -61,7 +67,7 @@ def _overlay_copies(vm: Vm, wanted: Wanted, destination: Where) -> Path:
 
 
 def lost_checkpoints(vm: Vm, moves: Collection[DiskMove]) -> tuple[str, ...]:
-    """libvirt's checkpoints that stay behind: their bitmaps lie in the images, and go along only with whole files."""
+    """Return libvirt's checkpoints that stay behind: their bitmaps lie in the images, and go only with whole files."""
     by_content = any(not image.bytewise for move in moves for image in move.images)
     return vm.checkpoints if by_content else ()
 
@@ -92,7 +98,10 @@ def _image_move(vm: Vm, wanted: Wanted, image: Image, backing: Image | None) -> 
 
 
 def _name(vm: Vm, wanted: Wanted, image: Image, to_format: str | None) -> str:
-    """Its own; one that comes from a volume, or changes its format, is named after VM, disk and format."""
+    """Return the image's file name at the destination: its own.
+
+    One that comes from a volume, or changes its format, is named after VM, disk and format.
+    """
     if isinstance(image.path, Path) and not image.volume and to_format is None:
         return image.path.name
     name = vm.name.replace("/", "_")
@@ -100,7 +109,10 @@ def _name(vm: Vm, wanted: Wanted, image: Image, to_format: str | None) -> str:
 
 
 def _backing(image: Image, backing: Image | None, folder: Path) -> str | None:
-    """What the header must say there; None when what it says stays true (a relative name)."""
+    """Return the backing file that the header must name at the destination.
+
+    None when what it says stays true (a relative name), or it has none.
+    """
     if backing is None or image.backing is None or not isinstance(backing.path, Path):
         return None
     destination = folder / backing.path.name
@@ -111,7 +123,7 @@ def _backing(image: Image, backing: Image | None, folder: Path) -> str | None:
 
 
 def file_moves(vm: Vm, moves: Collection[DiskMove], path: Path | None, *, apart: bool = False) -> tuple[FileMove, ...]:
-    """The NVRAM, when it lies in a folder that a disk leaves, or the VM leaves its host."""
+    """Plan the NVRAM's move, when it lies in a folder that a disk leaves, or the VM leaves its host; else empty."""
     if vm.nvram is None or not moves:
         return ()
     left = {move.overlays.parent for move in moves if not move.active.from_volume}

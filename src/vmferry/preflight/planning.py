@@ -85,7 +85,7 @@ def plan(
 
 
 def _least_pause_s(vm: Vm, technology: Technology, moves: tuple[DiskMove, ...]) -> float:
-    """The pause of a guest that writes nothing meanwhile."""
+    """Return the forecast pause, in seconds, of a guest that writes nothing meanwhile."""
     return pause_s(
         technology,
         remaining_bytes=0,
@@ -113,7 +113,7 @@ def _check_request(request: MoveRequest) -> None:
 
 
 def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: RemovableMedia) -> tuple[list[Wanted], list[Finding]]:
-    """The disks to move, and a note for each that stays because of what it is."""
+    """Return the disks to move, and a note for each that stays because of what it is. Raises NoSuchDisk, UsageError."""
     present = {disk.target: disk for disk in vm.disks}
     for target in request.disks:
         if target not in present:
@@ -132,7 +132,7 @@ def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: RemovableMedia) ->
 
 
 def _asked(request: MoveRequest, disk: Disk, ends: Ends, drives: RemovableMedia) -> Where | Finding | None:
-    """Where a disk goes that --disk does not name, or why it stays; None when there is nothing to say."""
+    """Return where a disk goes that --disk does not name, or a note why it stays; None when there is nothing to say."""
     if not disk.chain:
         return None
     if ends.apart and is_drive(disk):
@@ -153,7 +153,7 @@ def _to(request: MoveRequest, disk: Disk, to: Where, host: Host) -> Wanted:
 
 
 def _discs(ends: Ends, wanted: list[Wanted]) -> frozenset[str]:
-    """Discs of a VM that goes elsewhere: they stay for others."""
+    """Return the targets of drives whose disc is copied to another host: at the source discs stay for others."""
     return frozenset(w.disk.target for w in wanted if ends.apart and is_drive(w.disk))
 
 

@@ -1,4 +1,4 @@
-"""Can a host take a VM over, by its processor, machine type and versions? Pure: facts in, findings out."""
+"""Checks whether a host can take a VM over, by processor, machine type and versions. Pure: facts in, findings out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FEW = 12
 
 
 def platform_findings(needs: VmNeeds, platform: Platform) -> tuple[Finding, ...]:
-    """All that stands against this VM on that host, each with its cure; notes are no obstacle."""
+    """Return all that stands against this VM on that host, each with its cure; notes are no obstacle."""
     offer = platform.offer(needs.guests)
     if offer is None:
         return (_no_such_guests(needs, platform),)
@@ -31,12 +31,12 @@ def platform_findings(needs: VmNeeds, platform: Platform) -> tuple[Finding, ...]
 
 
 def cpu_missing(needs: VmNeeds, offer: Offer) -> tuple[str, ...]:
-    """Features that the guest has or wants, and that it could not have there."""
+    """Return the features that the guest has or wants and the host cannot give; empty if they cannot be compared."""
     return tuple(sorted(set(needs.cpu.features) - set(offer.cpu.features))) if offer.comparable else ()
 
 
 def some(names: tuple[str, ...]) -> str:
-    """Names for a sentence, not too many of them."""
+    """Return names for a sentence: at most _FEW of them, and how many more there are."""
     more = len(names) - _FEW
     return ", ".join(names[:_FEW]) + (f" and {more} more" if more > 0 else "")
 
@@ -46,7 +46,7 @@ def _note(what: str, cure: str) -> Finding:
 
 
 def _limit(needs: VmNeeds, platform: Platform) -> str:
-    """The command that makes a VM able to run on both hosts, and when it does."""
+    """Return the command that makes a VM able to run on both hosts, and say that a running one must be started anew."""
     command = f"`vmferry cpu limit {quote(needs.vm)} --to baseline --host {quote(platform.host)}`"
     return f"{command}, then shut it down and start it" if needs.running else command
 
@@ -101,7 +101,7 @@ def _cure(needs: VmNeeds, offer: Offer, platform: Platform) -> str:
 
 
 def _host_cpu(needs: VmNeeds, platform: Platform, offer: Offer) -> Iterator[Finding]:
-    """A guest that was given its host's own processor: no list of features says all that it has seen."""
+    """Note a running guest that has its host's own processor: no list of features says all that it has seen."""
     if not needs.running or needs.mode not in (CpuMode.PASSTHROUGH, CpuMode.MAXIMUM) or not offer.comparable:
         return
     what = f"{needs.vm} has its host's own CPU (mode='{needs.mode}'): libvirt promises it only on the same processor"
@@ -138,7 +138,7 @@ def _upgrade(machine: str, platform: Platform) -> str:
 
 
 def _newest_of_family(machine: str, offer: Offer) -> str | None:
-    """The newest machine type of the same board that the host has."""
+    """Return the newest machine type of the same board that the host has; None if there is none."""
     wanted = _VERSIONED.fullmatch(machine)
     if wanted is None:
         return None
@@ -148,7 +148,10 @@ def _newest_of_family(machine: str, offer: Offer) -> str | None:
 
 
 def _versions(needs: VmNeeds, platform: Platform) -> Iterator[Finding]:
-    """An older QEMU may not read what a newer one wrote; fixes of one release (7.2.x) are alike."""
+    """Find versions older than those at the source. Only a running or saved VM is looked at.
+
+    An older QEMU may not read what a newer one wrote; fixes of one release (7.2.x) are alike.
+    """
     if not needs.running:
         return
     if platform.qemu // 1000 < needs.qemu // 1000:

@@ -1,4 +1,4 @@
-"""What only a move to another host has to look at."""
+"""Checks that only a move to another host needs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vmferry.preflight.start import of_arrival, of_definition
 
 
 def same_folder(disk: Disk) -> Where:
-    """Where a disk goes of which nothing is said: the folder of the same name."""
+    """Return where a disk goes by default: the folder of the same path, or for a volume its own place."""
     where = disk.active.path
     return where.parent if isinstance(where, Path) and not disk.active.volume else where
 
 
 def stays(ends: Ends, disk: Disk) -> bool:
-    """Is the disk's storage the same one on both hosts?"""
+    """Tell whether the disk's storage is the same one on both hosts, so that the disk needs no copy."""
     where = disk.active.path if disk.chain else None
     if not isinstance(where, Path) or disk.active.volume:
         return False
@@ -39,7 +39,10 @@ def stays_note(ends: Ends, disk: Disk) -> Finding:
 def of_vm(
     ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path], media: Mapping[str, Placed | None]
 ) -> list[Finding]:
-    """`files`: old place to new place of all that comes along. `media`: as of Changes."""
+    """Find what stands against the VM itself on the other host.
+
+    `files`: old place to new place of all that comes along. `media`: what lies in drives there, as of Changes.
+    """
     return [
         *_of_name(ends, vm),
         *_of_written(ends, vm, request, files),
@@ -61,7 +64,10 @@ def _of_name(ends: Ends, vm: Vm) -> list[Finding]:
 
 
 def _of_written(ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path]) -> list[Finding]:
-    """What its definition names of a host's own, and the other one has not; what is gone on both is no news."""
+    """Find what the definition names of a host's own and the other host lacks.
+
+    What is gone on both is not reported here.
+    """
     definition = ends.host.definition(vm.uuid)
     missed_here = {lack.what for lack in ends.host.lacks(definition, Changes())}
     networks = [

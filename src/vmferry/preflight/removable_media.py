@@ -1,4 +1,4 @@
-"""What becomes of the discs in the drives of a VM that goes to another host."""
+"""Decides what becomes of the discs in the drives of a VM that goes to another host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmferry.preflight.relocation import stays, stays_note
 
 @dataclass(frozen=True, slots=True)
 class RemovableMedia:
-    """By target of the drive."""
+    """What becomes of the discs in a VM's drives, by the drive's target."""
 
     copied: dict[str, Path] = field(default_factory=dict)
     """The folder that it is copied to."""
@@ -27,7 +27,7 @@ def is_drive(disk: Disk) -> bool:
 
 
 def discs(ends: Ends, vm: Vm, request: MoveRequest) -> RemovableMedia:
-    """Of each drive with something in it that --disk does not name."""
+    """Decide what becomes of the disc in each drive that is not empty and that --disk does not name."""
     told = RemovableMedia()
     for disk in vm.disks:
         if is_drive(disk) and disk.chain and disk.target not in request.disks:
@@ -65,7 +65,7 @@ def _same(told: RemovableMedia, ends: Ends, disk: Disk, path: Path) -> None:
 
 
 def _copied(told: RemovableMedia, ends: Ends, disk: Disk, to: Path) -> None:
-    """One that lies there already, with the same content, is not copied again: discs are shared by many VMs."""
+    """Have a disc copied, unless the destination has it with the same content: discs are shared by many VMs."""
     path = disk.active.path
     if isinstance(path, Path) and ends.there.exists(to) and _equal(ends, path, to):
         told.media[disk.target] = Placed(to, disk.active.format)
@@ -80,7 +80,7 @@ def _equal(ends: Ends, here: Path, there: Path) -> bool:
 
 
 def _content(host: Host, path: Path) -> str | None:
-    """None where the host does not serve it."""
+    """Return what identifies the file's content on the host; None where the host does not serve the file."""
     try:
         return host.content_of(path)
     except PathRefused:

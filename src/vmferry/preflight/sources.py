@@ -1,4 +1,4 @@
-"""What goes and what stays: of each file that a move copies, what becomes of it at the source, and why."""
+"""Decides, for each file that a move copies, what becomes of it at the source, and why."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEMPLATE = "it is a base in another folder, perhaps a template: --remove-bases r
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What is about to be moved, as far as it is known when files are judged."""
+    """What is about to be moved, as far as it is known when the fate of its files is decided."""
 
     vm: Vm
     disks: Sequence[DiskMove]
@@ -50,7 +50,7 @@ class Move:
 
 @dataclass
 class Judged:
-    """The fate of each file, those that lie on others first."""
+    """The fate of each file at the source, those that lie on others first."""
 
     sources: list[SourceFileFate] = field(default_factory=list)
     users: dict[Where, list[FileUser]] = field(default_factory=dict)
@@ -69,7 +69,10 @@ class Judged:
 
 
 def judge(move: Move, host: Host, ask: AskUsers, *, apart: bool) -> Judged:
-    """Ask once about all files, then decide from the active images down: a base goes only with all that lies on it."""
+    """Decide the fate of all files of a move, from the active images down, after one question for their users.
+
+    A base goes only with all that lies on it. `apart`: the VM goes to another host.
+    """
     images = _images(move.disks)
     asked = [image.source for image in images if _asked(move, image)]
     asked += [file.source for file in move.files if not file.stays]
@@ -104,7 +107,10 @@ def _judge(judged: Judged, source: SourceFileFate, others: list[FileUser], why: 
 
 
 def _images(moves: Sequence[DiskMove]) -> list[ImageMove]:
-    """Each once, those that lie on others first: an image is seen before all that lies on it, and then turned round."""
+    """Return each image once, those that lie on others first.
+
+    An image is first seen before all that lies on it; then the order is turned round.
+    """
     seen: dict[Where, ImageMove] = {}
     for move in moves:
         for image in reversed(move.images):
@@ -113,12 +119,12 @@ def _images(moves: Sequence[DiskMove]) -> list[ImageMove]:
 
 
 def _asked(move: Move, image: ImageMove) -> bool:
-    """A volume is asked about too: somebody else may have it for a disk."""
+    """Tell whether an image's users are looked for: not for discs. A volume may be somebody else's disk too."""
     return not any(image in disk.images for disk in move.disks if disk.target in move.discs)
 
 
 def _folders(move: Move, *, apart: bool) -> list[Path]:
-    """Where images may lie that no VM names: the folders that are left, and those that are gone to on this host."""
+    """Return the folders where images may lie that no VM names: those that are left, and destinations on this host."""
     images = [image for disk in move.disks for image in disk.images]
     places = [image.source for image in images if not image.from_volume]
     places += [image.destination for image in images if not (apart or image.to_volume)]
@@ -126,7 +132,7 @@ def _folders(move: Move, *, apart: bool) -> list[Path]:
 
 
 def _left(move: Move, entries: Mapping[Path, FileEntry | None]) -> set[Path]:
-    """The folders of the active images, by their real names."""
+    """Return the folders of the active images, as named and by their real names."""
     active = [disk.active.source for disk in move.disks if not disk.active.from_volume]
     found = set()
     for path in active:
@@ -137,7 +143,7 @@ def _left(move: Move, entries: Mapping[Path, FileEntry | None]) -> set[Path]:
 
 
 def _why_it_stays(move: Move, image: ImageMove, source: SourceFileFate, left: Collection[Path]) -> str:
-    """For what it is, whoever else needs it; empty when it may go."""
+    """Say why an image stays for what it is, whether somebody else needs it or not; empty when it may go."""
     if image.from_volume:
         return VOLUME
     if not _asked(move, image):
@@ -172,7 +178,11 @@ def _leaving(move: Move, going: set[Where]) -> Leaving:
 
 
 def of_users(judged: Judged, vm: Vm, moves: Sequence[DiskMove]) -> Iterator[Finding]:
-    """Another VM that writes to the image, or has it below its own disk, stands in the way of freezing it."""
+    """Find other users of the files.
+
+    Another VM that writes to an image, or has it below its own disk, stands in the way of freezing it; other users are
+    noted.
+    """
     active = {move.active.source: move for move in moves if move.frozen}
     for path, users in judged.users.items():
         rivals = [user for user in users if path in active and _is_rival(user, vm)]

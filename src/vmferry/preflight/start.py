@@ -1,4 +1,4 @@
-"""Can libvirt start the VM again: where it is, where its memory has to be loaded, and where it goes to?"""
+"""Checks whether libvirt can start the VM again, at the source and at the destination."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmferry.preflight.findings import Ends, blocker
 
 
 def of_start(ends: Ends, vm: Vm, technology: Technology, moves: Collection[DiskMove], way_out: str) -> list[Finding]:
-    """Where it is. Its memory is loaded there again, or has to be if the move is undone.
+    """Find what the VM lacks to start where it is: its memory is loaded there, or has to be if the move is undone.
 
     `way_out`: a technology that needs no start, as "use --via live"; empty for none. On the way to another host a disc
     that is gone is no obstacle here: to come back it is taken out of its drive.
@@ -24,7 +24,7 @@ def of_start(ends: Ends, vm: Vm, technology: Technology, moves: Collection[DiskM
 
 
 def _of_variables(ends: Ends, vm: Vm) -> list[Finding]:
-    """A VM that was never started has none yet; one that was has lost its boot entries and keys."""
+    """Note missing NVRAM of a VM that is off: it was never started, or has lost its boot entries and keys."""
     if vm.power is not Power.OFF or vm.nvram is None or ends.host.exists(vm.nvram):
         return []
     what = f"the firmware's variables {vm.nvram} are not there: libvirt makes new ones from its template at the next"
@@ -34,7 +34,7 @@ def _of_variables(ends: Ends, vm: Vm) -> list[Finding]:
 def of_arrival(
     ends: Ends, vm: Vm, request: MoveRequest, files: Mapping[Path, Path], media: Mapping[str, Placed | None]
 ) -> list[Finding]:
-    """Where a VM that runs goes to: all that QEMU needs there, also what is gone where it runs."""
+    """Find what QEMU needs for a running VM and the destination lacks, also what is gone at the source."""
     if vm.power is Power.OFF:
         return []
     now = ends.host.definition_now(vm.uuid)
@@ -46,7 +46,7 @@ def of_arrival(
 
 
 def of_definition(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
-    """What the other host's libvirt says against the definition, before anything is copied for it."""
+    """Find what the other host's libvirt says against the definition, before anything is copied for it."""
     said = ends.there.refusal(ends.host.definition(vm.uuid), Changes(networks=request.networks))
     if not said:
         return []
@@ -55,7 +55,7 @@ def of_definition(ends: Ends, vm: Vm, request: MoveRequest) -> list[Finding]:
 
 
 def _thing(lack: Lack) -> str:
-    """As "the image /san1/a.img", without what it belongs to."""
+    """Return the kind and path of what is missing, as "the image /san1/a.img", without what it belongs to."""
     return lack.what.rpartition(" of disk ")[0] or lack.what.rpartition(" in ")[0]
 
 

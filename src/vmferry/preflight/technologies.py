@@ -1,4 +1,4 @@
-"""Which technologies this VM allows, and in words why the others are not possible."""
+"""Decides which technologies this VM allows, and says why the others are not possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vmferry.model import (
 
 
 def ruled_out(vm: Vm, wanted_disks: Sequence[Disk], files: Collection[FileMove]) -> tuple[Ruled, ...]:
-    """Every technology that is not possible, with all the reasons."""
+    """Return every technology on the same host that is not possible, with all the reasons."""
     return _ruled(
         {
             Technology.LIVE: [*_running(vm), *_frozen(wanted_disks), *_mirror(wanted_disks, files)],
@@ -32,7 +32,7 @@ def ruled_out(vm: Vm, wanted_disks: Sequence[Disk], files: Collection[FileMove])
 
 
 def ruled_out_apart(vm: Vm, wanted_disks: Sequence[Disk]) -> tuple[Ruled, ...]:
-    """The same for another host."""
+    """Return every technology of moving to another host that is not possible, with all the reasons."""
     return _ruled(
         {
             Technology.LIVE_RELOCATION: [*_running(vm), *_frozen(wanted_disks), *_bitmaps(vm), *_migrated(vm)],
@@ -56,7 +56,7 @@ VIA = {
 
 
 def choose(via: str, ruled: Collection[Ruled], *, apart: bool = False) -> tuple[Technology, list[Finding]]:
-    """The highest possible technology, or the one asked for, with what stands in its way."""
+    """Return the highest possible technology, or the one asked for, and findings of what stands in its way."""
     whys = {r.technology: r.why for r in ruled}
     known = OTHER_HOST if apart else SAME_HOST
     if via == "auto":
@@ -77,13 +77,13 @@ def choose(via: str, ruled: Collection[Ruled], *, apart: bool = False) -> tuple[
 
 
 def way_out(ruled: Collection[Ruled], *, apart: bool) -> str:
-    """The way without a saved state, where this plan does not call it impossible; else empty."""
+    """Return the advice to move live, which saves no memory, unless that is not possible; else empty."""
     live = Technology.LIVE_RELOCATION if apart else Technology.LIVE
     return "" if live in {r.technology for r in ruled} else "use --via live"
 
 
 def runnable(wanted_disks: Sequence[Disk]) -> bool:
-    """Could a VM that is off be moved while it runs, as far as can be told before it does?"""
+    """Tell whether a VM that is off could be moved while it runs, as far as can be told before it does."""
     return not _frozen(wanted_disks)
 
 
@@ -103,7 +103,7 @@ def _off(vm: Vm) -> list[str]:
 
 
 def _frozen(disks: Sequence[Disk]) -> list[str]:
-    """What no overlay can stand on."""
+    """Say which disks cannot have an overlay, and why."""
     return [
         f"disk {disk.target} is encrypted, and an overlay would hold the guest's writes in clear"
         for disk in disks
@@ -116,7 +116,10 @@ def _frozen(disks: Sequence[Disk]) -> list[str]:
 
 
 def _bitmaps(vm: Vm) -> list[str]:
-    """QEMU writes bitmaps into an image when it ends: in a copy made before they are there, but of no use."""
+    """Say that checkpoints rule a technology out, since a copy lacks their bitmaps.
+
+    QEMU writes bitmaps into an image when it ends: in a copy made before they are there, but of no use.
+    """
     if not vm.checkpoints:
         return []
     names = ", ".join(vm.checkpoints)
@@ -137,7 +140,10 @@ def _mirror(disks: Sequence[Disk], files: Collection[FileMove]) -> list[str]:
 
 
 def _migrated(vm: Vm) -> list[str]:
-    """A guest that QEMU emulates loses memory that it writes while it is carried (docs/decisions/0009)."""
+    """Say why libvirt cannot migrate the guest.
+
+    A guest that QEMU emulates loses memory that it writes while it is carried (docs/decisions/0009).
+    """
     lost = [] if vm.precopy else ["it runs without KVM, and QEMU loses pages that such a guest writes meanwhile"]
     return lost + ([f"it cannot be migrated: {vm.no_save}"] if vm.no_save else [])
 

@@ -1,4 +1,4 @@
-"""What stands in the way of a move to, or from, a volume: a device, LUN or export that exists by itself."""
+"""Checks of a move to, or from, a volume: a device, LUN or export that exists by itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _twice(wanted: Sequence[Wanted]) -> Iterator[Finding]:
 
 
 def _of_identity(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
-    """libvirt 9.0 cannot read an overlay's header again that it has written over NFS without them.
+    """Find NFS disks without a user and group: libvirt 9.0 cannot read an overlay's header again that lacks them.
 
     "missing 'user' or 'group' attribute in JSON backing definition for NFS volume": the VM would not start.
     """
@@ -69,7 +69,7 @@ def _of_overlays(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
 
 
 def _of_content(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
-    """What is lost when a disk is copied by what the guest sees of it."""
+    """Find what is lost when a disk is copied by what the guest sees of it, and what forbids that."""
     disk = wanted.disk
     by_content = wanted.volume is not None or any(
         image.volume or wanted.format not in (None, image.format) for image in disk.chain
@@ -91,7 +91,7 @@ def _of_content(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
 
 
 def of_checkpoints(vm: Vm, moves: Collection[DiskMove]) -> Iterator[Finding]:
-    """Backups that could not be told from whole ones."""
+    """Note the checkpoints that are dropped: a later incremental backup could not be told from a whole one."""
     if names := ", ".join(lost_checkpoints(vm, moves)):
         what = f"the checkpoints of {vm.name} ({names}) are dropped: a disk is copied by content, without its bitmaps"
         yield Finding(

@@ -1,4 +1,4 @@
-"""One worker for each state folder, also while that worker is frozen."""
+"""Lock that allows one worker for each state folder, also while that worker is frozen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class WorkerLock:
         self._held: int | None = None
 
     def take(self) -> None:
-        """Raises WorkerRunning at once if another process has it."""
+        """Take the lock. Raises WorkerRunning at once if another process has it."""
         descriptor = os.open(self._state / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,12 +16,12 @@ OLD_FILES = 3
 
 
 class _Log(RotatingFileHandler):
-    """A rotated log that also takes what C libraries and the interpreter print, once it has taken over."""
+    """A rotated log that also takes what C libraries and the interpreter print, after `take_over`."""
 
     _took_over = False
 
     def take_over(self) -> None:
-        """Let file descriptors 1 and 2 be this file: nothing keeps the starter's terminal or pipe."""
+        """Make file descriptors 1 and 2 this file: nothing keeps the starter's terminal or pipe open."""
         self._took_over = True
         if self.stream is not None:
             for number in (1, 2):
@@ -34,9 +34,9 @@ class _Log(RotatingFileHandler):
 
 
 def start(path: Path, *, foreground: bool) -> None:
-    """Send structlog's and the standard library's records there; `foreground`: to the terminal instead.
+    """Send structlog's and the standard library's records to the file; `foreground`: to the terminal instead.
 
-    Standard error stays where it is until `take_over`, so that who starts a worker hears why it could not.
+    Standard error stays where it is until `take_over`, so that the starter of a worker sees why it could not start.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -67,7 +67,7 @@ def start(path: Path, *, foreground: bool) -> None:
 
 
 def take_over() -> None:
-    """From now on all output goes to the log file, if there is one."""
+    """Send all further output to the log file, if there is one, and enable faulthandler."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Log):
             handler.take_over()

@@ -1,4 +1,4 @@
-"""Where state lies, and who works there: a folder of one manager, or a PostgreSQL database that several share."""
+"""Where a manager's state lies and what it is called: in a folder, or in a PostgreSQL database that several share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MACHINE_ID = Path("/etc/machine-id")
 
 
 def home() -> Path:
-    """Where this user's state lies unless another place is named: /var/lib/vmferry for root, else the XDG folder."""
+    """Return the default place of this user's state: /var/lib/vmferry for root, else the XDG state folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/vmferry")
     given = os.environ.get("XDG_STATE_HOME", "")
@@ -45,7 +45,10 @@ class StateLocation:
 
     @staticmethod
     def of(state: Path | str, runtime: Path | None = None) -> StateLocation:
-        """Of a folder, or of a URL with the manager's folder (its own default, without one). Raises StateUnusable."""
+        """Return the location named by a folder, or by a database's URL and the manager's folder. Raises StateUnusable.
+
+        `runtime`: that folder of a manager with a database; by default one below `home`, named after the database.
+        """
         if "://" not in str(state):
             return StateLocation(Path(state).absolute())
         url = urlsplit(str(state))
@@ -64,7 +67,7 @@ class StateLocation:
         return self.state / "worker.log"
 
     def identity(self) -> ManagerIdentity:
-        """What a worker here is; the folders must exist."""
+        """Return what a worker here calls itself; the folders must exist."""
         if self.records is None or self.shared_folder is None:
             return ManagerIdentity.at(self.state)
         return ManagerIdentity.among(self.state, self.shared_folder, self.records)
@@ -81,7 +84,7 @@ class StateLocation:
                 raise StateUnusable(state=folder, reason="it belongs to another user")
 
     def address(self) -> str:
-        """What bind and connect take: the path, or a short way to it through /proc when it is too long."""
+        """Return what bind and connect take: the socket's path, or a short way to it through /proc if it is long."""
         if len(os.fsencode(self.socket)) <= LONGEST_ADDRESS:
             return str(self.socket)
         folder = os.open(self.state, os.O_PATH | os.O_DIRECTORY)  # stays open: the address lives as long
@@ -89,7 +92,7 @@ class StateLocation:
 
 
 def _key(records: str) -> str:
-    """The same for every way to write the same database: users and options do not matter."""
+    """Return a folder name that is the same however a database's URL is written: users and options do not matter."""
     url = urlsplit(records)
     hosts = url.netloc.rpartition("@")[2] or ",".join(parse_qs(url.query).get("host", []))
     name = url.path.strip("/")
@@ -117,34 +120,46 @@ class ManagerIdentity:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads every vmferry command here."""
+        """Variables that make every vmferry command use this manager."""
         if self.alone:
             return {"VMFERRY_STATE": str(self.folder)}
         return {"VMFERRY_STATE": self.records, "VMFERRY_RUNTIME": str(self.folder)}
 
     @staticmethod
     def at(folder: Path) -> ManagerIdentity:
-        """Of a manager that shares its records with nobody."""
+        """Return the identity of a manager that shares its records with nobody."""
         return ManagerIdentity(folder, folder, f"sqlite:///{folder / 'vmferry.db'}", ALONE, None)
 
     @staticmethod
     def among(folder: Path, shared_folder: Path, records: str) -> ManagerIdentity:
-        """Of one of several managers; its name is made once and stays with its folder, which must exist."""
+        """Return the identity of one of several managers that share a database.
+
+        Its name is made once and stays with its folder, which must exist.
+        """
         return ManagerIdentity(folder, shared_folder, records, _name(folder / "manager"), _machine())
 
     def reach(self, *hosts: str) -> str | None:
-        """The machine whose managers alone can act there: a libvirt URI without a host is another host elsewhere."""
+        """Return the machine whose managers alone can act for these hosts; None where all managers can.
+
+        A libvirt URI without a host means another host on each machine.
+        """
         return self.machine if any(is_local(host) for host in hosts) else None
 
 
 def is_local(name: str) -> bool:
-    """Is a host, or what is named after one, another one on each machine? Such a name ends with ://, a path."""
+    """Tell whether a host's name, or one that ends with it, means another host on each machine.
+
+    Such a name ends with a URI without a host: ://, a path.
+    """
     uri = name.rpartition(" ")[2]
     return "://" in uri and not uri.partition("://")[2].partition("/")[0]
 
 
 def _name(file: Path) -> str:
-    """Durable before it is used, since jobs are recorded under it; of two processes that make one, one does."""
+    """Return the manager's name from the file, made once; of two processes that make one, one does.
+
+    It is durable before it is used, since jobs are recorded under it.
+    """
     if not file.exists():
         with suppress(FileExistsError):
             create(file, f"{platform.node()}-{secrets.token_hex(4)}\n".encode())

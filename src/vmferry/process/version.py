@@ -1,4 +1,4 @@
-"""Which vmferry this is."""
+"""The version of this vmferry."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ LAST_WORDS_S = 3
 
 
 class WorkerServer(uvicorn.Server):
-    """uvicorn, whose streams end when it is asked to exit, or their readers would keep it."""
+    """A uvicorn server that ends its streams when it is asked to exit; their readers would keep it otherwise."""
 
     life: IdleExit
 
@@ -55,7 +55,7 @@ class WorkerServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] | None = None) -> int:
-    """Run until idle or asked to leave. Returns the exit code: ALREADY_RUNNING beside a living worker."""
+    """Run until idle or asked to leave. Return the exit code, ALREADY_RUNNING if another worker holds the lock."""
     options = _options(argv)
     try:
         place = StateLocation.of(options.state, options.runtime)
@@ -147,7 +147,10 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
 @contextmanager
 def _own_socket(place: StateLocation) -> Iterator[socket.socket]:
-    """Listen, only for this user. The lock's holder alone may take a stale socket away."""
+    """Listen on the worker's socket, only for this user. A context manager.
+
+    Only the lock's holder may replace a stale socket.
+    """
     place.socket.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
@@ -164,13 +167,13 @@ def _own_socket(place: StateLocation) -> Iterator[socket.socket]:
 
 
 def _ignore_echoes() -> None:
-    """uvicorn raises the signal again after it has left; a handler, since children inherit SIG_IGN."""
+    """Ignore the signal that uvicorn raises again at its end; by a handler, since children inherit SIG_IGN."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
 
 
 def run(argv: Sequence[str] | None = None, hosts_for: Callable[[Path], Hosts] | None = None) -> NoReturn:
-    """`main`, then the end of the process: a call to a host that hangs in a thread must not keep the lock."""
+    """Call `main`, then end the process at once: a thread that hangs in a call to a host must not keep the lock."""
     code = main(argv, hosts_for)
     logging.shutdown()
     sys.stderr.flush()

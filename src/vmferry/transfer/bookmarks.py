@@ -30,7 +30,7 @@ _CRC = struct.Struct("<I")
 
 
 class RecordKind(IntEnum):
-    """What a record says of its number."""
+    """What a record of the bookmark file says about the chunk or value that its number names."""
 
     CLAIM = 1  # the inode of the destination, which was created by us; or what tells it from others
     DATA = 2  # this chunk was written and has this digest
@@ -43,8 +43,8 @@ class RecordKind(IntEnum):
 class SourceIdentity(NamedTuple):
     """What tells a frozen source from a changed one.
 
-    Without its change time, for libvirt changes owners; without its device, which btrfs and NFS number anew
-    at each mount.
+    The change time (ctime) is left out, for libvirt changes owners; the device number too, for btrfs and NFS number it
+    anew at each mount.
     """
 
     size: int
@@ -61,7 +61,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Bookmarks:
-    """What a bookmark file says."""
+    """The content of a bookmark file: the source's identity, the claim, and the chunks that were written and proved."""
 
     source: SourceIdentity | None = None  # None: the header is damaged
     claim: int | None = None  # inode of the destination; None: it was about to be created
@@ -73,7 +73,7 @@ class Bookmarks:
     valid_bytes: int = 0
 
     def take(self, record: Record) -> None:
-        """Believe one more record; later ones win."""
+        """Apply one more record of the file; later records override earlier ones."""
         if record.kind is RecordKind.CLAIM:
             self.claim = record.number
         elif record.kind is RecordKind.MADE:
@@ -88,7 +88,7 @@ class Bookmarks:
 
 
 def read(path: Path) -> Bookmarks | None:
-    """All that a bookmark file says and proves, None if there is no such file. Raises OSError."""
+    """Read a bookmark file up to its first damaged record. Return None if there is no such file. Raises OSError."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -105,21 +105,21 @@ def read(path: Path) -> Bookmarks | None:
 
 
 def proved(path: Path, found: Bookmarks) -> SourceIdentity:
-    """The source's identity in these bookmarks. Raises BookmarksDamaged if the header cannot be trusted."""
+    """Return the source's identity in these bookmarks. Raises BookmarksDamaged if the header cannot be trusted."""
     if found.source is None:
         raise BookmarksDamaged(path=path, reason="its header is not what was written")
     return found.source
 
 
 class Journal:
-    """The bookmark file, open to be continued. Every method raises OSError."""
+    """The bookmark file, open for appending records. Every method raises OSError."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
     def begin(cls, path: Path, source: SourceIdentity) -> Self:
-        """Make a new bookmark file, durable with its name before this returns."""
+        """Create a new bookmark file, which is durable with its name when this returns."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -134,18 +134,18 @@ class Journal:
 
     @classmethod
     def resume(cls, path: Path, found: Bookmarks) -> Self:
-        """Go on behind the last record that was believed."""
+        """Open an existing bookmark file and cut it off behind its last valid record, to append there."""
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         os.ftruncate(fd, found.valid_bytes)
         return cls(fd)
 
     def append(self, record: Record) -> None:
-        """Add a record and make it durable, with all before it."""
+        """Add a record and make it durable, with all records before it."""
         self.note(record)
         self.sync()
 
     def note(self, record: Record) -> None:
-        """Add a record, which survives this process and not a power failure."""
+        """Add a record that survives a crash of this process, but not a power failure."""
         _write(self._fd, _packed(record))
 
     def sync(self) -> None:

@@ -1,4 +1,4 @@
-"""What the transfer service is asked, what it answers, and whom it tells meanwhile."""
+"""The transfer service's contract: its request, its results, and the watch that follows and steers a transfer."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ To = TypeVar("To", bound=Where, default=Path, covariant=True)
 
 @dataclass(frozen=True)
 class Transfer(Generic[From, To]):
-    """One disk on its way; `Transfer` alone is that of a file, byte for byte."""
+    """One disk to transfer. `Transfer` without type arguments copies a file to a file, byte for byte."""
 
     source: From
     destination: To  # a file there is a temporary name of ours, made by copy(); a device or export exists already
     bookmarks: Path  # in the state folder, so usually on another file system than the destination
     grows: bool = False
-    """More is appended to the source, whose first chunk alone is written again, at the end: copied now is what is
-    there now. The next copy() keeps unread what compare() has proved in between, and compare() too."""
+    """The source grows while it is copied: data is appended, and of what exists only the first chunk is rewritten, at
+    the end. Each copy() takes what is there then; what compare() has proved since is not read again by the next copy()
+    or compare().
+    """
 
 
 class Watch(Protocol):
-    """Who follows a transfer and steers it; called from several threads at once."""
+    """Follows a transfer's progress, throttles and stops it. Its methods are called from several threads at once."""
 
     def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
-        """Data bytes done of data bytes to do; called at least once a second while work goes on."""
+        """Report data bytes done, data bytes to do and bytes per second; called at least once a second during work."""
 
     def check(self) -> None:
         """Raise Cancelled, or block while the job is paused; called before each piece of at most a chunk."""
 
     @property
     def throttle(self) -> Throttle:
-        """The budget, which the transfers of a job may share."""
+        """The rate limiter of this transfer, which several transfers of a job may share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,16 @@ class Compared:
 
 
 class Unwatched:
-    """A watch that tells nobody and never stops, with a throttle of its own."""
+    """A watch that ignores progress and never stops the transfer, with a throttle of its own."""
 
     def __init__(self, limit_bytes_s: int | None = None) -> None:
         self._throttle = Throttle(limit_bytes_s)
 
     def moved(self, done_bytes: int, total_bytes: int, rate_bytes_s: float) -> None:
-        """Nobody listens."""
+        """Ignore the progress."""
 
     def check(self) -> None:
-        """Go on."""
+        """Let the transfer go on."""
 
     @property
     def throttle(self) -> Throttle:

@@ -15,7 +15,7 @@ BLOCK = 64 * 1024
 
 
 class Range(NamedTuple):
-    """The bytes from start up to, and without, end."""
+    """A half open range of bytes: from `start` up to, but without, `end`."""
 
     start: int
     end: int
@@ -34,7 +34,7 @@ class Chunk:
 
 
 def total(ranges: Iterable[Range]) -> int:
-    """The bytes in all the ranges together."""
+    """Return the number of bytes in all the ranges together."""
     return sum(r.length for r in ranges)
 
 
@@ -53,7 +53,7 @@ def align(ranges: Iterable[Range], unit: int, size: int) -> Iterator[Range]:
 
 
 def clip(ranges: Iterable[Range], within: Range) -> Iterator[Range]:
-    """The parts of the ranges that lie within."""
+    """Yield the parts of the ranges that lie within `within`."""
     for r in ranges:
         start, end = max(r.start, within.start), min(r.end, within.end)
         if start < end:
@@ -78,12 +78,12 @@ def by_chunk(ranges: Iterable[Range], chunk: int = CHUNK) -> Iterator[Chunk]:
 
 
 def chunk_range(index: int, size: int) -> Range:
-    """The bytes of a chunk in a file of that size."""
+    """Return the range of a chunk's bytes in a file of `size` bytes."""
     return Range(index * CHUNK, min((index + 1) * CHUNK, size))
 
 
 def pieces(whole: Range, most: Callable[[], int]) -> Iterator[Range]:
-    """Cut a range into pieces; most() is asked before each, so that a changed limit counts at once."""
+    """Cut a range into pieces of at most most() bytes, called before each, so that a changed limit counts at once."""
     start = whole.start
     while start < whole.end:
         end = min(start + most(), whole.end)
@@ -92,7 +92,7 @@ def pieces(whole: Range, most: Callable[[], int]) -> Iterator[Range]:
 
 
 def common(a: Iterable[Range], b: Iterable[Range]) -> Iterator[Range]:
-    """The bytes that lie in both."""
+    """Yield the ranges of bytes that lie in both `a` and `b`."""
     left, right = iter(a), iter(b)
     x, y = next(left, None), next(right, None)
     while x is not None and y is not None:
@@ -106,7 +106,7 @@ def common(a: Iterable[Range], b: Iterable[Range]) -> Iterator[Range]:
 
 
 def gaps(ranges: Iterable[Range], within: Range) -> Iterator[Range]:
-    """What lies within and in none of the ranges, which may touch."""
+    """Yield the parts of `within` that no range covers; the ranges may touch."""
     start = within.start
     for r in ranges:
         if r.start > start:

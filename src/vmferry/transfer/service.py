@@ -1,6 +1,6 @@
 """The transfer service: copy a frozen file, compare the copy, drop it.
 
-The calls block, may be cut off at any instant and called again: copy() goes on from its bookmarks.
+The calls block. They may be cut off at any instant and called again: copy() goes on from its bookmarks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Asked = Transfer[Where, Where]
 
 
 def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
-    """Copy the source to the destination, durably with its bookmarks and its name; or go on with that.
+    """Copy the source to the destination, durably with its bookmarks and its name; or resume an earlier call.
 
     Chunks that an earlier call left are compared before they are kept. After any error the source is
     untouched and the bookmarks are valid. Raises SourceUnreadable, SourceChanged, SourceInUse, BadPlace,
@@ -70,7 +70,7 @@ def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
 
 
 def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
-    """Prove that the storage holds what copy() wrote, and mend what it does not.
+    """Prove that the storage holds what copy() wrote, and repair chunks that differ.
 
     Everything is read back past the page cache and hashed; a reflink whose extents are the source's own is
     proved by that. Raises CopyDiffers, SourceChanged, BookmarksDamaged if copy() did not finish, what copy()
@@ -108,7 +108,7 @@ def drop(transfer: Asked) -> None:
 
 
 def forget(transfer: Asked) -> None:
-    """Remove the bookmarks only: the destination is no longer ours. Raises DestinationUnwritable."""
+    """Remove the bookmarks only; the destination stays and is no longer owned. Raises DestinationUnwritable."""
     remove(transfer.bookmarks)
 
 
@@ -131,7 +131,7 @@ def root_hash_of(where: Where, watch: Watch, streams: int = 4) -> str:
 
 @dataclass(slots=True)
 class _Work:
-    """How one call does its work."""
+    """The watch, the number of streams and the progress of one call of the service."""
 
     watch: Watch
     count: int
@@ -139,13 +139,13 @@ class _Work:
     _progress: ProgressCounter | None = field(default=None, init=False)
 
     def streams(self, most: int | None = None) -> Streams:
-        """Threads for the next part of the work, which all count on one progress."""
+        """Return threads for the next part of the work; all parts count on one progress."""
         if self._progress is None:
             self._progress = ProgressCounter(self.total_bytes, time.monotonic)
         return Streams(self.watch, self._progress, most or self.count)
 
     def alone(self, act: Callable[[], None]) -> None:
-        """One long call, while the watch is told and asked as ever."""
+        """Run one long call in a stream, so that the watch is still called meanwhile."""
         self.streams(1).run([act], lambda call, _: call())
 
 
@@ -160,7 +160,7 @@ def _method(of: OpenedSource, mine: Claimed) -> str:
 
 
 def _shared(source: SourceFile | None, destination: DestinationFile | None, copier: Copier, work: _Work) -> bool:
-    """Share the source's blocks and hash them, where both are files and their file system can.
+    """Share the source's blocks by reflink and hash them. Return False if these are no files or cannot share.
 
     A clone that was cut off is made again, whole.
     """
@@ -174,7 +174,7 @@ def _shared(source: SourceFile | None, destination: DestinationFile | None, copi
 
 
 def _hash_shared(source: SourceFile, destination: DestinationFile, copier: Copier, work: _Work) -> None:
-    """Hash what was shared; a block that cannot be read there cannot be read at the source either."""
+    """Hash the shared blocks at the destination; one that is unreadable there is unreadable at the source too."""
     destination.flush()
 
     def read(offset: int, into: memoryview) -> None:
@@ -214,7 +214,7 @@ def _extents(destination: Destination) -> list[Range]:
 
 
 def _finish(transfer: Asked, of: OpenedSource, mine: Claimed, copier: Copier, work: _Work, *, reflink: bool) -> None:
-    """Everything durable, then the record that the copy is whole."""
+    """Make everything durable, then record that the copy is whole."""
     work.alone(copier.flush)
     mine.opened.settle(of.attributes)
     of.confirm()
@@ -223,7 +223,7 @@ def _finish(transfer: Asked, of: OpenedSource, mine: Claimed, copier: Copier, wo
 
 
 def _finished(transfer: Asked) -> Bookmarks:
-    """The bookmarks of a copy that copy() has finished."""
+    """Return the bookmarks of a copy that copy() has finished. Raises DestinationUnwritable, BookmarksDamaged."""
     found = owned(transfer)
     if found is None:
         raise DestinationUnwritable(path=shown(transfer.destination), reason="it is not what was copied")
@@ -233,7 +233,7 @@ def _finished(transfer: Asked) -> Bookmarks:
 
 
 def _compare_data(transfer: Asked, source: Source, mine: Claimed, found: Bookmarks, work: _Work) -> tuple[int, int]:
-    """Bytes compared, chunks copied again."""
+    """Compare the chunks that are not proved yet. Return bytes compared and the number of chunks copied again."""
     destination = mine.opened.destination
     destination.flush()
     recorder = Recorder(destination, mine.journal, transfer.bookmarks)
@@ -252,6 +252,6 @@ def _compare_data(transfer: Asked, source: Source, mine: Claimed, found: Bookmar
 
 
 def _to_compare(found: Bookmarks, there: Iterable[Chunk]) -> list[int]:
-    """All chunks that should hold data, and all that do, but for those that have been proved."""
+    """Return the indices of all chunks that should hold data or do, without those that have been proved."""
     should = {index for index, digest in found.chunks.items() if digest is not None} - found.proved
     return sorted(should.union(chunk.index for chunk in there))

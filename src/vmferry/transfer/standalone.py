@@ -1,7 +1,7 @@
-"""One disk from one place to another, whole: copied, compared, given its name. The engine as a tool.
+"""A copy of one disk from one place to another, start to end: copied, compared, given its final name.
 
 A file gets its final name when all is proved, by a link that never overwrites; until then it lies beside it
-under a name of ours. The same call again goes on after whatever ended the last one.
+under a temporary name. The same call resumes after whatever ended the last one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREFIX = ".vmferry-copy-"
 
 @dataclass(frozen=True, slots=True)
 class CopyResult:
-    """What a finished call did."""
+    """The results of a finished copy of one disk."""
 
     copied: Copied | None  # None: an earlier call had copied all, and given it its name
     compared: Compared
@@ -40,7 +40,7 @@ class CopyResult:
 
 
 class DiskCopy:
-    """A copy from here to there, remembered in a folder of its own."""
+    """A resumable copy of one disk, with its bookmarks in a folder of its own."""
 
     def __init__(self, source: Place, destination: Place, memory: Path) -> None:
         self._name = digest(source.shown, source.format, destination.shown, destination.format).hex()
@@ -49,7 +49,10 @@ class DiskCopy:
         self._folder = memory / self._name
 
     def run(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
-        """All at once: carry, hand over, forget. Raises as they do."""
+        """Copy and compare, give the destination its name, and remove the bookmarks, all under one lock.
+
+        Raises what carry(), hand_over() and forget() raise.
+        """
         with self._alone():
             done = self._carry(copying, comparing, streams)
             seal = self._hand_over(done.seal)
@@ -57,7 +60,7 @@ class DiskCopy:
         return CopyResult(done.copied, done.compared, seal)
 
     def carry(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
-        """Copy, or go on; compare. A file lies under its temporary name then.
+        """Copy, or resume; then compare. A file has its temporary name after this.
 
         Raises BadPlace if there is no source, CopyRunning, DestinationExists if something of that name is not
         ours, and what copy() and compare() raise.
@@ -66,7 +69,7 @@ class DiskCopy:
             return self._carry(copying, comparing, streams)
 
     def hand_over(self, seal: Seal | None) -> Seal | None:
-        """Give what was carried its own name, and its seal. May be called again, until forget was.
+        """Give the copied file its final name. Return the seal for that name. May be called again until forget().
 
         Raises CopyRunning, DestinationExists, DestinationUnwritable.
         """
@@ -79,7 +82,7 @@ class DiskCopy:
             self._forget()
 
     def give_up(self) -> None:
-        """Remove what was made, also if it had its name already but was not forgotten.
+        """Remove the copy, even if it has its final name already but was not forgotten.
 
         A device or an export keeps what was written. Raises CopyRunning, DestinationUnwritable.
         """
@@ -92,7 +95,7 @@ class DiskCopy:
                 drop(self._transfer(self.destination if named else self._part()))
 
     def check(self) -> None:
-        """Raises BadPlace if it can never be, DestinationExists if there is a file that is not ours."""
+        """Raise BadPlace if this copy is impossible, DestinationExists if a file there is not ours."""
         if self.source.scheme is Scheme.PATH and not self.source.path.exists():
             raise BadPlace(place=self.source.shown, reason="there is no such file or device")
         _, way = openings(end_of(self.source), end_of(self.destination))
@@ -129,7 +132,7 @@ class DiskCopy:
         return Transfer(self.source, destination, self._bookmarks)
 
     def _part(self) -> Place:
-        """Where it lies until it is whole: a device or a URL has no other name."""
+        """Return the place that is written until the copy is whole; a device or a URL has no temporary name."""
         if end_of(self.destination).kind is not PlaceKind.FILE:
             return self.destination
         final = self.destination.path
@@ -137,7 +140,7 @@ class DiskCopy:
         return Place(str(part), self.destination.format)
 
     def _named(self) -> bool:
-        """Did an earlier call give the copy its name, and was cut off then? Raises DestinationExists if another did."""
+        """Did an earlier call name the copy, and was cut off then? Raises DestinationExists if it is another file."""
         if end_of(self.destination).kind is not PlaceKind.FILE or not os.path.lexists(self.destination.path):
             return False
         with writing(self._folder):
@@ -149,7 +152,10 @@ class DiskCopy:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock, which the kernel frees with this process; what is left of a copy stays in the folder."""
+        """Hold the folder's lock, which the kernel frees with this process; what is left of a copy stays there.
+
+        A context manager. Raises CopyRunning.
+        """
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -164,7 +170,7 @@ class DiskCopy:
             os.close(fd)
 
     def _locked(self, fd: int) -> bool:
-        """Did we get the lock, and is it still that of the folder? One that just ended may have removed it."""
+        """Is the lock ours, and its file still the folder's? A copy that just ended may have removed the file."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(fd), self._lock.stat())

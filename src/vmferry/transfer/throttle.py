@@ -19,13 +19,13 @@ SLOWED_S = 0.1  # who waits so long for a piece is slower than it could be; a bu
 
 
 class Clock(Protocol):
-    """Time, and waiting for it."""
+    """A monotonic clock that can wait."""
 
     def now(self) -> float:
-        """Seconds that only go forward."""
+        """Return seconds that never go backward."""
 
     def wait(self, change: Condition, seconds: float) -> None:
-        """Wait that long, or until the condition (held by the caller) is notified."""
+        """Wait for that many seconds, or until the condition, which the caller holds, is notified."""
 
 
 class SystemClock:
@@ -75,39 +75,39 @@ class Throttle:
 
     @property
     def tightest_bytes_s(self) -> int | None:
-        """The lowest limit that holds here, its own or one above."""
+        """The lowest limit here and at those above that work has to pass, in bytes per second; None for no limit."""
         limits = [self._limit, *(throttle.tightest_bytes_s for throttle in self._met)]
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def ordered_bytes_s(self) -> int | None:
-        """The lowest that a person has set, whatever the guests leave at the moment."""
+        """The lowest limit that a person has set, whatever the guests leave, in bytes per second; None for no limit."""
         limits = [self._limit, *(throttle.ordered_bytes_s for throttle in self._above)]
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def closed(self) -> str:
-        """Why nothing passes here, or further up; empty when it does."""
+        """Why this throttle, or one above, lets nothing pass; empty if none is closed."""
         return self._closed or next(filter(None, (throttle.closed for throttle in self._above)), "")
 
     @property
     def says(self) -> str:
-        """Why less passes than could, in words; empty when only limits hold, which are known."""
+        """Why less passes than could, in words; empty when only known limits hold."""
         return self.closed or next(filter(None, (throttle.says for throttle in self._met)), "")
 
     @property
     def gives_way(self) -> bool:
-        """Is it held back for the sake of guests at present?"""
+        """Is this throttle held back for the sake of guests at present?"""
         return any(throttle.gives_way for throttle in self._met)
 
     def close(self, why: str) -> None:
-        """Let nothing pass until it is called with an empty text; who waits looks for cancel as ever."""
+        """Let nothing pass for the reason `why`, until called with an empty text; waiting calls still run `check`."""
         with self._change:
             self._closed = why
             self._change.notify_all()
 
     def set_limit(self, limit_bytes_s: int | None) -> None:
-        """From now on this many bytes per second, None for no limit; who waits is woken to look again."""
+        """Change the limit to this many bytes per second, None for no limit, and wake the waiting threads."""
         with self._change:
             self._fill()
             self._limit = _valid(limit_bytes_s)
@@ -115,14 +115,14 @@ class Throttle:
             self._change.notify_all()
 
     def piece(self, most: int) -> int:
-        """How many bytes to take at once: whole blocks, no more than a burst, so that streams alternate."""
+        """Return how many bytes to take at once: whole blocks, at most a burst, so that streams alternate."""
         limit = self.tightest_bytes_s
         if limit is None:
             return most
         return min(most, max(BLOCK, int(limit * BURST_S) // BLOCK * BLOCK))
 
     def take(self, wanted: int, check: Callable[[], None]) -> None:
-        """Wait until wanted bytes may move; what check raises ends the wait, and takes nothing where it waited."""
+        """Wait until `wanted` bytes may move. What `check` raises ends the wait; nothing is taken where it waited."""
         began = self._clock.now()
         if self._limit is not None or self._closed:
             number = next(self._numbers)
@@ -135,21 +135,21 @@ class Throttle:
         self.slowed = self.slowed or self._clock.now() - began > SLOWED_S
 
     def moved(self, count: int) -> None:
-        """So many bytes were moved under tightest_bytes_s, without asking here: by another process, another host."""
+        """Count bytes that another process or host moved under tightest_bytes_s without calling take()."""
         for throttle in self._met:
             throttle.moved(count)
 
     def meets(self, rank: int) -> bool:
-        """Has who is of that rank to pass here?"""
+        """Does a transfer of this rank have to pass this throttle?"""
         return True
 
     @property
     def _met(self) -> list[Throttle]:
-        """Those above that this one has to pass."""
+        """The throttles above that this one has to pass."""
         return [throttle for throttle in self._above if throttle.meets(0 if self.insists else self.rank)]
 
     def gave_way(self, rank: int) -> bool:
-        """Let those go first that go before this rank, for at most LOOK_S; True when it is its turn."""
+        """Wait at most LOOK_S for work that goes before this rank. Return True when it is this rank's turn."""
         with self._change:
             until = self._clock.now() + LOOK_S
             while (now := self._clock.now()) < until:
@@ -161,7 +161,10 @@ class Throttle:
         return False
 
     def _granted(self, number: int, wanted: int) -> bool:
-        """Stand in line for at most LOOK_S; out of line nobody waits behind us, so check may block."""
+        """Queue for `wanted` bytes for at most LOOK_S and take them. Return False when the time is over.
+
+        Out of the queue nobody waits behind this thread, so the caller's check may block.
+        """
         with self._change:
             self._waiting.add(number)
             try:
@@ -179,7 +182,7 @@ class Throttle:
                 self._waiting.discard(number)
 
     def _lacking_s(self, number: int, wanted: int) -> float:
-        """Seconds until this waiter may look again, 0 when it may go."""
+        """Return the seconds until this waiter may look again, 0 when it may go."""
         if self._closed:
             return LOOK_S
         if self._limit is None:
@@ -200,9 +203,9 @@ class Throttle:
 
 
 class Gate(Throttle):
-    """What the guests of one host leave to background work: all but foreground passes here.
+    """Limits background work on one host to what its guests leave; only foreground work does not pass it.
 
-    `asked` is called whenever somebody wants to, so that somebody may look how the guests are.
+    `asked` is called whenever work wants to pass, so that the guests' load can be measured on demand.
     """
 
     def __init__(self, asked: Callable[[], None], clock: Clock | None = None) -> None:
@@ -212,7 +215,7 @@ class Gate(Throttle):
         self._why = ""
 
     def give(self, limit_bytes_s: int | None, why: str) -> None:
-        """From now on so many bytes a second, None for all there is."""
+        """Change the limit to so many bytes per second, None for no limit; `why` explains it in words."""
         self._why = why
         if limit_bytes_s != self.limit_bytes_s:
             self.set_limit(limit_bytes_s)

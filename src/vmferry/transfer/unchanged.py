@@ -12,9 +12,9 @@ from vmferry.transfer.endpoints.source import opened_source
 
 
 def unchanged(transfer: Transfer[Where, Where]) -> bool:
-    """Is the source what the bookmarks were taken of, as far as that can be told without reading it?
+    """Is the source still what the bookmarks were made of, as far as that can be told without reading it?
 
-    By inode, size and time of change of all its files; of a device or URL by its name and size. False when
+    Files are compared by inode, size and modification time; a device or URL by name and size. False when
     there are no bookmarks. Raises SourceUnreadable, SourceInUse, ExportFailed.
     """
     found = read(transfer.bookmarks)

@@ -1,4 +1,4 @@
-"""The end of a tunnel that calls: a unix socket for local programs, which each reach the peer through it."""
+"""The calling end of a tunnel: a unix socket through which local programs each reach the peer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class TunnelPeer:
-    """The other host's tunnel, and the ticket that it gave."""
+    """Address of the other host's tunnel server, and the ticket that it issued."""
 
     host: str
     port: int
@@ -40,8 +40,8 @@ class TunnelPeer:
 class TunnelClient:
     """Listens on a unix socket that only its owner can use; each connection to it becomes one to the peer.
 
-    A program whose connection the peer does not take sees its socket end; `told` is called, in the connection's
-    own thread, with the reason. `context` has to bring a certificate and to check the peer's.
+    A program whose connection the peer refuses sees its socket end; `told` is called with the reason, in the
+    connection's own thread. `context` has to bring a certificate and to check the peer's.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class TunnelClient:
         *,
         slow: bool | None = None,
     ) -> None:
-        """Listens when this returns; `slow` as for the server.
+        """Bind the socket; it listens when this returns.
 
-        Raises ValueError for a context that would trust anybody, OSError.
+        `slow`: the link carries 1 GBit/s or less (True), more (False), or it is unknown (None), as in TunnelServer.
+        Raises ValueError for a context that would trust any peer, OSError.
         """
         if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ValueError("a tunnel needs TLS 1.3 and checks the peer's certificate")
@@ -67,7 +68,7 @@ class TunnelClient:
         self._listening = Listening(_private(at), self._serve, MOST)
 
     def __len__(self) -> int:
-        """Connections."""
+        """Return the number of open connections."""
         return len(self._listening)
 
     def close(self) -> None:
@@ -93,7 +94,10 @@ class TunnelClient:
         self._told(Ending(self._peer.ticket, peer, connection.sent, connection.received, connection.error))
 
     def _call(self, connection: TunnelConnection) -> tuple[ssl.SSLSocket, float]:
-        """Raises TunnelRefused, OSError, and the error with which the connection was cut meanwhile."""
+        """Connect to the peer and show the ticket. Return the link, and the peer's limit of silence in seconds.
+
+        Raises TunnelRefused, OSError, and the error with which the connection was cut meanwhile.
+        """
         peer, patience = self._peer, self._patience
         deadline = time.monotonic() + patience.hello_s
         plain = socket.create_connection((peer.host, peer.port), timeout=patience.hello_s)
@@ -110,9 +114,9 @@ class TunnelClient:
 
 
 def _private(at: Path) -> socket.socket:
-    """A listening socket that is its owner's alone from the first moment: bind() takes the mode of the descriptor.
+    """Return a listening unix socket of mode 0600 from the first moment: bind() takes the mode of the descriptor.
 
-    One that a killed process left is replaced; anything else there stays. Raises OSError.
+    A socket that a killed process left is replaced; anything else at that path stays. Raises OSError.
     """
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -127,7 +131,7 @@ def _private(at: Path) -> socket.socket:
 
 
 def _clear(at: Path) -> None:
-    """Remove a socket on which nobody listens; found out without a connection, which would use up a ticket."""
+    """Remove a socket on which nobody listens; probed by a datagram, since a connection would use up a ticket."""
     if not at.is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""Is it worth compressing what goes through a tunnel? Decided by measuring, for each direction by itself.
+"""Decides whether to compress what goes through a tunnel, by measuring, for each direction by itself.
 
 Bytes arrive at the link's rate when they go as they are, and at min(compressor's rate, link's rate * ratio) when
 they are compressed: that is a forecast. Whether it came true is seen on the bytes themselves, since a link that
@@ -29,7 +29,7 @@ MOST_SKIPPED = 16
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One frame that went, and what it took."""
+    """Sizes of one frame that was sent, in bytes, and the seconds that it took."""
 
     plain: int
     wire: int
@@ -39,7 +39,7 @@ class Sent:
 
 
 class _Window:
-    """What was measured since it began."""
+    """Measurements since the window began."""
 
     def __init__(self, now: float, length_s: float) -> None:
         self.began = now
@@ -57,21 +57,21 @@ class _Window:
             self.tried_wire += sent.tried_wire
 
     def active_s(self, now: float) -> float:
-        """Seconds in which there was something to send."""
+        """Return the seconds in which there was something to send."""
         return max(now - self.began - self.idle_s, 1e-6)
 
     def forecast(self, link: float) -> float:
-        """Bytes a second that would arrive over such a link if all were compressed; 0 if none was tried."""
+        """Return the bytes a second that would arrive if all were compressed; 0 if compression was not tried."""
         if not self.tried_plain:
             return 0.0
         return min(self.tried_plain / max(self.tried_s, 1e-9), link * self.tried_plain / max(self.tried_wire, 1))
 
 
 class CompressionChoice:
-    """Says of each frame whether to compress it, and learns from what became of it. Seconds come from outside."""
+    """Decides for each frame whether to compress it, and learns from the results. Its callers pass in the time."""
 
     def __init__(self, now: float, *, slow: bool = False) -> None:
-        """`slow`: the link is known for it."""
+        """Begin at `now`, in seconds. `slow`: the link is known to be slow, so compress from the first byte."""
         self.compressing = slow
         self._window = _Window(now, FIRST_S)
         self._was_blocked = False  # in the last window
@@ -84,7 +84,7 @@ class CompressionChoice:
         self._skip = self._skipping = 0
 
     def squeeze(self, plain: int, now: float) -> bool:
-        """Try to compress the next frame?"""
+        """Should the next frame be compressed?"""
         if not self.compressing:
             return self._sample(plain, now)
         if self._skip:
@@ -93,11 +93,11 @@ class CompressionChoice:
         return True
 
     def waited(self, seconds: float) -> None:
-        """There was nothing to send for so long: that is not the link's doing."""
+        """Leave out so many seconds in which there was nothing to send: the link did not cause them."""
         self._window.idle_s += seconds
 
     def sent(self, frame: Sent, now: float) -> None:
-        """One more frame went."""
+        """Record a frame that was sent, and decide anew when the window is over."""
         self._window.add(frame)
         if self.compressing and frame.tried_wire is not None:
             self._note_skip(shrank=frame.wire < frame.plain)
@@ -105,7 +105,7 @@ class CompressionChoice:
             self._judge(now)
 
     def _sample(self, plain: int, now: float) -> bool:
-        """Now and then, of a link that holds us up; no frames that are too small to tell."""
+        """Should this frame be a sample of compression? Now and then, if the link blocks and the frame is large."""
         held_up = self._was_blocked or self._window.blocked_s > BLOCKED * FIRST_S
         of_use = held_up and plain >= LEAST_SAMPLE and now >= self._retry_at - WINDOW_S
         if not of_use or now < self._sampled_at + self._window.length_s / SAMPLES:
@@ -114,7 +114,7 @@ class CompressionChoice:
         return True
 
     def _note_skip(self, *, shrank: bool) -> None:
-        """After frames that did not shrink, let more and more go without trying."""
+        """After frames that did not shrink, let more and more frames go without trying."""
         self._skipping = 0 if shrank else min(MOST_SKIPPED, self._skipping * 2 or 1)
         self._skip = self._skipping
 
@@ -146,7 +146,7 @@ class CompressionChoice:
             self._retry_s = FIRST_RETRY_S
 
     def _give_up(self, now: float) -> None:
-        """It did not pay: the next try has to wait, longer each time."""
+        """Stop compressing, since it did not pay; wait before the next try, longer each time."""
         self.compressing = False
         self._retry_at = now + self._retry_s
         self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)

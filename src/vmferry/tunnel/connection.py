@@ -1,4 +1,4 @@
-"""One connection through a tunnel: a socket here, a socket to the other host, two threads, one end."""
+"""One connection through a tunnel: a local socket, a socket to the other host, two threads, one end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELLO_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TunnelTimeouts:
-    """How long to wait for the other host."""
+    """Seconds to wait for the other host."""
 
     quiet_s: float = QUIET_S  # without a byte from it, before it is taken for gone
     hello_s: float = HELLO_S  # until it has said who it is
@@ -28,10 +28,10 @@ class TunnelTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of a connection.
+    """How a connection ended, and the bytes that it carried.
 
-    Whoever reads a stream that ends with its end of file has to look here before the stream is believed: a tunnel
-    that is cut ends the local socket too. A program that is killed while it sends looks like one that is done.
+    A reader whose stream ends with its end of file has to look here before it trusts the stream: a tunnel that is cut
+    ends the local socket too. A program that is killed while it sends looks like one that is done.
     """
 
     ticket: str = field(repr=False)
@@ -42,12 +42,12 @@ class Ending:
 
     @property
     def whole(self) -> bool:
-        """Each side's bytes were delivered to the last one, and both sides know."""
+        """Did both sides deliver all bytes to the last one, and both know it?"""
         return self.error is None
 
 
 class TunnelConnection:
-    """Sockets that end together, from any thread, at any moment of their life."""
+    """Sockets that end together; any thread may cut them at any moment."""
 
     def __init__(self) -> None:
         self.error: VmferryError | None = None
@@ -59,14 +59,14 @@ class TunnelConnection:
         self._outward: Sender | None = None
 
     def hold(self, end: socket.socket) -> None:
-        """From now on this socket ends with the others. Raises the error with which they were cut before."""
+        """Add a socket, which ends with the others from now on. Raises the error with which they were cut before."""
         with self._lock:
             self._ends.append(end)
             if self.error:
                 raise self.error
 
     def cut(self, error: VmferryError) -> None:
-        """End it: when this returns nothing more is delivered here. The first error is the one that counts."""
+        """End the connection: when this returns nothing more is delivered here. Only the first error is kept."""
         with self._lock:
             self.error = self.error or error
             if self._closed:
@@ -80,7 +80,7 @@ class TunnelConnection:
     def carry(
         self, local: socket.socket, tls: ssl.SSLSocket, quiet_s: float, peer_quiet_s: float, *, slow: bool | None
     ) -> None:
-        """Carry bytes both ways until both sides are done, or it is cut: then `error` says why."""
+        """Carry bytes both ways until both sides are done or the connection is cut; `error` then has the reason."""
         local.setblocking(False)
         wire = Wire(tls)
         outward = Sender(local, wire, self._bell, peer_quiet_s, slow=slow)
@@ -103,7 +103,7 @@ class TunnelConnection:
             self._bell.close()
 
     def _run(self, run: Callable[[], None]) -> None:
-        """Whatever ends one thread ends the other: none may wait for one that is gone."""
+        """Call `run` in this thread; if it fails, cut the connection, so that the other thread ends too."""
         error: VmferryError | None = TunnelCut(reason="an error that nobody foresaw, see the log")
         try:
             run()

@@ -1,4 +1,4 @@
-"""What passes through a tunnel: frames with a head of nine bytes, their content as it is or compressed.
+"""The frames of a tunnel: a head of nine bytes, and content as it is or compressed.
 
     kind (1 byte) | length on the wire (4) | length when expanded (4) | content
 
@@ -22,7 +22,7 @@ LEVEL = 1
 
 
 class FrameKind(IntEnum):
-    """What a frame is."""
+    """The kind of a frame."""
 
     RAW = 0  # bytes as they are
     ZSTD = 1  # bytes as one zstd frame that tells its size
@@ -36,11 +36,11 @@ _BARE = (FrameKind.PING, FrameKind.END, FrameKind.DONE)
 
 
 class BadFrame(Exception):
-    """The peer sent what no frame is; nothing that follows can be understood."""
+    """The peer sent something that is no frame; nothing that follows can be understood."""
 
 
 class Head(NamedTuple):
-    """A head that was checked."""
+    """The head of a frame, checked: its kind, its length on the wire and its length when expanded, in bytes."""
 
     kind: FrameKind
     wire: int
@@ -48,7 +48,7 @@ class Head(NamedTuple):
 
 
 def head_of(packed: memoryview) -> Head:
-    """Raises BadFrame."""
+    """Unpack and check the head of a frame. Raises BadFrame."""
     number, wire, plain = HEAD.unpack(packed)
     try:
         kind = FrameKind(number)
@@ -68,18 +68,18 @@ def head_of(packed: memoryview) -> Head:
 
 
 def bare(kind: FrameKind, plain: int = 0) -> memoryview:
-    """A frame without content; `plain` is for GOT."""
+    """Return a frame without content; `plain` is the number of bytes in a GOT frame."""
     return memoryview(HEAD.pack(kind, 0, plain))
 
 
 class Squeezer:
-    """Makes frames of zstd; for one thread."""
+    """Compresses content into zstd frames; for use by one thread."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
 
     def frame(self, content: memoryview) -> memoryview | None:
-        """The whole frame, None if it would not be smaller by a twentieth."""
+        """Return the whole frame of compressed content; None if compression saves less than a twentieth."""
         squeezed = self._zstd.compress(content)
         if len(squeezed) * 20 > len(content) * 19:
             return None
@@ -87,16 +87,16 @@ class Squeezer:
 
 
 class Expander:
-    """Takes frames of zstd apart; for one thread."""
+    """Expands zstd frames; for use by one thread."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdDecompressor(max_window_size=MOST)
 
     def expand(self, squeezed: memoryview, plain: int) -> memoryview:
-        """Exactly so many bytes. Raises BadFrame.
+        """Expand a frame to exactly `plain` bytes. Raises BadFrame.
 
-        The size is looked at first: zstandard makes room for what the frame says of itself, whatever
-        max_output_size is. 32 KiB that said 1 GiB became 1 GiB.
+        The size is checked first: zstandard allocates what the frame says of itself, whatever max_output_size is (seen:
+        32 KiB that said 1 GiB became 1 GiB).
         """
         try:
             said = zstandard.get_frame_parameters(squeezed)

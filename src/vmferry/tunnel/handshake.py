@@ -1,4 +1,4 @@
-"""The first words on a tunnel's connection: who knocks shows a ticket, who listens says yes or why not.
+"""The handshake of a tunnel's connection: the caller shows a ticket, the server accepts it or says why not.
 
     caller:  magic (8 bytes) | version (1) | quiet_ms (4) | length of the ticket (1) | ticket
     answer:  magic (8 bytes) | version (1) | quiet_ms (4) | answer (1)
@@ -25,7 +25,7 @@ LEAST_QUIET_S = 0.1
 
 
 class Answer(IntEnum):
-    """What the listening side says."""
+    """The server's answer to a ticket."""
 
     WELCOME = 0
     UNKNOWN = 1
@@ -42,14 +42,14 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a caller said: its ticket, and after how much silence it gives us up."""
+    """A caller's ticket, and the seconds of silence after which the caller gives this side up."""
 
     ticket: str
     quiet_s: float
 
 
 def request(link: socket.socket, peer: str, ticket: str, quiet_s: float, deadline: float) -> float:
-    """Show the ticket; gives after how many seconds of silence the peer gives us up. Raises TunnelRefused, OSError."""
+    """Show the ticket. Return the seconds of silence after which the peer gives up. Raises TunnelRefused, OSError."""
     shown = ticket.encode()
     link.settimeout(_left_s(deadline))
     link.sendall(_WORDS.pack(MAGIC, VERSION, _ms(quiet_s), len(shown)) + shown)
@@ -65,7 +65,7 @@ def request(link: socket.socket, peer: str, ticket: str, quiet_s: float, deadlin
 
 
 def accept(link: socket.socket, peer: str, quiet_s: float, deadline: float) -> Handshake:
-    """Read a caller's ticket; one of another version is told so. Raises TunnelRefused, OSError."""
+    """Read a caller's ticket; answer a caller of another version that it is. Raises TunnelRefused, OSError."""
     magic, version, quiet_ms, length = _WORDS.unpack(_exactly(link, _WORDS.size, deadline))
     if magic != MAGIC:
         raise TunnelRefused(peer=peer, reason="it did not speak as a tunnel of vmferry does")
@@ -79,12 +79,12 @@ def accept(link: socket.socket, peer: str, quiet_s: float, deadline: float) -> H
 
 
 def reply(link: socket.socket, answer: Answer, quiet_s: float) -> None:
-    """Raises OSError."""
+    """Send the answer to a caller's ticket. Raises OSError."""
     link.sendall(_WORDS.pack(MAGIC, VERSION, _ms(quiet_s), answer))
 
 
 def _exactly(link: socket.socket, count: int, deadline: float) -> bytes:
-    """However slowly it drips, it ends at the deadline. Raises OSError."""
+    """Receive `count` bytes before the deadline, however slowly they come. Raises OSError."""
     got = b""
     while len(got) < count:
         link.settimeout(_left_s(deadline))
@@ -107,5 +107,5 @@ def _ms(quiet_s: float) -> int:
 
 
 def _quiet_s(quiet_ms: int) -> float:
-    """A peer cannot have itself flooded with pings."""
+    """Return the peer's limit of silence in seconds, with a lower bound: no peer can demand a flood of pings."""
     return max(LEAST_QUIET_S, quiet_ms / 1000)

@@ -1,4 +1,4 @@
-"""A listening socket whose callers are served side by side, a bounded number of them, until it is stopped."""
+"""A listening socket that serves a bounded number of callers in parallel, until it is stopped."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Listening:
         self._thread.start()
 
     def __len__(self) -> int:
-        """Callers that are being served."""
+        """Return the number of callers that are being served."""
         with self._lock:
             return len(self._served)
 
     def stop(self) -> None:
-        """Let nobody in, cut all, wait until they are gone. Only once."""
+        """Accept no more callers, cut all connections, and wait until they are gone. Call it only once."""
         self._stopped.set()
         self._bell.ring()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""From the wire to the local socket: one thread, one buffer; it also notices when the peer is gone."""
+"""The receiving direction of a tunnel: wire to local socket, one thread, one buffer; detects a peer that is gone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vmferry.tunnel.wire import Wire
 
 
 class Receiver:
-    """Delivers what the peer sends, until it sends no more and has got all of ours.
+    """Delivers what the peer sends, until it sends no more and has acknowledged all of ours.
 
-    A local program that does not read holds the peer back, through the window of TCP, and by what the peer is told of
+    A local program that does not read slows the peer down, through TCP's window, and through the acknowledgements of
     compressed frames that were delivered; no more than a frame waits here. Silence counts only while this thread
     listens.
     """
@@ -30,7 +30,7 @@ class Receiver:
         self._poll.register(local, select.POLLOUT)
 
     def run(self) -> None:
-        """Returns when the peer has no more to say. Raises BadFrame, TunnelCut, EOFError, OSError."""
+        """Receive until the peer has no more to send. Raises BadFrame, TunnelCut, EOFError, OSError."""
         packed = memoryview(bytearray(HEAD.size))
         while not (self._ended and self._acknowledged):
             self._fill(packed)
@@ -51,7 +51,7 @@ class Receiver:
             self._advance(head)
 
     def _advance(self, head: Head) -> None:
-        """What brings the peer's bytes forward."""
+        """Handle a frame that carries the peer's bytes or ends them: RAW, ZSTD or END."""
         if head.kind is FrameKind.END:
             self._ended = True
             self._local.shutdown(socket.SHUT_WR)
@@ -65,7 +65,7 @@ class Receiver:
             self._outward.took(head.plain)
 
     def _pass_on(self, length: int) -> None:
-        """Raw bytes need not wait for the end of their frame, which a slow link brings seconds later."""
+        """Deliver raw bytes as they come: on a slow link the end of their frame may be seconds later."""
         given = have = 0
         while have < length:
             got = self._wire.receive(self._view[have:length])

@@ -1,4 +1,4 @@
-"""From the local socket to the wire: one thread, one buffer, and the choice of when to compress."""
+"""The sending direction of a tunnel: local socket to wire, one thread, one buffer; chooses when to compress."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TOLD_EACH = LEAST_AHEAD // 8
 
 @dataclass(slots=True)
 class Count:
-    """Bytes that went one way."""
+    """Bytes carried in one direction."""
 
     plain: int = 0  # as the programs at both ends see them
     wire: int = 0  # as they passed the link, heads included, TLS and TCP not
 
 
 class Waker:
-    """Wakes a thread that polls it."""
+    """Wakes a thread that polls this object's descriptor."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -44,7 +44,7 @@ class Waker:
         os.eventfd_write(self._fd, 1)
 
     def hush(self) -> None:
-        """It rang: be ready to ring again."""
+        """Take in the wake-up, so that the next one is noticed."""
         os.eventfd_read(self._fd)
 
     def close(self) -> None:
@@ -52,16 +52,16 @@ class Waker:
 
 
 class Sender:
-    """Carries what a local program sends, until it sends no more and the peer's bytes were delivered.
+    """Sends what a local program writes, until it ends and the peer's bytes are delivered.
 
-    What is not compressed waits for its reader in the window of TCP. What is, is bounded by what the peer says it got:
-    a guest whose memory compresses well would else wait, stopped, until all that is on its way is expanded and taken.
+    Raw bytes wait for their reader in TCP's window. Compressed bytes are bounded by what the peer acknowledges: a guest
+    whose memory compresses well would else wait, stopped, until all that is on its way is expanded and taken.
     """
 
     def __init__(
         self, local: socket.socket, wire: Wire, bell: Waker, peer_quiet_s: float, *, slow: bool | None
     ) -> None:
-        """`slow`: see TunnelServer."""
+        """Prepare to send from `local` to `wire`. `slow`: True compresses at once, False never, None measures."""
         self.count = Count()
         self.ended = False
         self.stopped = False
@@ -83,18 +83,18 @@ class Sender:
             poll.register(bell, select.POLLIN)
 
     def delivered(self) -> None:
-        """All that the peer sent has arrived: tell it. Called by the other thread."""
+        """Tell the peer that all it sent was delivered. Called by the receiving thread."""
         self._delivered = True
         self._bell.ring()
 
     def took(self, count: int) -> None:
-        """So many more that came compressed are delivered: tell it, now and then. Called by the other thread."""
+        """Count compressed bytes delivered here, and tell the peer now and then. Called by the receiving thread."""
         self._took += count
         if self._much_to_tell:
             self._bell.ring()
 
     def got(self, count: int) -> None:
-        """The peer says that so many more were delivered there. Called by the other thread. Raises BadFrame."""
+        """Count compressed bytes that the peer says were delivered. Called by the receiving thread. Raises BadFrame."""
         if self._got + count > self._handed:
             raise BadFrame("that it has got more than was sent")
         self._got += count
@@ -109,7 +109,7 @@ class Sender:
         return self._handed - self._got >= self._ahead
 
     def run(self) -> None:
-        """Returns when both sides were told all that there is to tell. Raises TunnelCut, OSError."""
+        """Send until both sides are done and both know it. Raises TunnelCut, OSError."""
         while not (self.ended and self._done):
             if self._delivered and not self._done:
                 self._say(FrameKind.DONE)
@@ -124,7 +124,7 @@ class Sender:
                 self._carry()
 
     def _ready(self) -> bool:
-        """Wait for something to do; nothing came for so long that the peer has to hear of us if not."""
+        """Wait for something to do. Return False if nothing came for so long that a ping is due. Raises TunnelCut."""
         began = time.monotonic()
         poll = self._bell_alone if self._far_ahead else self._poll
         ready = poll.poll(self._ping_s * 1000)
@@ -152,7 +152,7 @@ class Sender:
         self.ended = True
 
     def _send(self, count: int) -> None:
-        """Send the first bytes of the buffer as one frame."""
+        """Send the first `count` bytes of the buffer as one frame, compressed or raw."""
         content = self._view[HEAD.size : HEAD.size + count]
         began = time.monotonic()
         tried_wire, tried_s, frame = None, 0.0, None

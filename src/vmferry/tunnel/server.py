@@ -1,4 +1,4 @@
-"""The end of a tunnel that is called: it knows tickets, and where each leads."""
+"""The called end of a tunnel: it checks tickets, and connects each caller to the socket that its ticket names."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = structlog.get_logger()
 
 
 def unheard(ending: Ending) -> None:
-    """Nobody wants to know."""
+    """Ignore the ending of a connection."""
 
 
 class TunnelServer:
     """Listens on TCP for peers of our own authority, and carries bytes to the unix socket that their ticket names.
 
-    `context` has to ask for certificates and for TLS 1.3. `told` is called in the connection's own thread when
-    one that was admitted has ended.
+    `context` has to demand certificates and TLS 1.3. `told` is called, in the connection's own thread, when a
+    connection that was admitted has ended.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class TunnelServer:
         *,
         slow: bool | None = None,
     ) -> None:
-        """Listens when this returns. `slow`: the link carries a GBit/s or less, or more, or nobody knows (None).
+        """Bind the port; it listens when this returns. `slow`: the link carries 1 GBit/s or less; None: unknown.
 
-        Over more nothing is compressed: it is a slow reader that holds a fast link up. See also wire.unpaced. Over
-        less the first byte is; else it is measured. See choice.
+        On a faster link (False) nothing is compressed: what holds it up is a slow reader; see also wire.unpaced. On a
+        slow link (True) frames are compressed from the first byte on. None measures: see compression.py.
 
-        Raises ValueError for a context that would let anybody in, OSError.
+        Raises ValueError for a context that would admit any caller, OSError.
         """
         if context.verify_mode is not ssl.CERT_REQUIRED or context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ValueError("a tunnel needs TLS 1.3 and a certificate of each caller")
@@ -67,7 +67,7 @@ class TunnelServer:
         self._listening = Listening(listener, self._serve, MOST)
 
     def __len__(self) -> int:
-        """Connections, with those that have not shown a ticket yet."""
+        """Return the number of connections, with those that have not shown a ticket yet."""
         return len(self._listening)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class TunnelServer:
         self.close()
 
     def _serve(self, caller: socket.socket, connection: TunnelConnection) -> None:
-        """Admit a caller and carry its bytes; a stranger costs a line in the log, and nothing else."""
+        """Admit a caller and carry its bytes; a caller that is refused costs a line in the log, and nothing else."""
         if not self._strangers.acquire(blocking=False):
             log.warning("a tunnel's caller was sent away: too many have not said who they are", most=STRANGERS)
             return
@@ -108,7 +108,7 @@ class TunnelServer:
         return link
 
     def _admit(self, link: ssl.SSLSocket, hello: Handshake, peer: str, connection: TunnelConnection) -> None:
-        """Its ticket is used only if it led somewhere."""
+        """Check the ticket, connect to its socket and carry bytes; a ticket that leads nowhere is not used up."""
         path, used = self._tickets.admit(hello.ticket, connection), False
         try:
             if path is None:
@@ -130,7 +130,10 @@ class TunnelServer:
             self._end(Ending(hello.ticket, peer, connection.sent, connection.received, connection.error))
 
     def _reach(self, path: Path, connection: TunnelConnection) -> socket.socket | None:
-        """The local program that the ticket is for. Raises the error with which the connection was cut meanwhile."""
+        """Connect to the ticket's unix socket. Return None if nobody listens there.
+
+        Raises the error with which the connection was cut meanwhile.
+        """
         local = socket.socket(socket.AF_UNIX)
         connection.hold(local)
         local.settimeout(self._patience.hello_s)
@@ -152,6 +155,6 @@ class TunnelServer:
 
 
 def _name(caller: socket.socket) -> str:
-    """Raises OSError when it has hung up already."""
+    """Return the caller's address, HOST:PORT. Raises OSError when it has hung up already."""
     host, port, *_ = caller.getpeername()
     return host_port(host, port)

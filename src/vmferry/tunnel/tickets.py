@@ -1,4 +1,4 @@
-"""Who may use a tunnel, for what, how often and until when."""
+"""Tickets for a tunnel: which socket each leads to, how often it can be shown, and until when."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vmferry.errors import TunnelCut, VmferryError
 
 
 class Cuttable(Protocol):
-    """A connection that stands on a ticket."""
+    """A connection that a ticket has admitted."""
 
     def cut(self, error: VmferryError) -> None:
-        """End it: when this returns nothing more is delivered here. From any thread, at any time, also again."""
+        """End the connection at once, so that nothing more is delivered; from any thread, at any time, repeatedly."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,9 +30,9 @@ class _Entry:
 
 
 class Tickets:
-    """The tickets of one host, in memory: those of a process that ends go with it, and so do their connections.
+    """The tickets of one host, in memory: when the process ends, its tickets and their connections end with it.
 
-    Only a hash of a ticket is kept, so that looking one up tells nothing by the time it takes.
+    Only a hash of a ticket is kept, so that the time of a look-up reveals nothing.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,10 +41,10 @@ class Tickets:
         self._entries: dict[bytes, _Entry] = {}
 
     def issue(self, path: Path, seconds: float, uses: int | None = 1) -> str:
-        """A new ticket that leads to the unix socket at `path`.
+        """Return a new ticket that leads to the unix socket at `path`.
 
-        It can be shown for so many seconds and so many times, None for any number. What it let in stays until it
-        ends, or until the ticket is withdrawn.
+        It can be shown for so many seconds and so many times, None for any number. Connections that it admitted stay
+        until they end, or until the ticket is withdrawn.
         """
         ticket = secrets.token_hex(32)
         with self._lock:
@@ -53,10 +53,10 @@ class Tickets:
         return ticket
 
     def withdraw(self, ticket: str) -> None:
-        """It lets nobody in any more, and what it let in is cut.
+        """Make a ticket invalid, and cut the connections that it admitted.
 
         After this returns no more bytes reach the socket that it led to; what had left this host before may still
-        arrive at the other. A ticket that is unknown, or was withdrawn before, is fine too.
+        arrive at the other. A ticket that is unknown, or was withdrawn before, is no error.
         """
         with self._lock:
             entry = self._entries.pop(_hash(ticket), None)
@@ -65,7 +65,7 @@ class Tickets:
             connection.cut(TunnelCut(reason="its ticket was withdrawn"))
 
     def admit(self, ticket: str, connection: Cuttable) -> Path | None:
-        """Use the ticket once for this connection: where it leads, None if it is good for nothing (any more)."""
+        """Use the ticket once for this connection. Return the path that it leads to, None if it is not valid."""
         with self._lock:
             entry = self._entries.get(_hash(ticket))
             if entry is None or self._spent(entry):
@@ -76,7 +76,7 @@ class Tickets:
             return entry.path
 
     def ended(self, ticket: str, connection: Cuttable, *, used: bool) -> None:
-        """A connection that was admitted is over; one that led nowhere has not used the ticket."""
+        """Remove an admitted connection that has ended; if it led nowhere, give the use of the ticket back."""
         with self._lock:
             entry = self._entries.get(_hash(ticket))
             if entry is None or connection not in entry.open:
@@ -87,7 +87,7 @@ class Tickets:
             self._sweep()
 
     def __len__(self) -> int:
-        """Tickets that can be shown, or on which connections stand."""
+        """Return the number of tickets that can be shown, or that have open connections."""
         with self._lock:
             self._sweep()
             return len(self._entries)
@@ -96,7 +96,7 @@ class Tickets:
         return entry.uses == 0 or self._clock() >= entry.until
 
     def _sweep(self) -> None:
-        """Forget those that nobody can use and nothing stands on."""
+        """Forget tickets that can be shown no more and have no open connections."""
         gone = [key for key, entry in self._entries.items() if not entry.open and self._spent(entry)]
         for key in gone:
             del self._entries[key]

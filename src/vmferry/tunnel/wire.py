@@ -22,8 +22,8 @@ class Wire:
     """Sends and receives on a TLS socket without ever waiting inside OpenSSL.
 
     OpenSSL's connections are not made for two threads at once, and Python locks them only since 3.13, where a
-    reader that waits keeps the writer out. So the socket does not block, each call holds a lock, and who has to
-    wait does so outside of it.
+    reader that waits keeps the writer out. So the socket does not block, each call holds a lock, and waiting is done
+    outside of it.
     """
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
@@ -35,7 +35,7 @@ class Wire:
         tls.setblocking(False)
 
     def send(self, content: memoryview) -> float:
-        """Hand over all of it; gives the seconds in which the link took nothing. Raises OSError."""
+        """Send all of the content. Return the seconds in which the link took nothing. Raises OSError."""
         blocked_s = 0.0
         while content:
             try:
@@ -49,7 +49,10 @@ class Wire:
         return blocked_s
 
     def receive(self, into: memoryview) -> int:
-        """What there is, perhaps nothing, without waiting. Raises EOFError once there will be no more, OSError."""
+        """Receive what is there, without waiting. Return how many bytes, perhaps 0. Raises EOFError, OSError.
+
+        EOFError means that there will be no more.
+        """
         got = 0
         with self._lock, suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
             while got < len(into):
@@ -64,18 +67,18 @@ class Wire:
         return got
 
     def round_trip_s(self) -> float:
-        """The least that was seen on this connection, 0 before the first."""
+        """Return the shortest round trip measured on this connection, in seconds; 0 before the first."""
         told = self._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         (micros,) = _MIN_RTT.unpack_from(told, _MIN_RTT_AT)
         return 0.0 if micros == _NEVER else micros / 1e6
 
     def wait(self, seconds: float) -> bool:
-        """Wait for something to receive, not longer than this."""
+        """Wait at most so many seconds for something to receive. Return whether there is something."""
         return bool(self._readable.poll(seconds * 1000))
 
 
 def tune(link: socket.socket, quiet_s: float) -> None:
-    """Small answers go at once, a peer that is gone is noticed while nothing is said, and little waits unsent.
+    """Set TCP's options: no delay of small answers, keepalive to notice a peer that is gone, little unsent data.
 
     TCP_USER_TIMEOUT is not set: it also ends a connection whose reader takes its time (seen: 3.3 s after the
     window had closed, at 3 s), and a guest's disk may be slow for longer than that. Pings do its work.
@@ -90,11 +93,11 @@ def tune(link: socket.socket, quiet_s: float) -> None:
 
 
 def unpaced(link: socket.socket) -> None:
-    """For a fast link: let the kernel send what it is given, where it would pace each write.
+    """Replace BBR by cubic on a fast link, since BBR paces each write.
 
     BBR sets a timer for each TLS record of 16 KiB, which qemu-nbd and OpenSSL write one by one: 0.5 GiB took 1.03 s
-    of qemu-nbd's only thread, and 0.53 s with cubic, which is Linux's own choice. Whoever sets BBR has a link in mind
-    that is slow or loses packets: there it stays.
+    of qemu-nbd's only thread, and 0.53 s with cubic, Linux's default. An administrator who sets BBR has a link in mind
+    that is slow or loses packets: on slow links it stays.
     """
     with suppress(OSError):  # another choice is not to be had here
         if link.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).startswith(b"bbr"):
@@ -102,9 +105,9 @@ def unpaced(link: socket.socket) -> None:
 
 
 def hang_up(end: socket.socket) -> None:
-    """End a socket under the threads that use it: they wake up, and nothing more passes.
+    """Shut a socket down while threads use it: they wake up, and nothing more passes.
 
-    SSLSocket.shutdown would do it too, but forgets the TLS first: what is sent after that goes in the clear.
+    SSLSocket.shutdown would do it too, but drops the TLS layer first: what is sent after that goes in the clear.
     """
     with suppress(OSError):
         socket.socket.shutdown(end, socket.SHUT_RDWR)

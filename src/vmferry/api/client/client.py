@@ -32,7 +32,7 @@ ENDED = FINAL | {JobState.STUCK}
 
 
 class WorkerLost(Exception):
-    """The worker was gone before it answered. `sent`: it may have heard the request."""
+    """The worker was gone before it answered. `sent`: it may have received the request."""
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__("the worker is gone")
@@ -40,9 +40,9 @@ class WorkerLost(Exception):
 
 
 class Client:
-    """One worker, by its place. `says` is told what a watching person should know.
+    """A client of the worker of one state folder. `says` is called with messages for a watching person.
 
-    Every method may raise Answered, WorkerUnreachable and StateUnusable.
+    Every method may raise ServerError, WorkerUnreachable and StateUnusable.
     """
 
     def __init__(self, place: StateLocation, says: Callable[[str], None]) -> None:
@@ -67,7 +67,7 @@ class Client:
     # -- jobs
 
     def submit(self, request: MoveRequest) -> JobView:
-        """Submit once, even if the worker dies between hearing and answering."""
+        """Submit a job once, even if the worker dies between receiving the request and answering it."""
         since = datetime.now(UTC) - timedelta(seconds=1)
         self._meet()
         for _ in range(TRIES):
@@ -95,7 +95,7 @@ class Client:
         return from_json(JobView, self._call("POST", f"jobs/{_part(job)}/resume"))
 
     def limit(self, job: str, limit_bytes_s: int | None, max_pause_s: float | None) -> JobView:
-        """A new limit (None: no limit), and a new longest pause unless None."""
+        """Change a job's limit in bytes per second, None for no limit, and its longest pause in seconds unless None."""
         body: dict[str, object] = {"limit_bytes_s": limit_bytes_s}
         if max_pause_s is not None:
             body["max_pause_s"] = max_pause_s
@@ -115,7 +115,7 @@ class Client:
         return from_json(Receipt, self._call("GET", f"jobs/{_part(job)}/receipt"))
 
     def recover(self) -> list[JobView]:
-        """The jobs that are in flight, now that a worker goes on with them."""
+        """Return the jobs in flight, which a worker goes on with now."""
         return [from_json(JobView, job) for job in self._call("POST", "recover")]
 
     def leftovers(self, connect: str) -> list[str]:
@@ -128,12 +128,12 @@ class Client:
         return [from_json(LimitView, limit) for limit in self._call("GET", "limits")]
 
     def set_shared_limit(self, scope: Scope, connect: str, place: str, change: Mapping[str, object]) -> LimitView:
-        """Change `limit_bytes_s` (None: no limit) and `during`, the windows; what is left out stays."""
+        """Change a limit's `limit_bytes_s` (None: no limit) and `during`, its windows; what `change` omits stays."""
         body = {"scope": scope, "connect": connect, "place": place, **change}
         return from_json(LimitView, self._call("PUT", "limits", json=body))
 
     def watch(self, job: str) -> Iterator[Event]:
-        """Every change until the job is final or stuck, from worker to worker if they die."""
+        """Yield every change until the job is final or stuck; if the worker dies, start another and go on."""
         deaths = 0
         while True:
             begun = time.monotonic()
@@ -152,7 +152,7 @@ class Client:
     # -- below
 
     def _call(self, method: str, path: str, **what: Any) -> Any:
-        """Ask until it is answered: for what may be asked twice."""
+        """Send a request until it is answered; only for requests that may be sent twice. Return the answer's record."""
         self._meet()
         return self._insist(method, path, **what)
 
@@ -165,7 +165,7 @@ class Client:
         raise self._unreachable("it was gone again and again")
 
     def _once(self, method: str, path: str, **what: Any) -> Any:
-        """Ask once. Raises Lost."""
+        """Send a request once. Return the answer's record. Raises WorkerLost, ServerError, WorkerUnreachable."""
         try:
             reply = self._http.request(method, path, **what)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -190,14 +190,14 @@ class Client:
             raise WorkerLost(sent=True) from error
 
     def _submitted(self, request: MoveRequest, since: datetime) -> JobView | None:
-        """The job of a request whose answer was lost, if it was heard."""
+        """Return the job of a request whose answer was lost, None if the worker did not receive it."""
         for job in reversed(self.jobs()):
             if request.vm in (job.plan.vm, job.plan.uuid) and datetime.fromisoformat(job.created) >= since:
                 return job
         return None
 
     def _meet(self) -> None:
-        """Once: see that a worker of this version answers."""
+        """Before the first request, see that a worker answers; replace one of another version, or warn if it stays."""
         if self._met:
             return
         health = from_json(Health, self._insist("GET", "health"))
@@ -226,7 +226,7 @@ def _part(text: str) -> str:
 
 
 def _answer(reply: httpx.Response) -> Any:
-    """The reply's record. Raises Answered, or Lost if the worker is leaving."""
+    """Return the reply's record. Raises ServerError, or WorkerLost if the worker is leaving."""
     if reply.is_success:
         return reply.json()
     try:

@@ -1,4 +1,4 @@
-"""The part of the API's client that is about processors."""
+"""The API's client for CPU checks, baselines and limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmferry.model.processors import CpuBaseline, CpuCheck, CpuLimited, CpuLimit
 
 
 class CpuClient(Client):
-    """As Client. Every request may be asked twice."""
+    """Client for CPU checks, baselines and limits; every request may be sent twice. Raises what Client raises."""
 
     def check_cpu(self, vm: str, connect: str, host: str) -> CpuCheck:
         params = {"vm": vm, "connect": connect, "host": host}

@@ -1,10 +1,10 @@
-"""An error that came back from the worker; apart, so that the border of a command imports nothing heavy."""
+"""An error that the worker answered; in a file of its own, so that a command's error handling imports nothing heavy."""
 
 from __future__ import annotations
 
 
 class ServerError(Exception):
-    """What the worker answered instead of a record: the sentence is the error's text."""
+    """An error that the worker answered; its text is the sentence for people."""
 
     def __init__(self, kind: str, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)

@@ -1,4 +1,4 @@
-"""The part of the API's client that is about hosts and storages."""
+"""The API's client for hosts and storages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vmferry.model.fleet import HostView, StorageView
 
 
 class FleetClient(Client):
-    """As Client."""
+    """Client for hosts and storages. Raises what Client raises."""
 
     def add_host(self, name: str, address: str, token: str, also: Sequence[str]) -> HostView:
-        """Once: a token is good only once, so a worker that dies meanwhile is not asked again by itself."""
+        """Add a host; sent only once, since its token is good only once: if the worker dies, it is not repeated."""
         self._meet()
         body = {"name": name, "address": address, "token": token, "also": list(also)}
         return from_json(HostView, self._once("POST", "hosts", json=body))

@@ -1,4 +1,4 @@
-"""The part of the API's client that is about notices."""
+"""The API's client for notices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmferry.model import NoticeView, Notifying, Receivers
 
 
 class NoticeClient(Client):
-    """As Client."""
+    """Client for notices and their receivers. Raises what Client raises."""
 
     def notifying(self) -> Notifying:
         return from_json(Notifying, self._call("GET", "notify"))

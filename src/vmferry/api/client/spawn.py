@@ -34,9 +34,10 @@ class _Child:
 
 
 def start(place: StateLocation, answers: Callable[[], bool]) -> None:
-    """Return once a worker answers. Raises WorkerUnreachable with what the worker said, or at the deadline.
+    """Start a worker if none answers, and return once one does.
 
-    Two commands may do this at once: the lock lets one worker live, and both commands reach it.
+    Raises WorkerUnreachable with the worker's last words, or at the deadline. Two commands may do this at once: the
+    lock lets one worker live, and both commands reach it.
     """
     until = time.monotonic() + DEADLINE_S
     child: _Child | None = None
@@ -54,7 +55,7 @@ def start(place: StateLocation, answers: Callable[[], bool]) -> None:
 
 
 def _spawn(place: StateLocation) -> _Child:
-    """A process of its own session, so that the terminal's end and its Ctrl-C do not reach it."""
+    """Start a worker in a session of its own, so that the terminal's end and its Ctrl-C do not reach it."""
     place.make()
     said = tempfile.TemporaryFile()  # noqa: SIM115 - read when it has failed, gone with the last who has it open
     where = ["--state", str(place.state)] if place.records is None else ["--runtime", str(place.state)]

@@ -1,4 +1,4 @@
-"""The part of the API's client that is about transfers."""
+"""The API's client for transfers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ENDED = OVER | {TransferState.TRANSFERRED, TransferState.ERROR}
 
 
 class TransferClient(Client):
-    """As Client. Every request may be asked twice, so that a worker that dies in between costs nothing."""
+    """Client for transfers. Every request may be sent twice, so a worker that dies in between costs nothing."""
 
     def submit_transfer(self, request: TransferRequest) -> TransferView:
-        """Queue one; it is durable when this returns."""
+        """Queue a transfer; it is durable when this returns."""
         return self._transfer("PUT", new_id(), json=to_json(request))
 
     def transfers(self) -> list[TransferView]:
@@ -31,7 +31,7 @@ class TransferClient(Client):
         return found
 
     def order(self, transfer: str, order: str) -> TransferView:
-        """suspend, resume, cancel or acknowledge."""
+        """Give a transfer an order: suspend, resume, cancel or acknowledge."""
         return self._transfer("POST", transfer, f"/{order}")
 
     def limit_transfer(self, transfer: str, limit_bytes_s: int | None) -> TransferView:
@@ -41,7 +41,7 @@ class TransferClient(Client):
         return self._transfer("POST", transfer, "/priority", json={"priority": priority})
 
     def watch_transfer(self, transfer: str) -> Iterator[TransferView]:
-        """Every change until it has ended, is transferred or needs a person, from worker to worker if they die."""
+        """Yield every change until the transfer has ended, is transferred or needs a person, even if workers die."""
         version, last = 0, None
         while True:
             path = f"transfers/{quote(transfer, safe='')}/seen"
@@ -53,7 +53,7 @@ class TransferClient(Client):
             version, last = seen.version, seen.transfer
 
     def settled(self, asked: TransferView) -> TransferView:
-        """One that is to be cancelled, once that is done, or says why it is not."""
+        """Wait until a transfer that is to be cancelled is cancelled, or says why it is not. Return it."""
         version, found = 0, asked
         while found.state not in OVER and not (found.sentence and found.cancel_asked):
             path = f"transfers/{quote(found.id, safe='')}/seen"

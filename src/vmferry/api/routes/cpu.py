@@ -1,4 +1,4 @@
-"""Requests about processors."""
+"""Routes for CPU checks, baselines and limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TheProcessors = Annotated[CpuCompatibility, Depends(_processors)]
 
 @router.get("/cpu/check")
 def check(vm: HostName, connect: Connect, host: HostName, processors: TheProcessors) -> CpuCheck:
-    """Can that host run the VM's CPU, now with its state?"""
+    """Check whether a host can run the VM's CPU, with the VM's present state."""
     return processors.check(vm, connect, host)
 
 
@@ -35,11 +35,11 @@ def baseline(
     processors: TheProcessors,
     virt: Literal["kvm", "qemu"] | None = None,
 ) -> CpuBaseline:
-    """The greatest CPU that all these hosts can give their guests."""
+    """Return the greatest CPU that all these hosts can give their guests."""
     return processors.baseline(host, virt)
 
 
 @router.put("/cpu/limit")
 def limit(body: CpuLimitBody, processors: TheProcessors) -> CpuLimited:
-    """Give a VM's definition a CPU that several hosts can run, or the one back that it had."""
+    """Limit a VM's definition to a CPU that several hosts can run, or restore the CPU that it had before."""
     return processors.limit(body.request())

@@ -1,4 +1,4 @@
-"""Requests about jobs."""
+"""Routes for jobs."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def submit(body: MoveBody, jobs: TheJobs) -> JobView:
 
 @router.get("/jobs")
 def all_jobs(jobs: TheJobs) -> list[JobView]:
-    """All jobs, newest first, without their journals."""
+    """List all jobs, newest first, without their journals."""
     return list(jobs.list())
 
 
 @router.get("/jobs/{job}")
 def one_job(job: str, jobs: TheJobs) -> JobView:
-    """A job, by its id or the first letters of it."""
+    """Return one job, by its id or the first letters of it."""
     return jobs.get(job)
 
 
@@ -53,7 +53,7 @@ TheJob = Annotated[JobView, Depends(one_job)]
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse)
 async def events(found: TheJob, jobs: TheJobs, life: TheLife) -> AsyncIterable[Event]:
-    """The job as it is, then each change; ends when the job is final or stuck, or the worker leaves."""
+    """Stream the job as it is, then each change, until it is final or stuck, or the worker leaves."""
     seen, view = await run_sync(jobs.changed, found.id, 0, 0.0, limiter=watchers)
     yield Event.of(view)
     while view.state not in ENDED and not life.leaving:
@@ -76,50 +76,50 @@ def cancel(found: TheJob, jobs: TheJobs) -> JobView:
 
 @router.post("/jobs/{job}/suspend")
 def suspend(found: TheJob, jobs: TheJobs) -> JobView:
-    """Have it stand still as soon as it copies; returns at once."""
+    """Have the job stand still as soon as it copies; returns at once."""
     return jobs.suspend(found.id)
 
 
 @router.post("/jobs/{job}/resume")
 def resume(found: TheJob, jobs: TheJobs) -> JobView:
-    """Let a suspended one go on."""
+    """Let a suspended job go on."""
     return jobs.resume(found.id)
 
 
 @router.post("/jobs/{job}/limit")
 def limit(found: TheJob, body: LimitBody, jobs: TheJobs) -> JobView:
-    """Change limits while it runs; what the body leaves out stays."""
+    """Change the job's limits while it runs; what the body leaves out stays."""
     asked = body.model_dump(exclude_unset=True)
     return jobs.limit(found.id, **asked)
 
 
 @router.post("/jobs/{job}/priority")
 def prefer(found: TheJob, body: PriorityBody, jobs: TheJobs) -> JobView:
-    """Change its place, in the queue and before the storages it shares with others."""
+    """Change the job's priority, in the queue and at the storages that it shares with others."""
     return jobs.prefer(found.id, body.priority)
 
 
 @router.post("/jobs/{job}/retry")
 def retry(found: TheJob, jobs: TheJobs) -> JobView:
-    """Let a stuck job try its step again; of an undone or failed one make a new job."""
+    """Let a stuck job try its step again; an undone or failed one is submitted as a new job."""
     return jobs.retry(found.id)
 
 
 @router.post("/jobs/{job}/resolve")
 def resolve(found: TheJob, body: ResolveBody, jobs: TheJobs) -> JobView:
-    """Declare the other host of a relocation lost: nothing is asked of it any more."""
+    """Declare the host other than `vm_is_at` lost, in a move to another host: it is asked nothing any more."""
     return jobs.resolve(found.id, body.vm_is_at, body.vm)
 
 
 @router.get("/jobs/{job}/receipt")
 def receipt(found: TheJob, jobs: TheJobs) -> Receipt:
-    """What a finished job leaves."""
+    """Return the receipt of a finished job."""
     return jobs.receipt(found.id)
 
 
 @router.post("/recover")
 def recover(jobs: TheJobs) -> list[JobView]:
-    """The jobs that this worker found in flight when it started, and those that are now; returns at once."""
+    """List the jobs that this worker found in flight when it started, and those that are now; returns at once."""
     found = {view.id: view for view in jobs.recover(timeout_s=0)}
     active = {view.id: view for view in jobs.list() if view.state not in FINAL}
     return list((found | active).values())
@@ -127,11 +127,11 @@ def recover(jobs: TheJobs) -> list[JobView]:
 
 @router.get("/leftovers")
 def leftovers(connect: Connect, jobs: TheJobs) -> list[str]:
-    """Files and placeholders that jobs left there and no job in flight needs."""
+    """List files and placeholders that jobs left on a host and no job in flight needs."""
     return list(jobs.leftovers(connect))
 
 
 @router.delete("/leftovers")
 def reap(connect: Connect, jobs: TheJobs) -> list[str]:
-    """Remove them; returns what was removed."""
+    """Remove what jobs left on a host and no job in flight needs; returns what was removed."""
     return list(jobs.reap(connect))

@@ -1,4 +1,4 @@
-"""Requests about limits that jobs share."""
+"""Routes for limits that jobs share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ router = APIRouter(tags=["limits"])
 
 @router.get("/limits")
 def all_limits(jobs: TheJobs) -> list[LimitView]:
-    """Of hosts and storages, as they were set, with what holds now."""
+    """List the limits of hosts and storages, as they were set, with the rate that holds now."""
     return jobs.limits.seen()
 
 
 @router.put("/limits")
 def set_limit(body: SharedLimitBody, jobs: TheJobs) -> LimitView:
-    """Set one, for the jobs that run and those that come."""
+    """Set a limit of a host or storage, for running and later jobs."""
     return jobs.limits.view(jobs.limits.change(body.scope, body.connect, body.place, body.onto))

@@ -1,4 +1,4 @@
-"""Requests about who is told of what becomes of jobs and transfers."""
+"""Routes for notices about jobs and transfers, and for their receivers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ router = APIRouter(tags=["notices"])
 
 @router.get("/notify")
 def receivers(delivery: TheCourier) -> Notifying:
-    """Who is told of everything, and how the last notices went."""
+    """Return the receivers of all notices, and how the last notices went."""
     return delivery.look()
 
 
 @router.put("/notify")
 def set_receivers(body: ReceiversBody, delivery: TheCourier) -> Notifying:
-    """From now on these are told of everything, and no others; jobs and transfers may have more of their own."""
+    """Replace the receivers of all notices; jobs and transfers may have more of their own."""
     return delivery.set_receivers(body.receivers())
 
 
 @router.post("/notify/test")
 def test(delivery: TheCourier) -> list[NoticeView]:
-    """Tell them that this is a test, once; returns at once."""
+    """Send a test notice to all receivers, once; returns at once."""
     return list(delivery.test())
 
 
 @router.get("/notify/events/{event_id}")
 def event(event_id: str, delivery: TheCourier) -> list[NoticeView]:
-    """How one event went, for each receiver."""
+    """Return how the notices of one event went, for each receiver."""
     return list(delivery.of_event(event_id))

@@ -1,4 +1,4 @@
-"""Requests about transfers."""
+"""Routes for transfers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ router = APIRouter(tags=["transfers"])
 
 @router.put("/transfers/{id}", status_code=201)
 def submit(id: Annotated[str, Path(pattern=f"^{ID}$")], body: TransferBody, transfers: TheTransfers) -> TransferView:
-    """Queue one under an id that the client chose; asked again, it answers with the one that is there."""
+    """Queue a transfer under an id that the client chose; a repeated request returns the existing one."""
     return transfers.submit(id, body.request())
 
 
 @router.get("/transfers")
 def all_transfers(transfers: TheTransfers) -> list[TransferView]:
-    """All of them, newest first."""
+    """List all transfers, newest first."""
     return list(transfers.list())
 
 
 @router.get("/transfers/{transfer}")
 def one_transfer(transfer: str, transfers: TheTransfers) -> TransferView:
-    """A transfer, by its id or the first letters of it."""
+    """Return one transfer, by its id or the first letters of it."""
     return transfers.get(transfer)
 
 
@@ -41,47 +41,47 @@ TheTransfer = Annotated[TransferView, Depends(one_transfer)]
 
 @router.get("/transfers/{transfer}/seen")
 async def seen(found: TheTransfer, after: Annotated[int, Query(ge=0)], transfers: TheTransfers) -> TransferSeen:
-    """The transfer, once its version is not this one any more, or after a while."""
+    """Return the transfer once its version differs from `after`, or after a while."""
     return TransferSeen(*await run_sync(transfers.changed, found.id, after, LONGEST_WAIT_S, limiter=watchers))
 
 
 @router.get("/transfers/{transfer}/receipt")
 def receipt(found: TheTransfer, transfers: TheTransfers) -> dict[str, Any]:
-    """What an acknowledged one leaves, as `vmferry copy --json` prints it."""
+    """Return the receipt of an acknowledged transfer, as `vmferry copy --json` prints it."""
     return transfers.receipt(found.id)
 
 
 @router.post("/transfers/{transfer}/suspend")
 def suspend(found: TheTransfer, transfers: TheTransfers) -> TransferView:
-    """Stop it until it is resumed."""
+    """Stop the transfer until it is resumed."""
     return transfers.suspend(found.id)
 
 
 @router.post("/transfers/{transfer}/resume")
 def resume(found: TheTransfer, transfers: TheTransfers) -> TransferView:
-    """Queue one that is suspended or met an error."""
+    """Queue a transfer again that is suspended or met an error."""
     return transfers.resume(found.id)
 
 
 @router.post("/transfers/{transfer}/cancel")
 def cancel(found: TheTransfer, transfers: TheTransfers) -> TransferView:
-    """Have all of it removed; returns at once."""
+    """Cancel the transfer and remove all that it made; returns at once."""
     return transfers.cancel(found.id)
 
 
 @router.post("/transfers/{transfer}/acknowledge")
 def acknowledge(found: TheTransfer, transfers: TheTransfers) -> TransferView:
-    """Give a transferred one its name."""
+    """Give the destination of a transferred transfer its final name."""
     return transfers.acknowledge(found.id)
 
 
 @router.post("/transfers/{transfer}/limit")
 def limit(found: TheTransfer, body: RateBody, transfers: TheTransfers) -> TransferView:
-    """Change its limit, while it runs too."""
+    """Change the transfer's limit, even while it runs."""
     return transfers.limit(found.id, body.limit_bytes_s)
 
 
 @router.post("/transfers/{transfer}/priority")
 def prefer(found: TheTransfer, body: PriorityBody, transfers: TheTransfers) -> TransferView:
-    """Change its place before others, while it runs too."""
+    """Change the transfer's priority, even while it runs."""
     return transfers.prefer(found.id, body.priority)

@@ -1,4 +1,4 @@
-"""Requests that change nothing: what is there, and what a move would do."""
+"""Routes that change nothing: the worker's health, VMs, and the plan of a move; and the one that ends the worker."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ router = APIRouter(tags=["looking"])
 
 @router.get("/health")
 def health(jobs: TheJobs) -> Health:
-    """Answers as soon as jobs can run."""
+    """Return version, process id and jobs in flight; answers as soon as jobs can run."""
     return Health(VERSION, os.getpid(), jobs.state, jobs.in_flight())
 
 
 @router.post("/leave")
 async def leave(life: TheLife) -> LeaveAnswer:
-    """Make room for a worker of another version, unless a job is in flight or somebody is here."""
+    """Leave, for a worker of another version, unless a job is in flight or another request is open."""
     return LeaveAnswer(await life.leave_if_unused(besides=1))
 
 
 @router.get("/vms")
 def vms(connect: Connect, hosts: TheHosts) -> list[Vm]:
-    """All VMs of a host."""
+    """List all VMs of a host."""
     return list(hosts.open(connect).vms())
 
 
 @router.get("/vms/{name:path}")
 def vm(name: str, connect: Connect, hosts: TheHosts) -> Vm:
-    """One VM, by name or UUID."""
+    """Return one VM, by its name or UUID."""
     return hosts.open(connect).vm(name)
 
 
 @router.post("/plans")
 def plan(body: MoveBody, jobs: TheJobs) -> Preview:
-    """What a move would do, with all that stands against it."""
+    """Return the plan of a move, with all findings that stand against it."""
     planned = jobs.plan(body.request())
     return Preview(planned, _in_words(planned))
 

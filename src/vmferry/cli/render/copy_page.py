@@ -1,4 +1,4 @@
-"""How a copy is shown: a bar on a terminal, a line every few seconds, or JSON lines; then what was done."""
+"""Shows a copy: a bar on a terminal, a line every few seconds, or JSON lines; then what was done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON_BETWEEN_S = 1.0
 
 
 class CopyView:
-    """What stands on the screen while a disk is copied; one throttle for all its phases."""
+    """The display of a disk copy, with one throttle for all its phases."""
 
     def __init__(self, throttle: Throttle, *, json: bool) -> None:
         self.throttle = throttle
@@ -48,7 +48,7 @@ class CopyView:
         return PhaseWatch(self, name)
 
     def tell(self, phase: str, done: int, total: int, rate_bytes_s: float) -> None:
-        """Show how far a phase is; called from several threads."""
+        """Show a phase's progress; called from several threads."""
         with self._lock:
             if self._live:
                 self._live.update(bar(phase, done, total, rate_bytes_s))
@@ -56,7 +56,7 @@ class CopyView:
                 self._line(phase, done, total, rate_bytes_s)
 
     def _due(self, phase: str) -> bool:
-        """At the begin of each phase, and then every few seconds."""
+        """Is a line due? At the beginning of each phase, and then every few seconds."""
         before, then = self._told
         between = JSON_BETWEEN_S if self._json else BETWEEN_LINES_S
         if phase == before and time.monotonic() - then < between:
@@ -73,7 +73,7 @@ class CopyView:
 
 
 class PhaseWatch:
-    """The watch of one phase; only Ctrl-C ends it."""
+    """The transfer watch of one phase; only Ctrl-C ends it."""
 
     def __init__(self, view: CopyView, name: str) -> None:
         self._view = view
@@ -83,7 +83,7 @@ class PhaseWatch:
         self._view.tell(self._name, done_bytes, total_bytes, rate_bytes_s)
 
     def check(self) -> None:
-        """Go on."""
+        """Let the transfer go on."""
 
     @property
     def throttle(self) -> Throttle:
@@ -91,7 +91,7 @@ class PhaseWatch:
 
 
 def bar(phase: str, done: int, total: int, rate_bytes_s: float) -> Table:
-    """One line, as wide as the screen. Pure."""
+    """Return a progress bar with figures in one line, as wide as the screen. Pure."""
     grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1, min_width=4)
@@ -110,7 +110,7 @@ def bar(phase: str, done: int, total: int, rate_bytes_s: float) -> Table:
 
 
 def receipt_text(told: CopyReceipt) -> Text:
-    """What was done, in three lines. Pure."""
+    """Return what a copy has done, in three lines. Pure."""
     reused, mended = told["reused_bytes"], told["recopied_chunks"]
     facts = [
         f"{bytes_text(told['copied_bytes'])} copied in {seconds_text(told['copy_seconds'])}",

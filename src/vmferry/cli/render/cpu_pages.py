@@ -1,4 +1,4 @@
-"""Processors, for people."""
+"""Pages about CPUs, for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmferry.model.processors import Cpu, CpuBaseline, CpuCheck, CpuLimited, VmN
 
 
 def check_page(check: CpuCheck) -> RenderableType:
-    """The verdict, what stands against it with its cures, and every feature that is missing."""
+    """Return the page of a CPU check: verdict, findings with their cures, and missing features."""
     name, host = shown(check.needs.vm), shown(check.host)
     how = "as it runs now" if check.needs.running else "when it is started"
     if check.possible:
@@ -26,7 +26,7 @@ def check_page(check: CpuCheck) -> RenderableType:
 
 
 def baseline_page(baseline: CpuBaseline) -> RenderableType:
-    """The model and its features."""
+    """Return the page of a CPU baseline: hosts, guests, model and features."""
     return _grid(
         ("hosts", shown(", ".join(baseline.hosts))),
         ("guests", shown(baseline.guests)),
@@ -36,7 +36,7 @@ def baseline_page(baseline: CpuBaseline) -> RenderableType:
 
 
 def limited_page(limited: CpuLimited) -> RenderableType:
-    """What changed, and from when on."""
+    """Return the page of a VM's changed CPU limit: what changed, and from when on."""
     name, to = shown(limited.vm), shown(limited.to)
     back = f"{name} has the CPU back that it had" if limited.changed else f"{name} was not limited"
     head = back if limited.to == "none" else f"{name} is limited to {to}"

@@ -1,4 +1,4 @@
-"""Jobs, for people."""
+"""Pages about jobs, for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmferry.model import FINAL, ImageMove, JobView, Progress, StepRecord, Where
 
 
 def jobs_page(jobs: Sequence[JobView]) -> RenderableType:
-    """A table, newest first."""
+    """Return a table of jobs, newest first."""
     if not jobs:
         return Text("no jobs")
     made = table("job", "vm", "technology", "state", "done", "to", right=("done",))
@@ -34,7 +34,7 @@ def jobs_page(jobs: Sequence[JobView]) -> RenderableType:
 
 
 def job_page(job: JobView) -> RenderableType:
-    """One job: what, how far, and each step it took."""
+    """Return the page of one job: state, facts, and each step it took."""
     headline = Text.assemble(
         (shown(job.plan.vm), "bold"),
         f"  {job.plan.technology.console_name}  ",
@@ -47,14 +47,14 @@ def job_page(job: JobView) -> RenderableType:
 
 
 def percent_text(progress: Progress) -> str:
-    """Of the bytes to move, "" while they are not known."""
+    """Return the percentage of bytes moved; empty while the bytes to move are not known."""
     total = sum(disk.total_bytes for disk in progress.disks)
     done = sum(disk.done_bytes for disk in progress.disks)
     return f"{min(100, 100 * done // total)} %" if total else ""
 
 
 def figures_text(progress: Progress) -> str:
-    """ "1.2 GiB of 3.0 GiB, 120 MiB/s, 15 s left, pause forecast 60 ms": what of it is known."""
+    """Return the known figures of "1.2 GiB of 3.0 GiB, 120 MiB/s, 15 s left, pause forecast 60 ms"."""
     return ", ".join(_figures(progress))
 
 
@@ -80,7 +80,7 @@ def _folder(image: ImageMove) -> Where:
 
 
 def _there(job: JobView, folder: Where) -> str:
-    """With the host's name where the VM goes to another one."""
+    """Return a destination folder, with the host's name if the VM goes to another host."""
     return f"{shown(job.plan.to)}: {shown(folder)}" if job.plan.to else shown(folder)
 
 

@@ -1,4 +1,4 @@
-"""A lab, for people."""
+"""Pages about a lab, for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def print_lab(lab: LabStatus | HostsStatus, *, json: bool) -> None:
 
 
 def lab_page(lab: LabStatus) -> RenderableType:
-    """Where it is, what is in it, and the next command to type."""
+    """Return the page of a lab of one host: its place, storages, VMs, and the next command to type."""
     facts = _facts()
     facts.add_row("lab", Text(shown(lab.at)))
     facts.add_row("connect", Text(shown(lab.uri or "its libvirtd is down")))
@@ -32,7 +32,7 @@ def lab_page(lab: LabStatus) -> RenderableType:
 
 
 def hosts_page(lab: HostsStatus) -> RenderableType:
-    """The hosts, how each is reached and joined, their VMs, and commands to go on with."""
+    """Return the page of a lab of several hosts: how each is reached, links, VMs, and commands to go on with."""
     facts = _facts()
     facts.add_row("lab", Text(shown(lab.at)))
     for number, storage in enumerate(lab.shared):

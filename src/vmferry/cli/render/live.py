@@ -1,4 +1,4 @@
-"""A watched job on a terminal: a bar for each disk, what happens now and what comes next."""
+"""The live view of a watched job on a terminal: a bar for each disk, what happens now and what comes next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmferry.model import DiskProgress, JobState, JobView, Receipt
 
 
 class LiveView:
-    """Redraws in place, and leaves nothing of it when it rests."""
+    """A view that redraws in place, and is erased when `rest` is called."""
 
     def __init__(self) -> None:
         self._console = screen()
@@ -56,7 +56,7 @@ def elapsed_s(job: JobView, now: datetime) -> float:
 
 
 def picture(job: JobView, event: Event, elapsed: float) -> RenderableType:
-    """The whole view as it is now. Pure."""
+    """Return the whole live view as it is now. Pure."""
     parts: list[RenderableType] = [_headline(job, event)]
     if event.progress.disks:
         parts.append(_bars(event.progress.disks))

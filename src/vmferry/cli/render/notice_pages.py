@@ -1,4 +1,4 @@
-"""Notices, for people."""
+"""Pages about notices, for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STYLE = {NoticeState.WAITING: "yellow", NoticeState.DELIVERED: "green", NoticeSt
 
 
 def notifying_page(found: Notifying) -> RenderableType:
-    """Who is told, and the last notices."""
+    """Return the page of the receivers of all notices, with the last notices."""
     to = found.receivers
     if to == NOBODY:
         who: RenderableType = Text("nobody is told: `vmferry notify set` names a command or a URL")
@@ -31,7 +31,7 @@ def notifying_page(found: Notifying) -> RenderableType:
 
 
 def notices_page(notices: Sequence[NoticeView]) -> RenderableType:
-    """A table, in the order given."""
+    """Return a table of notices, in the order given."""
     made = table("when", "event", "of", "to", "came to")
     for notice in notices:
         made.add_row(
@@ -45,7 +45,7 @@ def notices_page(notices: Sequence[NoticeView]) -> RenderableType:
 
 
 def came_to(notice: NoticeView) -> str:
-    """ "waiting, tried 3 times: it answered 500": the state, and why it is no better."""
+    """Return a notice's state, and why it is no better: "waiting, tried 3 times: it answered 500"."""
     times = "once" if notice.tries == 1 else f"{notice.tries} times"
     tried = f", tried {times}" if notice.tries and notice.state is not NoticeState.DELIVERED else ""
     why = f": {notice.sentence}" if notice.sentence else ""
@@ -53,5 +53,5 @@ def came_to(notice: NoticeView) -> str:
 
 
 def told_lines(notices: Sequence[NoticeView]) -> list[str]:
-    """One line for each notice of one job or transfer."""
+    """Return one line for each notice of a job or transfer."""
     return [f"{notice.event} to {notice.to}: {came_to(notice)}" for notice in notices]

@@ -1,4 +1,4 @@
-"""A plan, for people: what `--plan` prints."""
+"""The page of a plan, for people: the output of `--plan`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmferry.model import MIRRORS, SAVES, DiskMove, Finding, Plan, Severity
 
 
 def plan_page(preview: Preview) -> RenderableType:
-    """Findings first when they forbid the move, steps and figures else."""
+    """Return the page of a plan: its findings, then disks, figures and steps unless a blocker forbids the move."""
     plan = preview.plan
     parts: list[RenderableType] = [_headline(plan)]
     parts += finding_lines(plan.findings)
@@ -32,7 +32,7 @@ def plan_page(preview: Preview) -> RenderableType:
 
 
 def findings_page(plan: Plan) -> RenderableType:
-    """What stands against a move, with its cures."""
+    """Return the page of the findings against a move, with their cures."""
     return Group(_headline(plan), *finding_lines(plan.findings))
 
 
@@ -43,7 +43,7 @@ def _headline(plan: Plan) -> RenderableType:
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> Iterator[RenderableType]:
-    """What forbids first, each with its cure."""
+    """Yield the findings, blockers first, each with its cure."""
     for finding in sorted(findings, key=lambda f: f.severity is not Severity.BLOCKER):
         blocks = finding.severity is Severity.BLOCKER
         yield _entry("!" if blocks else "-", shown(finding.what), "red" if blocks else "yellow")
@@ -73,7 +73,7 @@ def _disk(disk: DiskMove) -> RenderableType:
 
 
 def _hosts(plan: Plan) -> Iterator[RenderableType]:
-    """Of a move to another host: from where to where, and what stands for its networks there."""
+    """Yield, for a move to another host, both hosts and the networks that replace the present ones there."""
     if plan.to is None:
         return
     networks = [("network", f"{shown(here)} becomes {shown(there)}") for here, there in plan.networks.items()]

@@ -1,4 +1,4 @@
-"""A receipt, for people."""
+"""The page of a receipt, for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT_HASH = 16
 
 
 def receipt_page(receipt: Receipt) -> RenderableType:
-    """Disks from and to, phases, pauses, and where the source is."""
+    """Return the page of a receipt: disks from and to, phases, pauses, and where the source is."""
     parts: list[RenderableType] = [Text(_headline(receipt), style="bold green"), Text()]
     parts += [_disk(disk, receipt) for disk in receipt.disks]
     parts += [Text(), _phases(receipt.phases), Text(), _facts(receipt)]
@@ -80,7 +80,7 @@ def _pause(receipt: Receipt) -> Text:
 
 
 def _unusual(grid: Table, receipt: Receipt) -> None:
-    """What a person should know of, and most moves do not have."""
+    """Add what a person should know of and most moves lack: dropped checkpoints, disks that stay or were ejected."""
     if receipt.checkpoints_dropped:
         dropped = ", ".join(map(shown, receipt.checkpoints_dropped))
         grid.add_row("checkpoints", f"dropped: {dropped}; take a full backup")

@@ -1,4 +1,4 @@
-"""The terminal, or what stands in its place. Nothing that comes from outside is taken as markup."""
+"""The terminal, or the file or pipe in its place. Text from outside is never read as markup."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WIDE = 4096
 
 
 def seen() -> bool:
-    """Does a person look at what is printed, on something that can redraw it?"""
+    """Is standard output a terminal that can redraw?"""
     return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
 
 
 def answered() -> bool:
-    """Does a person sit there who can be asked?"""
+    """Can a person be asked: are standard input and output a terminal?"""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def screen(*, errors: bool = False) -> Console:
-    """Standard output, or standard error."""
+    """Return a console on standard output, or standard error."""
     from rich.console import Console
 
     stream = sys.stderr if errors else sys.stdout
@@ -37,7 +37,7 @@ def screen(*, errors: bool = False) -> Console:
 
 
 def show(page: RenderableType, *, errors: bool = False) -> None:
-    """Print a page; where nobody looks at a screen, without the blanks that fill its columns."""
+    """Print a page; to a file or pipe, without trailing blanks."""
     console = screen(errors=errors)
     if console.is_terminal:
         console.print(page)
@@ -49,7 +49,7 @@ def show(page: RenderableType, *, errors: bool = False) -> None:
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A plain table as the tools of this field print it; cells are rich Text or plain words of our own."""
+    """Return an empty table in plain style; cells are rich Text, or plain words of vmferry's own."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -60,12 +60,12 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def shown(text: object) -> str:
-    """A name or path from outside, with nothing in it that could steer a terminal."""
+    """Return a name or path with its unprintable characters replaced, so that it cannot control the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
 def print_json(record: object) -> None:
-    """One record, one line, at once."""
+    """Print a record as one line of JSON, and flush it."""
     print(json.dumps(record, ensure_ascii=False), flush=True)
 
 

@@ -25,7 +25,7 @@ _TEN_YEARS_S = 3650 * 86400
 
 
 def parse_bytes(text: str) -> int:
-    """ "200MiB", "1.5G" (1024s, as virsh and qemu-img), "10MB" (1000s), "4096B"."""
+    """Parse a size: "200MiB", "1.5G" (1024s, as virsh and qemu-img), "10MB" (1000s), "4096B"."""
     number, unit = _split(text, "200MiB")
     if unit not in _BYTES:
         raise ValueError(f"{text!r} has no unit that is known: write it as 200MiB or 1.5G")
@@ -36,7 +36,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_rate(text: str) -> int | None:
-    """A size a second, with or without "/s"; "none" or "unlimited" is None."""
+    """Parse a size per second, with or without "/s", into bytes per second; "none" or "unlimited" is None."""
     if text.strip().lower() in _UNLIMITED:
         return None
     try:
@@ -46,7 +46,7 @@ def parse_rate(text: str) -> int | None:
 
 
 def parse_link(text: str) -> int:
-    """ "100mbit", "2.5gbit": what a link carries in each direction, in bytes a second."""
+    """Parse what a link carries in each direction, "100mbit" or "2.5gbit", into bytes per second."""
     number, unit = _split(text, "1gbit")
     if unit not in _BITS:
         raise ValueError(f"{text!r} is no speed of a link: write it as 100mbit or 1gbit")
@@ -57,7 +57,7 @@ def parse_link(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """ "2s", "500ms", "1m", "0.5h": more than nothing, at most a day."""
+    """Parse a time, "2s", "500ms", "1m" or "0.5h", into seconds: more than nothing, at most a day."""
     number, unit = _split(text, "2s")
     if unit not in _SECONDS:
         raise ValueError(f"{text!r} has no unit that is known: write it as 2s, 500ms or 1m")
@@ -68,7 +68,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_days(text: str) -> float:
-    """ "0", "30s", "10m", "14d": nothing, or up to ten years."""
+    """Parse a time, "0", "30s", "10m" or "14d", into seconds: nothing, or up to ten years."""
     if text.strip() == "0":
         return 0.0
     number, unit = _split(text, "14d")
@@ -88,7 +88,7 @@ def _split(text: str, example: str) -> tuple[Decimal, str]:
 
 
 def bytes_text(size: float) -> str:
-    """ "0 B", "512 KiB", "1.5 GiB": at most four figures."""
+    """Return a size as "0 B", "512 KiB" or "1.5 GiB": at most four figures."""
     if size < 1023.5:
         return f"{size:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -105,7 +105,7 @@ def rate_text(bytes_s: float | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """ "40 ms", "1.2 s", "3 min 20 s", "2 h 5 min", "14 days 0 h"."""
+    """Return a time as "40 ms", "1.2 s", "3 min 20 s", "2 h 5 min" or "14 days 0 h"."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:

@@ -1,4 +1,4 @@
-"""What becomes of the files at the source, for people: of a plan, and of a receipt."""
+"""What becomes of the files at the source, for the pages of plans and receipts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = {Fate.REMOVED: "removed", Fate.RENAMED: "kept, renamed", Fate.STAYS: "st
 
 
 def source_lines(sources: Sequence[SourceFileFate], title: str, *, ended: bool = False) -> Iterator[RenderableType]:
-    """File by file, each with the reason; nothing for a plan or receipt of an earlier version."""
+    """Yield the fate of each source file with its reason; nothing for a plan or receipt of an earlier version."""
     if not sources:
         return
     yield Text(title, style="bold")
@@ -33,7 +33,7 @@ def source_lines(sources: Sequence[SourceFileFate], title: str, *, ended: bool =
 
 
 def _behind(source: SourceFileFate) -> list[str]:
-    """Where a symbolic link leads, and by way of which others: they go and stay with it."""
+    """Return where a symbolic link leads, and through which other links, which share its fate."""
     ways = [f"by way of the link {link}" for link in source.links[1:]]
     return [f"a link to {source.data}", *ways] if source.data else []
 
@@ -48,7 +48,7 @@ def _about(source: SourceFileFate, *, ended: bool) -> str:
 
 
 def freed_text(sources: Sequence[SourceFileFate], *, ended: bool) -> str:
-    """In one line: how many of the files go, and what that frees."""
+    """Return one line: how many source files are removed, renamed or stay, and how much space that frees."""
     gone = [source for source in sources if source.fate is Fate.REMOVED]
     size = sum(source.freed_bytes if ended else source.bytes for source in gone)
     stay = sum(source.fate is Fate.STAYS for source in sources)

@@ -1,4 +1,4 @@
-"""Transfers, for people."""
+"""Pages about transfers, for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLE = {
 
 
 def transfers_page(transfers: Sequence[TransferView]) -> RenderableType:
-    """A table, in the order given."""
+    """Return a table of transfers, in the order given."""
     if not transfers:
         return Text("no transfers")
     made = table("transfer", "state", "priority", "done", "from", "to", right=("done",))
@@ -41,7 +41,7 @@ def transfers_page(transfers: Sequence[TransferView]) -> RenderableType:
 
 
 def transfer_page(transfer: TransferView) -> RenderableType:
-    """One transfer: what, how far, what went wrong, what to do."""
+    """Return the page of one transfer: its state, progress, error, and what to do."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
@@ -84,7 +84,7 @@ def _patience_text(transfer: TransferView) -> str:
 
 
 def state_text(transfer: TransferView) -> str:
-    """The state, and what is about to follow."""
+    """Return a transfer's state, with its phase and a pending cancel."""
     asked = ", to be cancelled" if transfer.cancel_asked and transfer.state not in OVER else ""
     phase = f" ({transfer.phase})" if transfer.phase == "comparing" and transfer.state in AT_WORK else ""
     return f"{transfer.state}{phase}{asked}"
@@ -97,7 +97,7 @@ def percent_text(transfer: TransferView) -> str:
 
 
 def figures_text(transfer: TransferView) -> str:
-    """ "1.2 GiB of 3.0 GiB, 120 MiB/s": what of it is known."""
+    """Return the known figures of "1.2 GiB of 3.0 GiB, 120 MiB/s"; empty if there are none."""
     if transfer.state in OVER or not transfer.total_bytes:
         return ""
     figures = f"{bytes_text(transfer.done_bytes)} of {bytes_text(transfer.total_bytes)}"
@@ -105,7 +105,7 @@ def figures_text(transfer: TransferView) -> str:
 
 
 def next_text(transfer: TransferView) -> str:
-    """What a person has to do, if anything."""
+    """Return what a person has to do with a transfer; empty if nothing."""
     match transfer.state:
         case _ if transfer.cancel_asked:
             return ""

@@ -1,4 +1,4 @@
-"""How a watched job is shown: plain lines, or JSON lines. live.py has the third, for terminals."""
+"""Viewers of a watched job: plain lines and JSON lines; live.py has the one for terminals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BETWEEN_LINES_S = 5.0
 
 
 class Viewer(Protocol):
-    """Told of a job from its begin to its end. `rest` is called before anything else uses the terminal."""
+    """Shows a watched job from begin to end. `rest` is called before anything else uses the terminal."""
 
     def begin(self, job: JobView) -> None: ...
 
@@ -33,7 +33,7 @@ class Viewer(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line: submitted, progress, message, end."""
+    """Prints one JSON object a line, of the events submitted, progress, message and end."""
 
     def begin(self, job: JobView) -> None:
         technology = str(job.plan.technology)
@@ -63,7 +63,7 @@ class JsonLines:
 
 
 class PlainLines:
-    """A line when something else happens, and one for the figures every few seconds."""
+    """Prints a line when what happens changes, and one with figures every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -102,7 +102,7 @@ class PlainLines:
 
 
 def happens_text(event: Event) -> str:
-    """ "copying the base (step 4 of 12)", or the state and why, where that matters more."""
+    """Return what happens, "copying the base (step 4 of 12)", or the state and why if that matters more."""
     progress = event.progress
     step = f" (step {progress.step} of {progress.steps})" if progress.steps else ""
     now = f"{progress.now}{step}" if progress.now else ""
@@ -113,7 +113,7 @@ def happens_text(event: Event) -> str:
 
 
 def print_end(job: JobView, receipt: Receipt | None) -> None:
-    """The receipt, or what became of the job and what to do."""
+    """Print the receipt, or what became of the job and what to do."""
     if receipt:
         print()
         show(receipt_page(receipt))

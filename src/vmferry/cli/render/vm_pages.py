@@ -1,4 +1,4 @@
-"""VMs, for people."""
+"""Pages about VMs, for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmferry.model import Disk, Vm, Where
 
 
 def vms_page(vms: Sequence[Vm]) -> RenderableType:
-    """A table like `virsh list --all`, with the storage each VM lies on."""
+    """Return a table of VMs like `virsh list --all`, with the storage each VM lies on."""
     if not vms:
         return Text("no VMs")
     made = table("name", "state", "disks", "size", "storage", right=("disks", "size"))
@@ -38,7 +38,7 @@ def _storage(where: Where) -> Where:
 
 
 def vm_page(vm: Vm) -> RenderableType:
-    """One VM with its disks' chains, snapshots, NVRAM and TPM."""
+    """Return the page of one VM, with its disks' chains, snapshots, NVRAM and TPM."""
     return Group(Text(shown(vm.name), style="bold"), _facts(vm), *(part for disk in vm.disks for part in _disk(disk)))
 
 

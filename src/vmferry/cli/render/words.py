@@ -1,4 +1,4 @@
-"""States in the words of this field, and what they mean for an exit code."""
+"""Words for the states of jobs, and the exit codes that they mean."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STYLE: Mapping[JobState, str] = {
 
 
 def exit_code(view: JobView) -> int:
-    """What a command that waited for this job ends with."""
+    """Return the exit code of a command that waited for this job."""
     if view.state is JobState.DONE:
         return DONE
     if view.state is JobState.STUCK:
@@ -56,7 +56,7 @@ def _refusal(kind: str) -> bool:
 
 
 def ended_in_words(view: JobView) -> str:
-    """One line on how a job ended, for all ends but a good one."""
+    """Return one line on how a job ended, for all ends but a good one."""
     name, why = view.plan.vm, f": {view.sentence}" if view.sentence else ""
     match view.state:
         case JobState.STUCK:

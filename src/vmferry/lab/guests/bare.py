@@ -37,7 +37,10 @@ BARE_GUEST = GuestSpec(
 
 
 def bare_boot(cache: Path | None = None) -> Boot:
-    """Build what is not in the cache yet; several processes may ask at once. Raises LabNeeds, LabProgramFailed."""
+    """Return a bare guest's boot files; build what is not cached, one process at a time.
+
+    Raises LabNeeds, LabProgramFailed.
+    """
     with only_one(cache or default_cache()) as folder:
         image = _image(folder)
         return Boot(image, None, "", _accelerator(image))
@@ -56,7 +59,7 @@ def _image(cache: Path) -> Path:
 
 
 def _accelerator(image: Path) -> str:
-    """kvm if the bare guest really comes up with it, else tcg; remembered beside the image."""
+    """Return kvm if the bare guest really starts with it, else tcg; the result is kept beside the image."""
     remembered = image.with_suffix(".accelerator")
     if not remembered.exists():
         usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and _starts_under_kvm(image)

@@ -1,4 +1,4 @@
-"""What a lab guest boots: kernel, initrd, and the accelerator that really runs them. Built once, kept in a cache."""
+"""The boot files of a lab guest: kernel, initrd, and the accelerator that really runs them. Built once, then cached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROBE_DEADLINE_S = 15
 
 @dataclass(frozen=True)
 class Boot:
-    """Everything that starts a guest except its disks."""
+    """Everything that starts a guest, except its disks."""
 
     kernel: Path
     initrd: Path | None
@@ -36,16 +36,16 @@ class Boot:
 
 
 def default_cache() -> Path:
-    """Where built things are kept: $VMFERRY_LAB_CACHE, else /var/cache/vmferry-lab for root, else ~/.cache."""
+    """Return the cache's folder: $VMFERRY_LAB_CACHE, else /var/cache/vmferry-lab for root, else below ~/.cache."""
     if given := os.environ.get("VMFERRY_LAB_CACHE"):
         return Path(given)
     return Path("/var/cache/vmferry-lab") if os.geteuid() == 0 else Path.home() / ".cache/vmferry-lab"
 
 
 def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
-    """Build what is not in the cache yet; several processes may ask at once. Raises LabNeeds, LabProgramFailed.
+    """Return a guest's boot files, building what is not in the cache; safe in several processes at once.
 
-    `agent`: with the real guest agent in the initrd, which doubles its size.
+    `agent`: with the real guest agent in the initrd, which doubles its size. Raises LabNeeds, LabProgramFailed.
     """
     with only_one(cache or default_cache()) as cache:
         kernel = find_kernel(cache)
@@ -57,7 +57,7 @@ def prepare_boot(cache: Path | None = None, *, agent: bool = False) -> Boot:
 
 @contextmanager
 def only_one(cache: Path) -> Iterator[Path]:
-    """The cache's folder, made, and nobody else building there meanwhile."""
+    """Make the cache's folder and hold its lock, so that no other process builds there. A context manager."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def only_one(cache: Path) -> Iterator[Path]:
 
 
 def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes], further: Mapping[str, Path]) -> Path:
-    """The stamping program as /init, the modules, and further files by place; named by what went into it."""
+    """Build the initrd: the guest's program as /init, the modules, and further files by place; named by their hash."""
     source = [file.read_bytes() for file in sorted(GUEST.iterdir())]
     parts = [*source, kernel.version.encode(), *modules.values(), *(file.read_bytes() for file in further.values())]
     initrd = cache / f"initrd-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.cpio"
@@ -87,7 +87,7 @@ def _initrd(cache: Path, kernel: Kernel, modules: dict[str, bytes], further: Map
 
 
 def _pack(root: Path, into: Path) -> None:
-    """All below `root` as the archive that the kernel unpacks (newc); not compressed, tcg would be slow at it."""
+    """Pack all below `root` into a cpio archive for the kernel (newc), uncompressed, since tcg expands slowly."""
     names = "\n".join(["."] + [str(path.relative_to(root)) for path in sorted(root.rglob("*"))])
     with into.open("wb") as out:
         words = [program("cpio"), "-o", "-H", "newc", "--quiet", "-R", "0:0"]
@@ -95,7 +95,7 @@ def _pack(root: Path, into: Path) -> None:
 
 
 def _accelerator(cache: Path, kernel: Kernel, initrd: Path, options: str) -> str:
-    """kvm if a guest really starts with it: /dev/kvm can exist and still not run a stock kernel."""
+    """Return kvm if a guest really starts with it, else tcg: /dev/kvm can exist and still not run a stock kernel."""
     remembered = cache / f"accelerator-{kernel.version}"
     if remembered.exists():
         return remembered.read_text()

@@ -1,4 +1,4 @@
-"""What a lab guest says on its console: acknowledged writes, edges of the host's clock, calls of its agent's hook."""
+"""Reads a lab guest's console: acknowledged writes, edges of the host's clock, calls of its guest agent's hook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Ack:
-    """`blocks` blocks of 4 KiB from block `place` of `disk`, stamped `number`, are durable."""
+    """A guest's message: `blocks` blocks of 4 KiB from block `place` of `disk`, stamped `number`, are durable."""
 
     disk: str
     number: int
@@ -19,24 +19,24 @@ class Ack:
     mono_us: int
     blocks: int
     took_us: int = 0
-    """From the begin of the write until it was durable, by the guest's clock; 0 of a guest that does not tell."""
+    """Microseconds from the begin of the write until it was durable, by the guest's clock; 0 if it does not tell."""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """`blocks` blocks of 4 KiB from block `place` of `disk` were to be zeroed or discarded, as act `number`."""
+    """A guest's message: act `number` zeroes or discards `blocks` blocks of 4 KiB from block `place` of `disk`."""
 
     disk: str
     number: int
     place: int
     blocks: int
     durable: bool
-    """They read as zeros for sure; else they may, from when it was said on."""
+    """The blocks read as zeros for sure; otherwise they may, from the time of the message on."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The host's clock reached `rtc_s` at `mono_us` of the guest's, at most `slack_us` before that."""
+    """The host's clock reached `rtc_s` seconds at `mono_us` of the guest's clock, or up to `slack_us` before."""
 
     rtc_s: int
     mono_us: int
@@ -55,7 +55,7 @@ BREAK = re.compile(rb"(up|stopped|going|bye) ")  # a gap between acknowledgement
 
 @dataclass
 class Console:
-    """What one guest said, read a little further each time; in a lab of several hosts each has a file of its own.
+    """All messages of one guest, read a little further each time; in a lab of several hosts from one file per host.
 
     A line that was begun on one host and ended on another is one line.
     """
@@ -79,7 +79,7 @@ class Console:
     _last_us: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> Console:
-        """Take in the whole lines that came since; gives itself."""
+        """Take in the whole lines that came since the last call. Return this console."""
         spoken = sorted((f for f in (self.file, *self.others) if f.exists()), key=lambda f: f.stat().st_mtime_ns)
         for number, file in enumerate(spoken):
             with file.open("rb") as opened:
@@ -123,7 +123,7 @@ class Console:
             self.done.add(line[5:].decode())
 
     def _take_act(self, line: bytes) -> bool:
-        """What it does to its disks."""
+        """Take in a line about a write or an erasure. Return whether it was one."""
         if found := ACK.fullmatch(line):
             self._take_ack(found)
         elif found := ERASED.fullmatch(line):
@@ -132,7 +132,7 @@ class Console:
         return found is not None
 
     def _take_edge(self, edge: Edge) -> None:
-        """One guest sees each second of the host's clock change once: not here and on another host too."""
+        """Take in an edge of the host's clock; the same second on two hosts shows that two copies of the guest run."""
         self.runs[-1].append(edge)
         assert self._newest is not None
         where = self._seconds.setdefault(edge.rtc_s, self._newest)
@@ -149,21 +149,22 @@ class Console:
 
     @property
     def longest_pause_s(self) -> float:
-        """The longest time that the guest was stopped; its own clock stood still, the host's did not."""
+        """The longest time in seconds that the guest was stopped; its own clock stood still, the host's did not."""
         return max(map(longest_jump_s, self.runs))
 
 
 def longest_jump_s(edges: Iterable[Edge]) -> float:
-    """The largest jump of the host's clock against the guest's, never negative; to a few ms, from 2 edges after it.
+    """Return the largest jump of the host's clock against the guest's, in seconds, never negative.
 
-    An edge that falls into a pause is seen only after it, so the jump's rest shows at the edge that follows:
-    neighbours are added up. Two pauses in neighbouring seconds are therefore taken for one, never for less.
+    It is exact to a few ms, once 2 edges followed. An edge that falls into a pause is seen only after it, so the
+    jump's rest shows at the next edge: neighbours are added up. Two pauses in neighbouring seconds are therefore taken
+    for one, never for less.
     """
     jumps = [_jump_us(a, b) for a, b in pairwise(edges)]
     return max((a + b for a, b in pairwise([*jumps, 0.0])), default=0.0) / 1e6
 
 
 def _jump_us(a: Edge, b: Edge) -> float:
-    """The middle of what the two edges allow: each was seen up to its slack after it happened."""
+    """Return the middle of the jump that two edges allow, in microseconds: each was seen up to its slack late."""
     jump = (b.rtc_s - a.rtc_s) * 1_000_000 - (b.mono_us - a.mono_us)
     return max(0.0, jump + (b.slack_us - a.slack_us) / 2)

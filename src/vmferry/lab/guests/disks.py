@@ -1,4 +1,4 @@
-"""The disks of a lab guest: what to make, and making it."""
+"""The disks of a lab guest: their specification, and making them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MIB, FILE_BLOCK = 1 << 20, 4096
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """One disk to make. The guest writes in `region_mib` MiB at its end; `data_mib` at its start are random.
+    """A disk to make. The guest writes in `region_mib` MiB at its end; `data_mib` MiB at its start are random.
 
-    Or, with `data_of`, they are what the files below that folder hold, each from a block of its own.
+    With `data_of` these hold the files below that folder instead, each from a block of its own.
     """
 
     target: str = "vda"
@@ -42,7 +42,7 @@ class DiskSpec:
 
     @property
     def region(self) -> tuple[int, int]:
-        """Start and length, in MiB, of where the guest writes."""
+        """Start and length, in MiB, of the part that the guest writes to."""
         length = min(self.region_mib, self.size_mib // 2)
         return self.size_mib - length, length
 
@@ -52,7 +52,7 @@ class DiskSpec:
 
 
 def make_disk(spec: DiskSpec, image: Path) -> None:
-    """Make the disk's image. Raises LabPlaceUnfit when the guest would write over its data, or there is too little."""
+    """Make the disk's image. Raises LabPlaceUnfit if the guest would overwrite its data, or there is too little."""
     if spec.file_system:
         make_file_system(spec, image)
         return
@@ -73,9 +73,9 @@ def make_disk(spec: DiskSpec, image: Path) -> None:
 def make_image(
     image: Path, format_: str, size_mib: int, data_mib: int, how: Sequence[str] = (), data_of: Path | None = None
 ) -> None:
-    """An image of which the first `data_mib` MiB hold data, the rest not allocated; `how` is for qemu-img.
+    """Make an image whose first `data_mib` MiB hold data; the rest is not allocated. `how` is for qemu-img.
 
-    The data is random, or that of files; see DiskSpec.data_of. Raises LabPlaceUnfit when those hold less.
+    The data is random, or that of the files in `data_of`. Raises LabPlaceUnfit when those hold less.
     """
     raw = image.with_suffix(".filling")
     with raw.open("xb") as file:
@@ -93,7 +93,7 @@ def _noise() -> Iterator[bytes]:
 
 
 def _of_files(folder: Path) -> Iterator[bytes]:
-    """MiB after MiB, in the order of their paths."""
+    """Yield the contents of a folder's files in pieces of 1 MiB, by path, each file padded to whole blocks."""
     kept = bytearray()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
@@ -108,7 +108,7 @@ def _of_files(folder: Path) -> Iterator[bytes]:
 
 
 def make_file_system(spec: DiskSpec, image: Path) -> None:
-    """An image that is one empty ext4 file system."""
+    """Make an image that is one empty ext4 file system."""
     raw = image.with_suffix(".filling")
     with raw.open("xb") as file:
         file.truncate(spec.size_mib << 20)
@@ -125,7 +125,7 @@ def _become(raw: Path, image: Path, format_: str, how: Sequence[str] = ()) -> No
 
 
 def _converted(*words: str | Path) -> None:
-    """For a key that qemu-img derives it measures the processor, and on a busy one it may fail to: then again."""
+    """Run a command, up to three times if qemu-img cannot measure the CPU for a key: a busy one makes that fail."""
     for last in (False, False, True):
         try:
             run(*words)

@@ -22,7 +22,7 @@ LEAST_UEFI_MIB = 256  # with 128 OVMF gives up before the kernel starts
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """A guest to make. `rate` is in writes a second and disk, 0 means as many as it can."""
+    """A guest to make. `rate` is in writes per second and disk; 0 means as many as it can."""
 
     name: str
     disks: tuple[DiskSpec, ...] = (DiskSpec("vda"), DiskSpec("vdb", format="raw"))
@@ -43,13 +43,13 @@ class GuestSpec:
 
     @property
     def stamped(self) -> tuple[DiskSpec, ...]:
-        """The disks that the guest stamps its writes on."""
+        """The disks on which the guest stamps its writes."""
         return tuple(disk for disk in self.disks if not disk.file_system and not disk.lease)
 
 
 @dataclass(frozen=True)
 class GuestFiles:
-    """Where a guest's files are: its console and commands, and the image of each disk as it was made.
+    """The places of a guest's files: its console and commands, and the image of each disk as it was made.
 
     `inside` is the folder as QEMU sees it; in a lab of several hosts that is one path on all of them.
     """
@@ -65,17 +65,17 @@ class GuestFiles:
 
     @property
     def commands(self) -> Path:
-        """libvirt adds `.in` and `.out`: pipes, because a socket is unlinked by whichever QEMU ends last."""
+        """The path of the command pipes, `.in` and `.out`; a socket would be unlinked by the QEMU that ends last."""
         return self.folder / COMMANDS
 
     @property
     def nvram(self) -> Path:
-        """UEFI variables lie beside the first disk, not in libvirt's own folder."""
+        """The file of the UEFI variables, beside the first disk and not in libvirt's own folder."""
         return next(iter(self.images.values())).parent / "nvram.fd"
 
 
 def domain_xml(spec: GuestSpec, place: GuestFiles, boot: Boot) -> str:
-    """The domain, to be defined or created as it is."""
+    """Return the domain XML, to be defined or created as it is."""
     domain = E.domain(
         E.name(spec.name),
         E.uuid(place.uuid),
@@ -158,7 +158,7 @@ def _disk(spec: DiskSpec, place: GuestFiles) -> etree._Element:
 
 
 def _channel(console: Path) -> etree._Element:
-    """What the guest says once it is up. On the serial port before it each byte costs QEMU a write of its own."""
+    """Return the virtio channel for the guest's messages; on the serial port each byte costs QEMU a write."""
     channel: etree._Element = E.channel(
         E.source(path=str(console), append="on"),
         E.target(type="virtio", name="vmferry.lab.guests.console"),

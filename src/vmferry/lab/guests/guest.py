@@ -1,4 +1,4 @@
-"""Lab guests: making them, hearing what they acknowledged, commanding them, and the verdict on their disks."""
+"""Lab guests: makes them, reads their acknowledgements, commands them, and judges their disks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWER_S = 3  # a guest under tcg on a busy machine answers in less; then the co
 
 @dataclass
 class LabGuest:
-    """One guest of a lab, whichever process made it; its files are known even while the VM is away."""
+    """A guest of a lab, whichever process made it; its files are known even while the VM is away."""
 
     host: LabHost
     spec: GuestSpec
@@ -69,7 +69,7 @@ class LabGuest:
 
     @classmethod
     def find(cls, host: LabHost, name: str) -> Self:
-        """The newest guest of this name that the lab has ever made; NoSuchVm when there was none."""
+        """Return the newest guest of this name that the lab has ever made. Raises NoSuchVm if there was none."""
         folders = sorted(host.guest_folder("").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
         for folder in reversed(folders):
             with suppress(FileNotFoundError):
@@ -107,13 +107,13 @@ class LabGuest:
     # -- moving
 
     def moved_to(self, host: LabHost) -> None:
-        """From now on its VM, its console and its commands are those on another host of its lab."""
+        """Use the VM, console and commands on another host of the lab from now on."""
         self.console.read()  # between two moves: else nothing tells which words came before the first
         self.host = host
         self.place = replace(self.place, folder=host.guest_folder(self.place.uuid))
 
     def runs_on(self) -> list[str]:
-        """The hosts on which a copy of it runs, as their libvirtd tells; one that waits for memory does not run yet.
+        """Return the names of the hosts on which libvirtd reports the guest running, not waiting for memory.
 
         Raises libvirt.libvirtError.
         """
@@ -126,37 +126,37 @@ class LabGuest:
         return self.spec.name
 
     def acks(self) -> list[Ack]:
-        """Every write acknowledged so far, oldest first."""
+        """Return every write acknowledged so far, oldest first."""
         return self.console.read().acks
 
     def wait_acks(self, n_more: int = 20, deadline_s: float = 60) -> int:
-        """Wait for this many more acknowledged writes; gives how many there are in all."""
+        """Wait for `n_more` acknowledged writes. Return how many there are in all."""
         wanted = len(self.acks()) + n_more
         what = f"{n_more} more writes of {self.name}"
         wait_for(lambda: len(self.acks()) >= wanted, what, deadline_s, self.place.console)
         return len(self.acks())
 
     def wait_edges(self, n_more: int = 2, deadline_s: float = 60) -> None:
-        """Wait for this many more edges of the host's clock, so that a pause just ended is in the figures."""
+        """Wait for `n_more` edges of the host's clock, so that a pause that just ended is in the figures."""
         wanted = self._edges() + n_more
         wait_for(lambda: self._edges() >= wanted, "the guest's clock", deadline_s, self.place.console)
 
     def pause_by_clock(self) -> float:
-        """The longest time, in seconds, that the guest was stopped, by its own clock against the host's."""
+        """Return the longest time, in seconds, that the guest was stopped, by its own clock against the host's."""
         return self.console.read().longest_pause_s
 
     def stall(self) -> float:
-        """The longest time, in seconds of the guest's own clock, between two acknowledged writes of one disk."""
+        """Return the longest time, in seconds of the guest's clock, between two acknowledged writes of one disk."""
         return self.console.read().longest_gap_us / 1e6
 
     def wait_notes(self, n_more: int = 5, deadline_s: float = 60) -> int:
-        """Wait for this many more notes on the guest's own file system; gives the newest one's number."""
+        """Wait for `n_more` notes on the guest's own file system. Return the newest one's number."""
         wanted = self.console.read().noted + n_more
         wait_for(lambda: self.console.read().noted >= wanted, "notes", deadline_s, self.place.console)
         return self.console.noted
 
     def errors(self) -> list[str]:
-        """What the guest complained of: failed writes, memory that changed by itself."""
+        """Return the guest's complaints: failed writes, memory that changed by itself."""
         return self.console.read().errors
 
     def _edges(self) -> int:
@@ -165,7 +165,10 @@ class LabGuest:
     # -- commanding
 
     def command(self, words: str, deadline_s: float = 60) -> None:
-        """Tell the guest to `stop`, `go`, `rate N`, `poweroff` (all are in guest/main.c); wait until it says it has."""
+        """Send the guest a command, `stop`, `go`, `rate N`, `poweroff` (see guest/main.c); wait until it confirms it.
+
+        Raises LabLate.
+        """
         sequence = uuid.uuid4().hex[:8]
         for _ in range(max(1, int(deadline_s / ANSWER_S))):
             self._send(f"{sequence} {words}\n")
@@ -193,7 +196,7 @@ class LabGuest:
     # -- judging
 
     def verdict(self, images: Mapping[str, Path | str] | None = None) -> GuestVerdict:
-        """Hold the acknowledged writes against the disks: by target, or those that the VM has now.
+        """Compare the acknowledged writes with the disks: the given images by target, or those that the VM has now.
 
         The VM must be off or paused, or the images copies; only whole acknowledgements of before the call count.
         """
@@ -209,7 +212,7 @@ class LabGuest:
         )
 
     def images(self) -> dict[str, Path | str]:
-        """The active image of each disk, by target, as libvirt tells it; as made, when libvirt knows the VM no more."""
+        """Return the active image of each disk, by target, from libvirt; as made, if libvirt knows the VM no more."""
         connection = self.host.connect()
         try:
             domain = _domain(connection, self.place.uuid)
@@ -223,7 +226,7 @@ class LabGuest:
     # -- ending
 
     def remove(self) -> None:
-        """Power off hard and forget the VM on every host, and its folder on every storage; gone already is fine."""
+        """Power the VM off hard, forget it on every host, and remove its folders; no error if they are gone already."""
         for host in self.host.neighbours():
             with suppress(libvirt.libvirtError):
                 self._forget_on(host)
@@ -244,7 +247,7 @@ class LabGuest:
 
 
 def _claim_place(host: LabHost, spec: GuestSpec) -> GuestFiles:
-    """Make the guest's folders and pipes; LabPlaceUnfit when a storage has something of that name."""
+    """Make the guest's folders and pipes. Raises LabPlaceUnfit if a storage has something of that name."""
     uuid_ = str(uuid.uuid4())
     folders = {disk.storage: host.storage(disk.storage) / spec.name for disk in spec.disks}
     if taken := [folder for folder in folders.values() if folder.exists()]:
@@ -263,7 +266,7 @@ def _claim_place(host: LabHost, spec: GuestSpec) -> GuestFiles:
 
 
 def _furnish(folder: Path, place: GuestFiles, spec: GuestSpec) -> None:
-    """What a host needs for a guest to come to it, and for anybody to find it there."""
+    """Make a guest's folder on one host, with command pipes and the record by which any process finds it."""
     folder.mkdir()
     for end in (".in", ".out"):
         os.mkfifo(folder / f"{COMMANDS}{end}")
@@ -274,7 +277,7 @@ def _furnish(folder: Path, place: GuestFiles, spec: GuestSpec) -> None:
 
 
 def _console(host: LabHost, place: GuestFiles) -> Console:
-    """What the guest says on every host of its lab."""
+    """Return the guest's console, with its files on every host of the lab."""
     files = [neighbour.guest_folder(place.uuid) / CONSOLE for neighbour in host.neighbours()]
     return Console(place.console, tuple(file for file in files if file != place.console))
 
@@ -289,12 +292,12 @@ def _is_running(host: LabHost, uuid_: str) -> bool:
 
 
 def _domain(connection: libvirt.virConnect, uuid_: str) -> libvirt.virDomain | None:
-    """A domain if it is there; libvirt's own lookup prints an error when it is not."""
+    """Return a domain, None if it is not there; libvirt's own lookup would print an error then."""
     return next((d for d in connection.listAllDomains() if d.UUIDString() == uuid_), None)
 
 
 def _source(tree: etree._Element, target: str) -> Path | str:
-    """The file or device of one disk in a domain's XML."""
+    """Return the file or device of one disk in a domain's XML. Raises NoSuchDisk."""
     source = tree.find(f"devices/disk/target[@dev='{target}']/../source")
     if source is None:
         raise NoSuchDisk(vm=tree.findtext("name"), target=target, present="others")

@@ -1,4 +1,4 @@
-"""A kernel for the lab's guests: the machine's own, or Debian's cloud kernel, unpacked and never installed."""
+"""Finds a kernel for lab guests: the machine's own, or Debian's cloud kernel, unpacked and never installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Kernel:
     modules: Path
 
     def with_dependencies(self, names: tuple[str, ...]) -> dict[str, bytes]:
-        """The modules of these names and all they need, ready to load in this order; built-in ones are left out."""
+        """Return these modules and all they need, in the order to load them; built-in ones are left out."""
         files = {_module_name(file): file for file in self.modules.rglob("*.ko*")}
         ordered: dict[str, bytes] = {}
         for name in names:
@@ -32,7 +32,7 @@ class Kernel:
 
 
 def find_kernel(cache: Path) -> Kernel:
-    """An unpacked kernel below `cache`, else one in /boot, else Debian's, downloaded; LabNeeds when none can be had."""
+    """Return an unpacked kernel below `cache`, else one in /boot, else Debian's, downloaded. Raises LabNeeds."""
     return _kernel_below(cache / "kernel") or _kernel_below(Path("/")) or _download(cache / "kernel")
 
 
@@ -75,7 +75,7 @@ def _add(name: str, files: dict[str, Path], ordered: dict[str, bytes]) -> None:
 
 
 def _depends(content: bytes) -> list[str]:
-    """What the module's own .modinfo says; a kernel unpacked from a package has no modules.dep."""
+    """Return a module's dependencies from its .modinfo; a kernel unpacked from a package has no modules.dep."""
     found = re.search(rb"\0depends=([^\0]*)\0", content)
     names = found[1].decode().split(",") if found else []
     return [name.replace("-", "_") for name in names if name]

@@ -11,7 +11,7 @@ LIBRARY = re.compile(r"(/\S+) \(0x")
 
 
 def agent_files() -> dict[str, Path]:
-    """qemu-ga with its libraries, and hwclock, which it sets clocks with, by place in the guest; LabNeeds without."""
+    """Return qemu-ga, its libraries, and hwclock, which sets clocks for it, by place in the guest. Raises LabNeeds."""
     agent = Path(program("qemu-ga"))
     libraries = map(Path, LIBRARY.findall(run("ldd", agent)))
     own = {"sbin/qemu-ga": agent, "sbin/hwclock": Path(program("busybox"))}

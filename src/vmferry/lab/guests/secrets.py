@@ -16,7 +16,7 @@ QEMU_IMG_KEY = ("--object", f"secret,id={KEY},data={PASSPHRASE}")
 
 
 def secret_of(guest_uuid: str, target: str) -> str:
-    """The UUID of the secret of one guest's disk."""
+    """Return the UUID of the libvirt secret of one guest's disk."""
     return str(uuid.uuid5(uuid.UUID(guest_uuid), target))
 
 
@@ -26,6 +26,6 @@ def define_secret(connection: libvirt.virConnect, secret_uuid: str) -> None:
 
 
 def forget_secret(connection: libvirt.virConnect, secret_uuid: str) -> None:
-    """Gone already is fine."""
+    """Remove a secret from libvirtd; no error if it is gone already."""
     with suppress(libvirt.libvirtError):
         connection.secretLookupByUUIDString(secret_uuid).undefine()

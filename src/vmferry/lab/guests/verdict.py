@@ -1,4 +1,4 @@
-"""The verdict on a guest's disks: is every write that was acknowledged there, and whole?
+"""The verdict on a guest's disks: is every acknowledged write there, and whole?
 
 Reads the images, never writes them; the guest is off or paused, or the images are copies.
 """
@@ -25,7 +25,7 @@ HEAD = struct.Struct("<8sQQQ8sQII")  # as struct stamp in guest/stamp.c
 
 @dataclass(frozen=True)
 class GuestVerdict:
-    """Writes acknowledged, places whose newest acknowledged write is not there, blocks that are not whole.
+    """Counts of acknowledged writes, of places without their newest acknowledged write, and of torn blocks.
 
     `second_writers` counts the signs that two copies of the guest ran at once.
     """
@@ -45,7 +45,7 @@ class GuestVerdict:
 
 @dataclass(frozen=True)
 class Region:
-    """The guest's part of one disk: the disk's name, the place of the first block, and the bytes found there."""
+    """The part of a disk that the guest writes: the disk's name, number of its first block, and the bytes read."""
 
     disk: str
     first: int
@@ -56,7 +56,7 @@ class Region:
         return not any(self.content[at : at + BLOCK])
 
     def number_at(self, place: int) -> int | None:
-        """The number of the stamp at `place`: 0 when there is none for this place, None when it is not whole."""
+        """Return the stamp's number at block `place`: 0 if there is no stamp for this place, None if it is torn."""
         at = (place - self.first) * BLOCK
         block = self.content[at : at + BLOCK]
         magic, number, stamped_place, _, disk, *_ = HEAD.unpack_from(block)
@@ -68,7 +68,7 @@ class Region:
 
 
 def judge(acks: Iterable[Ack], regions: Mapping[str, Region], erasures: Iterable[Erasure] = ()) -> GuestVerdict:
-    """Hold all acknowledgements against the regions of the disks that were read.
+    """Compare all acknowledgements with the regions of the disks that were read. Return the verdict.
 
     A block that was zeroed has zeros, or a stamp that is newer. One that was to be erased since its newest stamp was
     acknowledged may have zeros.
@@ -104,7 +104,7 @@ def _note(newest: dict[tuple[str, int], int], act: Ack | Erasure) -> None:
 
 
 def read_region(disk: DiskSpec, image: Path | str) -> Region:
-    """Read the guest's part of a disk through qemu-img, whatever the format and backing chain, locks ignored."""
+    """Read the guest's part of a disk through qemu-img, for any format and backing chain, ignoring locks."""
     start_mib, length_mib = disk.region
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "region")
@@ -117,6 +117,6 @@ def read_region(disk: DiskSpec, image: Path | str) -> Region:
 
 
 def _with_key(image: Path | str) -> str:
-    """An encrypted qcow2 as qemu-img names one that it can decrypt."""
+    """Return the name by which qemu-img opens and decrypts an encrypted qcow2."""
     options = {"driver": "qcow2", "encrypt": {"key-secret": KEY}, "file": {"driver": "file", "filename": str(image)}}
     return f"json:{json.dumps(options)}"

@@ -24,7 +24,7 @@ _BIND, _REMOUNT, _RDONLY, _REC, _PRIVATE = 0x1000, 0x20, 0x1, 0x4000, 0x40000
 
 
 def below(arguments: Sequence[str]) -> list[str]:
-    """The files of all images that another one of this command line has as its backing image."""
+    """Return the files of all images that are another image's backing image in a QEMU command line."""
     nodes = {}
     for option, value in pairwise(arguments):
         if option == "-blockdev" and value.startswith("{"):
@@ -36,7 +36,7 @@ def below(arguments: Sequence[str]) -> list[str]:
 
 
 def _deny(files: Sequence[str]) -> None:
-    """Raises OSError."""
+    """Mount the files read-only over themselves, in a mount namespace of this process. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(source: str | None, at: str, flags: int) -> None:

@@ -3,7 +3,7 @@
     with LabHost(Path("/tmp/lab")).up() as host:
         connection = host.connect()
 
-Inside and outside, every path below the folder means the same file; libvirt's own folders differ.
+Inside and outside the lab, every path below the folder means the same file; libvirt's own folders differ.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ migrate_tls_x509_cert_dir = "/etc/libvirt/migration"
 
 
 class LabHost(LabNode):
-    """A lab at one folder, or one host of a lab of several; running or not."""
+    """A lab of one host, or one host of a lab of several, at one folder; running or not."""
 
     def __init__(self, at: Path = DEFAULT_PLACE) -> None:
         super().__init__(at)
@@ -76,9 +76,9 @@ class LabHost(LabNode):
         owner_pid: int | None = None,
         joined: LabRecord | None = None,
     ) -> Self:
-        """Start the lab; it ends with `owner_pid` when one is given. All of it, or nothing, is left behind.
+        """Start the lab host, completely or not at all; it ends with the process `owner_pid` if one is given.
 
-        `joined`: what a host of a lab of several writes down, see lab/hosts/lab.py.
+        `joined`: the record of a host in a lab of several, see lab/hosts/lab.py.
         Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
         """
         self._check_place()
@@ -107,41 +107,41 @@ class LabHost(LabNode):
 
     @property
     def socket(self) -> Path:
-        """libvirtd's read-write socket, as seen from outside."""
+        """libvirtd's read-write socket, as seen from outside the lab."""
         return self.at / "run/libvirt/libvirt-sock"
 
     @property
     def uri(self) -> str:
-        """What libvirt clients on this machine connect to."""
+        """The libvirt URI of this host for clients on this machine."""
         return f"qemu+unix:///system?socket={self.socket}"
 
     @property
     def name(self) -> str:
-        """Its name in a lab of several hosts; the machine's own for a lab that is one host."""
+        """The host's name in a lab of several hosts; the machine's own name for a lab of one host."""
         return self.record.name or socket.gethostname()
 
     @property
     def address(self) -> str:
-        """Where the other hosts of its lab, and the manager, reach it; empty for a lab that is one host."""
+        """The address for the other hosts of the lab and the manager; empty for a lab of one host."""
         return self.record.address
 
     @property
     def tcp_uri(self) -> str:
-        """What libvirt clients on the lab's own network connect to."""
+        """The libvirt URI of this host for clients on the lab's own network."""
         return f"qemu+tcp://{self.address}/system"
 
     def neighbours(self) -> list[LabHost]:
-        """All hosts of its lab, itself among them."""
+        """Return all hosts of this host's lab, this one among them."""
         within = self.record.within
         record = read_hosts(Path(within)) if within else None
         return [LabHost(Path(within) / name) for name in record.hosts] if record else [self]
 
     def connect(self) -> libvirt.virConnect:
-        """A new connection to the lab's libvirtd; the caller closes it."""
+        """Return a new connection to the lab's libvirtd; the caller closes it."""
         return libvirt.open(self.uri)
 
     def storage(self, name: str) -> Path:
-        """The folder of a storage; LabPlaceUnfit when the lab has none of that name."""
+        """Return the folder of a storage. Raises LabPlaceUnfit if the lab has none of that name."""
         record = self.record
         if name in record.shared:
             return Path(record.within) / name
@@ -151,27 +151,27 @@ class LabHost(LabNode):
 
     @property
     def storages(self) -> tuple[str, ...]:
-        """The names of its storages, its own first."""
+        """The names of this host's storages, its own first, then the shared ones."""
         return (*self.record.storages, *self.record.shared)
 
     def add_storage(
         self, name: str, fs: str = "ext4", size_mib: int = 2048, *, direct: bool = False, sector_bytes: int = 512
     ) -> Path:
-        """Make one more storage, usable at once by what already runs in the lab; see StorageSpec."""
+        """Make one more storage and return its folder; running programs in the lab see it at once. See StorageSpec."""
         record = self.record
         write_record(self.at, record.with_(storages=(*record.storages, name)))
         return make_storage(self.at, StorageSpec(name, fs, size_mib, direct, sector_bytes))
 
     def wear_out(self, name: str, left_mib: int) -> None:
-        """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO."""
+        """Make a storage fail: read-only, with EIO for all reads after the first `left_mib` MiB."""
         wear_out(self.storage(name).parent, name, left_mib)
 
     def guest_folder(self, uuid_: str) -> Path:
-        """Where a guest's console, and its commands, are on this host."""
+        """Return the folder of a guest's console and commands on this host."""
         return self.at / GUESTS / uuid_[:8]
 
     def guest_folder_inside(self, uuid_: str) -> Path:
-        """The same folder as this host's QEMU sees it: at one path on every host of a lab."""
+        """Return a guest's folder as this host's QEMU sees it: at one path on every host of a lab."""
         return Path(self.record.within or self.at) / GUESTS / uuid_[:8]
 
     # -- its processes
@@ -183,7 +183,7 @@ class LabHost(LabNode):
         return pid if pid and in_lab(pid, self.at) else None
 
     def qemu_pid(self, vm: str) -> int | None:
-        """The process id of a VM's QEMU; None when the VM is off."""
+        """Return the process id of a VM's QEMU; None when the VM is off."""
         pid = pid_in(self.at / "run/libvirt/qemu" / f"{vm}.pid")
         return pid if pid and in_lab(pid, self.at) else None
 
@@ -193,7 +193,7 @@ class LabHost(LabNode):
             kill_in_lab(pid, self.at)
 
     def start_libvirtd(self) -> None:
-        """Start libvirtd again if it is down, and wait until it answers."""
+        """Start libvirtd again if it is down, and wait until it answers. Raises NoLab if the host does not run."""
         if not self.running:
             raise NoLab(at=self.at)
         keeper = self.keeper_pid

@@ -8,7 +8,7 @@
         guest.moved_to(two)
         assert guest.verdict().clean
 
-Each host has storages of its own, which no other host can reach; storages that are shared are at one path on all.
+Each host has storages of its own, which no other host can reach; shared storages are at one path on all hosts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_HOSTS = 16
 
 
 class Lab:
-    """A lab of several hosts at one folder, running or not; any process may hold one and use it."""
+    """A lab of several hosts at one folder, running or not; any process may create this object and use it."""
 
     def __init__(self, at: Path = DEFAULT_PLACE) -> None:
         self.at = at.resolve()
@@ -55,7 +55,7 @@ class Lab:
         *,
         owner_pid: int | None = None,
     ) -> Self:
-        """Start host1, host2, ...; they end with `owner_pid` when one is given. All, or nothing, is left behind.
+        """Start host1, host2, ..., completely or not at all; they end with the process `owner_pid` if one is given.
 
         Raises LabNeeds, LabRunning, LabPlaceUnfit, LabProgramFailed, LabLate.
         """
@@ -79,7 +79,7 @@ class Lab:
         return self
 
     def down(self) -> None:
-        """End all of it and remove the folder; a lab that is not there, or half there, is fine too."""
+        """End all nodes of the lab and remove its folder; no error if it is gone, or half gone."""
         if read_hosts(self.at) is None:
             return
         for node in (*self.hosts, self.manager, self._switch):
@@ -100,7 +100,7 @@ class Lab:
 
     @property
     def record(self) -> HostsRecord:
-        """What it wrote about itself; NoLab when there is none."""
+        """The record that the lab wrote about itself. Raises NoLab if there is none."""
         record = read_hosts(self.at)
         if record is None:
             raise NoLab(at=self.at)
@@ -108,36 +108,36 @@ class Lab:
 
     @property
     def exists(self) -> bool:
-        """Whether there is one at this folder, living or left over."""
+        """Is there a lab of several hosts at this folder, running or left over?"""
         return read_hosts(self.at) is not None
 
     @property
     def running(self) -> bool:
-        """Whether any of its nodes lives."""
+        """Does any node of the lab run?"""
         return self.exists and any(node.running for node in (*self.hosts, self.manager, self._switch))
 
     @property
     def hosts(self) -> tuple[LabHost, ...]:
-        """Its hosts, in order."""
+        """The hosts of the lab, in order."""
         return tuple(map(self.host, self.record.hosts))
 
     def host(self, name: str) -> LabHost:
-        """One host; NoSuchLabHost."""
+        """Return the host of that name. Raises NoSuchLabHost."""
         names = self.record.hosts
         if name not in names:
             raise NoSuchLabHost(host=name, present=", ".join(names))
         return self._hosts.setdefault(name, LabHost(self.at / name))
 
     def node(self, name: str) -> LabNode:
-        """One host, or the manager's place; NoSuchLabHost."""
+        """Return the host of that name, or the manager's node. Raises NoSuchLabHost."""
         return self.manager if name == MANAGER else self.host(name)
 
     def link(self, name: str) -> Cable:
-        """The cable of one host, or of the manager; NoSuchLabHost."""
+        """Return the cable of one host, or of the manager. Raises NoSuchLabHost."""
         return Cable(self._switch, self.node(name))
 
     def shared(self, name: str = "shared") -> Path:
-        """The folder of a storage that all hosts see."""
+        """Return the folder of a storage that all hosts see."""
         return self.at / name
 
     # -- building
@@ -157,7 +157,7 @@ class Lab:
         self._join()
 
     def _join(self) -> None:
-        """Lay the cables, and let every node know all the others."""
+        """Plug in every node's cable, and make every node's hardware address known to all others."""
         numbered = numbers(self.record.hosts)
         for name, number in numbered.items():
             link = self.link(name)
@@ -166,7 +166,7 @@ class Lab:
                 link.know(other)
 
     def _told(self, name: str) -> LabRecord:
-        """What a node writes down about itself."""
+        """Return the record that a node keeps about itself."""
         number = numbers(self.record.hosts).get(name)
         shared = () if name in (MANAGER, SWITCH) else self.record.shared
         where = address(number) if number else ""
@@ -174,7 +174,7 @@ class Lab:
 
 
 def lab_at(at: Path) -> Lab | LabHost | None:
-    """The lab in a folder, of several hosts or of one, living or left over; None when there is none."""
+    """Return the lab in a folder, of several hosts or of one, running or left over; None when there is none."""
     several, alone = Lab(at), LabHost(at)
     if several.exists:
         return several

@@ -1,6 +1,6 @@
 """The links of a lab's own network: one cable from each node to the switch, to be slowed down, cut and healed.
 
-All of it lies in the network namespaces of the lab's nodes: the machine's own has no part of it.
+All of it lies in the network namespaces of the lab's nodes: the machine's own network has no part of it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ in one direction only, as seen by the node."""
 
 @dataclass(frozen=True)
 class LinkState:
-    """The most it carries in each direction, as tc writes it; and how it is cut. Empty: not at all."""
+    """A link's limit in each direction, as tc writes it, and how it is cut; an empty field means not at all."""
 
     rate: str = ""
     cut: str = ""
 
 
 class Cable:
-    """The cable between a node and the switch; any process may hold one and use it."""
+    """The cable between a node and the switch; any process may create this object and use it."""
 
     def __init__(self, switch: LabNode, node: LabNode) -> None:
         self._switch, self._node = switch, node
         self.name = node.at.name
 
     def plug(self, number: int) -> None:
-        """Lay the cable: the node gets the address of its number, and knows all others' hardware addresses.
+        """Create the cable, with the address of this number at the node's end.
 
-        A cut is silence for who connects, then, as it is behind a router; not `no route to host` after 3 seconds.
+        The nodes know each other's hardware addresses. So a cut is silence for a client that connects, as behind a
+        router, and not `no route to host` after 3 seconds.
         """
         peer = ("peer", "name", PORT, "address", hardware(number), "netns", str(self._node.keeper_pid))
         self._switch.run("ip", "link", "add", self.name, "type", "veth", *peer)
@@ -52,29 +53,29 @@ class Cable:
         self._node.run("ip", "link", "set", PORT, "up")
 
     def know(self, number: int) -> None:
-        """Let the node know the hardware address of another one."""
+        """Make the hardware address of another node known to this one."""
         known = (address(number), "lladdr", hardware(number), "nud", "permanent", "dev", PORT)
         self._node.run("ip", "neighbour", "replace", *known)
 
     @property
     def state(self) -> LinkState:
-        """How it is now."""
+        """The present state of the link."""
         return LinkState(**json.loads(self._file.read_text())) if self._file.exists() else LinkState()
 
     def shape(self, rate: str | None) -> None:
-        """Carry at most `rate` in each direction (`100mbit`, `5gbit`), or as much as it can. LabLinkUnfit."""
+        """Limit the link to `rate` in each direction (`100mbit`, `5gbit`); None lifts it. Raises LabLinkUnfit."""
         if rate and not RATE.fullmatch(rate):
             raise LabLinkUnfit(link=self.name, reason=f"{rate} is no rate like 100mbit, 500kbit or 5gbit")
         self._become(replace(self.state, rate=rate or ""))
 
     def cut(self, how: Cut = "cable") -> None:
-        """Carry nothing until `heal`. LabLinkUnfit when there is no such way to cut it."""
+        """Carry nothing until `heal`. Raises LabLinkUnfit if there is no such way to cut a link."""
         if how not in get_args(Cut):
             raise LabLinkUnfit(link=self.name, reason=f"it is cut as {', '.join(get_args(Cut))}, not as {how}")
         self._become(replace(self.state, cut=how))
 
     def heal(self) -> None:
-        """Carry again what it carried before the cut; whole already is fine."""
+        """Carry again what the link carried before the cut; no error if it is not cut."""
         self._become(replace(self.state, cut=""))
 
     def _become(self, wanted: LinkState) -> None:
@@ -87,7 +88,7 @@ class Cable:
         self._switch.run("ip", "link", "set", self.name, "down" if wanted.cut == "cable" else "up")
 
     def _discipline(self, node: LabNode, device: str, wanted: LinkState, *, silent: bool) -> None:
-        """What leaves by a device: what is sent into a blackhole counts as sent, TCP sees only silence."""
+        """Set how packets leave by a device. A blackhole counts them as sent, so that TCP sees only silence."""
         if silent:
             kind = ["blackhole"]
         elif wanted.rate:

@@ -10,21 +10,21 @@ MANAGER_NUMBER = 254
 
 
 def numbers(hosts: Sequence[str]) -> dict[str, int]:
-    """The number of each node that has an address, by name."""
+    """Return the number of each node that has an address, by name."""
     return {name: number for number, name in enumerate(hosts, 1)} | {MANAGER: MANAGER_NUMBER}
 
 
 def address(number: int) -> str:
-    """Where the node with this number is reached."""
+    """Return the IP address of the node with this number."""
     return f"{NETWORK}.{number}"
 
 
 def hardware(number: int) -> str:
-    """The hardware address of the node with this number."""
+    """Return the hardware address (MAC) of the node with this number."""
     return f"52:54:00:e7:00:{number:02x}"
 
 
 def names(hosts: Sequence[str]) -> str:
-    """What stands in /etc/hosts of every node."""
+    """Return the content of /etc/hosts of every node."""
     lines = [f"{address(number)} {name}" for name, number in numbers(hosts).items()]
     return "\n".join(["127.0.0.1 localhost", *lines]) + "\n"

@@ -1,6 +1,6 @@
-"""A node of a lab: a folder, namespaces of its own, and the keeper that holds them.
+"""A node of a lab: a folder, namespaces of its own, and the keeper process that holds them.
 
-A host is a node with libvirtd; in a lab of several hosts the manager's place and the switch are nodes without.
+A host is a node with libvirtd; in a lab of several hosts the manager's node and the switch are nodes without it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ STOP_DEADLINE_S = 30
 
 
 class LabNode:
-    """A node at one folder, running or not; any process may hold one and use it."""
+    """A node at one folder, running or not; any process may create this object and use it."""
 
     def __init__(self, at: Path) -> None:
         self.at = at.resolve()  # mountinfo and the lab's namespaces know no symbolic links
         self._children: list[subprocess.Popen[bytes]] = []
 
     def keep(self, record: LabRecord) -> Self:
-        """Make a node without libvirtd. Raises LabPlaceUnfit, LabProgramFailed, LabLate."""
+        """Make and start this node, without libvirtd. Raises LabPlaceUnfit, LabProgramFailed, LabLate."""
         self.at.mkdir()
         write_record(self.at, record)
         (self.at / "etc").mkdir()  # by which its processes are known
@@ -41,7 +41,7 @@ class LabNode:
         return self
 
     def down(self) -> None:
-        """End the node's processes and remove its folder; one that is not there, or half there, is fine too."""
+        """End the node's processes and remove its folder; no error if it is gone, or half gone."""
         record = read_record(self.at)
         if record is None:
             return
@@ -53,7 +53,7 @@ class LabNode:
 
     @property
     def record(self) -> LabRecord:
-        """What the node wrote about itself; NoLab when there is none."""
+        """The record that the node wrote about itself. Raises NoLab if there is none."""
         record = read_record(self.at)
         if record is None:
             raise NoLab(at=self.at)
@@ -61,30 +61,30 @@ class LabNode:
 
     @property
     def exists(self) -> bool:
-        """Whether there is one at this folder, living or left over."""
+        """Is there a node at this folder, running or left over?"""
         return read_record(self.at) is not None
 
     @property
     def running(self) -> bool:
-        """Whether the keeper lives; libvirtd may still be down."""
+        """Does the keeper run? libvirtd may still be down."""
         record = read_record(self.at)
         return bool(record and record.keeper_pid and in_lab(record.keeper_pid, self.at))
 
     @property
     def keeper_pid(self) -> int:
-        """The process that holds the namespaces; NoLab when it does not run."""
+        """The process id of the keeper, which holds the namespaces. Raises NoLab if it was never started."""
         pid = self.record.keeper_pid
         if pid is None:
             raise NoLab(at=self.at)
         return pid
 
     def inside(self, *argv: str) -> list[str]:
-        """The words that run a program inside the node's namespaces, where libvirt's own folders are the node's."""
+        """Return the command line that runs a program inside the node's namespaces, with the node's libvirt folders."""
         host_name = ("-u",) if self.record.name else ()
         return [program("nsenter"), "-t", str(self.keeper_pid), "-m", "-n", *host_name, *argv]
 
     def run(self, *argv: str | Path) -> str:
-        """Run a program inside to its end and give its output; LabProgramFailed when it fails."""
+        """Run a program inside the node to its end and return its output. Raises LabProgramFailed when it fails."""
         return run(*self.inside(program(str(argv[0])), *map(str, argv[1:])))
 
     # -- programs that stay: an agent, a server
@@ -92,9 +92,10 @@ class LabNode:
     def spawn_inside(
         self, words: Sequence[str], name: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a program inside that ends with the lab, and is known by `name` from now on; see `log_of`.
+        """Start a program inside the node that ends with the lab, under a `name`, by which other methods know it.
 
-        `environment` is what it has besides this process's own. LabProgramFailed when one of that name runs.
+        Its output goes to `log_of(name)`. `environment` is added to this process's own. Raises LabProgramFailed when a
+        program of that name runs.
         """
         if self.pid_of(name):
             raise LabProgramFailed(program=name, reason="it runs already")
@@ -108,35 +109,35 @@ class LabNode:
         return started
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Start again what `spawn_inside` has started once, with the same words."""
+        """Start a program again that `spawn_inside` started before, with the same command line and environment."""
         told = self._told(name)
         if told is None:
             raise LabProgramFailed(program=name, reason="nothing of that name was ever started here")
         return self.spawn_inside(told["words"], name, told["environment"])
 
     def kill(self, name: str) -> None:
-        """SIGKILL it and wait until it has ended; not running is fine."""
+        """SIGKILL a program started by `spawn_inside` and wait until it has ended; no error if it does not run."""
         self._end(name, signal.SIGKILL)
 
     def stop(self, name: str) -> None:
-        """SIGTERM it and wait until it has ended; LabLate when it does not."""
+        """SIGTERM a program started by `spawn_inside` and wait until it has ended. Raises LabLate when it does not."""
         self._end(name, signal.SIGTERM)
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP: it stands still as a whole, its connections open, until `wake`."""
+        """SIGSTOP a program started by `spawn_inside`: it stands still, its connections open, until `wake`."""
         self._signal(name, signal.SIGSTOP)
 
     def wake(self, name: str) -> None:
-        """SIGCONT: it goes on, and does not know for how long it stood."""
+        """SIGCONT a program that `freeze` stopped: it goes on, and does not know for how long it stood still."""
         self._signal(name, signal.SIGCONT)
 
     def pid_of(self, name: str) -> int | None:
-        """Its process id; None while it does not run."""
+        """Return the process id of a program started by `spawn_inside`; None while it does not run."""
         told = self._told(name)
         return told["pid"] if told and in_lab(told["pid"], self.at) else None
 
     def log_of(self, name: str) -> Path:
-        """The file with what it has printed, in all its lives."""
+        """Return the file with all output of a program, of all its starts."""
         return self._programs / f"{name}.log"
 
     def _signal(self, name: str, number: signal.Signals) -> None:
@@ -165,7 +166,7 @@ class LabNode:
     # -- its keeper
 
     def _start_keeper(self) -> None:
-        """Start the keeper and wait until its namespaces are furnished; LabProgramFailed when it ends instead."""
+        """Start the keeper and wait until its namespaces are furnished. Raises LabProgramFailed if it ends instead."""
         if hosts := read_hosts(Path(self.record.within or self.at)):
             (self.at / "names").write_text(names(hosts.hosts))
         namespaces = [program("unshare"), "--mount", "--net", "--uts", "--propagation", "slave", "--"]
@@ -185,19 +186,19 @@ class LabNode:
 
 
 def fit(at: Path) -> None:
-    """LabPlaceUnfit when the namespaces of a lab would hide its own folder."""
+    """Raise LabPlaceUnfit if the namespaces of a lab would hide its own folder."""
     if at.is_relative_to("/run") or at.is_relative_to("/var/run"):
         raise LabPlaceUnfit(at=at, reason="the lab has a /run of its own, which would hide it")
 
 
 def claim(at: Path) -> None:
-    """Make the folder of a new lab, or take an empty one; LabPlaceUnfit when it holds something."""
+    """Make the folder of a new lab, or take an empty one. Raises LabPlaceUnfit if it holds something."""
     at.mkdir(parents=True, exist_ok=True)
     if any(os.scandir(at)):
         raise LabPlaceUnfit(at=at, reason="it holds files that are not a lab's")
 
 
 def guard(at: Path, lab_id: str, owner_pid: int) -> subprocess.Popen[bytes]:
-    """Start what takes the lab down when its owner has ended."""
+    """Start the process that takes the lab down when the process `owner_pid` has ended."""
     words = [sys.executable, "-m", "vmferry.lab.hosts.watchdog", str(at), lab_id, str(owner_pid)]
     return spawn(words, Path(os.devnull))

@@ -1,4 +1,4 @@
-"""The lab's processes: found by what they see, killed by their own ids.
+"""The lab's processes: found by the folders that they see, killed by their own ids.
 
 A process is the lab's when its /etc/libvirt is the lab's folder: libvirtd, each QEMU and swtpm; or when it is the
 lab's keeper, guard or vmferry worker by its command line. That needs no record that a crash could lose, and cannot
@@ -20,12 +20,12 @@ WORKER = b"vmferry.server.worker"
 
 
 def lab_processes(at: Path) -> list[int]:
-    """The ids of all processes that live in the lab at `at`; empty when there is no such lab."""
+    """Return the ids of all processes that run in the lab at `at`; empty when there is no such lab."""
     return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_lab(int(p.name), at)]
 
 
 def in_lab(pid: int, at: Path) -> bool:
-    """Whether a living process is the lab's; a process that is gone, or a zombie, is not."""
+    """Is this a running process of the lab? A process that is gone, or a zombie, is not."""
     with suppress(OSError):
         return _serves(pid, at) or Path(f"/proc/{pid}/root/etc/libvirt").samefile(at / "etc")
     return False
@@ -44,7 +44,7 @@ def kill_in_lab(pid: int, at: Path, deadline_s: float = 10) -> None:
 
 
 def signal_in_lab(pid: int, at: Path, number: signal.Signals, deadline_s: float = 0) -> bool:
-    """Signal a process of the lab, wait for its end up to the deadline; is it gone, or was it never the lab's?"""
+    """Signal a process of the lab and wait up to the deadline. Return True if it is gone, or was not the lab's."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -72,7 +72,7 @@ def kill_all(at: Path, first: int | None = None, last: int | None = None) -> Non
 
 
 def pid_in(file: Path) -> int | None:
-    """The process id in a pid file; None when there is none."""
+    """Return the process id in a pid file; None when there is none."""
     with suppress(OSError, ValueError):
         return int(file.read_text().split()[0])
     return None

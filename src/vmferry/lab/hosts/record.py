@@ -1,4 +1,4 @@
-"""What a lab writes down about itself, before it makes anything, so that any process can take it down."""
+"""The records that a lab writes about itself before it makes anything, so that any process can take it down."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Self
 
 @dataclass(frozen=True)
 class LabRecord:
-    """One host, or another node of a lab: its id (also libvirt's host uuid), its keeper, its storages.
+    """The record of one node of a lab: its id (also libvirt's host uuid), its keeper's process id, its storages.
 
     The rest is empty for a host that stands alone: its name, the folder of the lab that it belongs to, its address
-    there, and which of the storages are the lab's own, seen by every host at the same path.
+    there, and the storages that every host of the lab sees at the same path.
     """
 
     lab_id: str
@@ -25,13 +25,13 @@ class LabRecord:
     shared: tuple[str, ...] = ()
 
     def with_(self, **changes: object) -> Self:
-        """This record with some fields changed."""
+        """Return this record with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class HostsRecord:
-    """A lab of several hosts: its id, the names of its hosts and of the storages that all of them see."""
+    """The record of a lab of several hosts: its id, the names of its hosts and of the storages that all of them see."""
 
     lab_id: str
     hosts: tuple[str, ...]
@@ -39,24 +39,24 @@ class HostsRecord:
 
 
 def read_record(at: Path) -> LabRecord | None:
-    """The record of the host at `at`; None when there is none."""
+    """Return the record of the host at `at`; None when there is none."""
     fields = _read(at / "lab.json")
     return None if fields is None else LabRecord(**fields)  # type: ignore[arg-type]
 
 
 def write_record(at: Path, record: LabRecord) -> None:
-    """Replace the record; a reader sees the old one or the new one."""
+    """Replace the record of the host at `at`; a reader sees the old one or the new one."""
     _write(at / "lab.json", asdict(record))
 
 
 def read_hosts(at: Path) -> HostsRecord | None:
-    """The record of the lab of several hosts at `at`; None when there is none."""
+    """Return the record of the lab of several hosts at `at`; None when there is none."""
     fields = _read(at / "hosts.json")
     return None if fields is None else HostsRecord(**fields)  # type: ignore[arg-type]
 
 
 def write_hosts(at: Path, record: HostsRecord) -> None:
-    """Replace the record of a lab of several hosts."""
+    """Replace the record of the lab of several hosts at `at`; a reader sees the old one or the new one."""
     _write(at / "hosts.json", asdict(record))
 
 

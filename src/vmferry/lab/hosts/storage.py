@@ -29,16 +29,16 @@ class StorageSpec:
     fs: str = "ext4"
     size_mib: int = 2048
     direct: bool = False
-    """No second page cache below the file system, as on a disk; what is measured needs that. Slower to make."""
+    """No second page cache below the file system, as on a disk; measurements need that. Slower to make."""
     sector_bytes: int = 512
-    """Of the device below it: 4096 as on large disks."""
+    """Sector size of the device below the file system: 4096 as on large disks."""
 
 
 DEFAULT_STORAGES: Sequence[StorageSpec] = (StorageSpec("san1", "ext4"), StorageSpec("san2", "xfs"))
 
 
 def need_loop_mounts() -> None:
-    """LabNeeds when this process may not mount, or this kernel has no loop devices."""
+    """Raise LabNeeds if this process may not mount, or this kernel has no loop devices."""
     if os.geteuid() != 0:
         raise LabNeeds(missing="root, to mount storages and make namespaces", cure="run it with sudo")
     if not Path("/dev/loop-control").exists():
@@ -52,7 +52,7 @@ def share(at: Path) -> None:
 
 
 def make_storage(at: Path, spec: StorageSpec) -> Path:
-    """Make a file system and mount it at `at`/NAME; the image file is sparse."""
+    """Make a file system in a sparse image file and mount it at `at`/NAME. Return that folder."""
     if spec.fs not in FORMAT:
         raise LabPlaceUnfit(at=at / spec.name, reason=f"{spec.fs} is not one of {', '.join(FORMAT)}")
     image, place = at / "images" / f"{spec.name}.img", at / spec.name
@@ -76,27 +76,27 @@ def make_storage(at: Path, spec: StorageSpec) -> Path:
 
 
 def need_exfat() -> None:
-    """LabNeeds when this machine cannot make or mount a file system without hard links."""
+    """Raise LabNeeds if this machine cannot make or mount exFAT, a file system without hard links."""
     for name in ("mkfs.exfat", "mount.exfat-fuse"):
         if shutil.which(name) is None:
             raise LabNeeds(missing=name, cure="apt install exfatprogs exfat-fuse")
 
 
 def wear_out(at: Path, name: str, left_mib: int) -> None:
-    """From now on only the first `left_mib` MiB of a storage can be read, the rest gives EIO; nothing is writable."""
+    """Make a storage fail: read-only, with EIO for all reads after the first `left_mib` MiB."""
     run("mount", "-o", "remount,ro", at / name)
     os.truncate(at / "images" / f"{name}.img", left_mib << 20)
 
 
 def mounts_below(at: Path) -> list[Path]:
-    """What is mounted at or below `at`, deepest first."""
+    """Return all mount points at or below `at`, deepest first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [Path(_unescaped(line.split()[4])) for line in lines]
     return sorted((p for p in points if p.is_relative_to(at)), key=lambda p: len(p.parts), reverse=True)
 
 
 def remove(at: Path) -> None:
-    """Unmount everything at and below `at`, then remove the folder; nothing mounted is ever deleted through."""
+    """Unmount everything at and below `at`, then remove the folder; files on a mount are never removed."""
     for _ in range(8):  # each pass takes away one layer; a lab mounts two at most on one place
         for point in mounts_below(at):
             _unmount(point)
@@ -113,5 +113,5 @@ def _unmount(point: Path) -> None:
 
 
 def _unescaped(field: str) -> str:
-    """A path as mountinfo writes it (octal for space, tab, newline, backslash), as a path."""
+    """Return a path from mountinfo with its octal escapes for space, tab, newline and backslash replaced."""
     return field.encode().decode("unicode_escape").encode("latin-1").decode()

@@ -37,7 +37,7 @@ WATCHED = {signal.SIGCHLD, signal.SIGUSR1}
 
 
 def enter(at: Path, record: LabRecord) -> None:
-    """Put the node's folders in the place of the machine's, in this mount namespace only."""
+    """Mount the node's folders over the machine's, in this mount namespace only."""
     if record.within:
         socket.sethostname(record.name)
         hide_the_others(at, Path(record.within), record.shared)
@@ -52,7 +52,7 @@ def enter(at: Path, record: LabRecord) -> None:
 
 
 def hide_the_others(at: Path, lab: Path, shared: Sequence[str]) -> None:
-    """Of the lab's folder leave only this node's own part, the shared storages, and its guests' consoles.
+    """Hide the lab's folder, except this node's own part, the shared storages and its guests' consoles.
 
     The consoles lie at one path on every host, as a VM that moves needs it, in another folder on each.
     """
@@ -73,7 +73,7 @@ def hide_the_others(at: Path, lab: Path, shared: Sequence[str]) -> None:
 
 
 def start_libvirtd(at: Path, *, listen: bool) -> int:
-    """Start libvirtd with nothing of this process but its namespaces; gives its process id."""
+    """Start libvirtd with nothing of this process but its namespaces. Return its process id."""
     libvirtd = program("libvirtd")
     log = os.open(at / "log" / "libvirtd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -96,7 +96,7 @@ def start_libvirtd(at: Path, *, listen: bool) -> int:
 
 
 def reap() -> set[int]:
-    """Take every ended child out of the process table; gives their ids."""
+    """Reap all children that have ended. Return their process ids."""
     ended: set[int] = set()
     with suppress(ChildProcessError):
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
@@ -105,7 +105,7 @@ def reap() -> set[int]:
 
 
 def keep(at: Path, record: LabRecord) -> None:
-    """Run libvirtd on a host, reap for ever."""
+    """Run libvirtd if this node is a host, and reap for ever."""
     is_host = (at / "etc/libvirtd.conf").exists()
     libvirtd: int | None = None
     asked = is_host

@@ -1,4 +1,4 @@
-"""The lab's guard: takes a lab down when the process that owns it ends in whatever way, `kill -9` included.
+"""The lab's guard: takes a lab down when the process that owns it ends in any way, `kill -9` included.
 
 Run as `python -m vmferry.lab.hosts.watchdog AT LAB_ID OWNER_PID`, outside the lab's namespaces.
 """

@@ -52,14 +52,17 @@ TOKEN = FencingToken("cpu-limit", 1)
 
 
 class CpuCompatibility:
-    """`refuse_busy` raises VmBusy for the UUID of a VM that a job moves."""
+    """Compares hosts' CPUs with VMs' and limits VMs to a CPU.
+
+    `refuse_busy` raises VmBusy for the UUID of a VM that a job moves.
+    """
 
     def __init__(self, hosts: Hosts, refuse_busy: Callable[[str], None]) -> None:
         self._hosts = hosts
         self._refuse_busy = refuse_busy
 
     def check(self, vm: str, connect: str, to: str) -> CpuCheck:
-        """Can the host `to` take the VM over as it is now? Raises NoSuchVm."""
+        """Check whether the host `to` can take the VM over as it is now. Raises NoSuchVm."""
         needs = self._needs(self._hosts.open(connect), vm)
         host = self._hosts.open(to)
         platform = host.platform()
@@ -72,9 +75,9 @@ class CpuCompatibility:
         return CpuCheck(needs, platform.host, missing, tuple(findings))
 
     def baseline(self, hosts: Sequence[str], virt: str | None = None) -> CpuBaseline:
-        """The greatest common CPU, of KVM guests where all have KVM.
+        """Return the greatest CPU that all the hosts can give, of KVM guests where all have KVM.
 
-        Raises NoGuestsOfKind, VendorsDiffer, BaselineUnfit.
+        `virt`: kvm or qemu, to choose the kind of guests. Raises NoGuestsOfKind, VendorsDiffer, BaselineUnfit.
         """
         opened = [self._hosts.open(host) for host in hosts]
         platforms = [host.platform() for host in opened]
@@ -154,12 +157,12 @@ class CpuCompatibility:
 
 
 def _has_own(needs: VmNeeds) -> bool:
-    """Has it a CPU that a host must be able to give it, as it is?"""
+    """Tell whether the VM has a CPU of its own, which a host must be able to give it as it is."""
     return bool(needs.cpu.xml) and not needs.lenient and (needs.running or needs.mode is CpuMode.CUSTOM)
 
 
 def _second_opinion(host: Host, needs: VmNeeds) -> list[Finding]:
-    """What libvirt there says itself, where the lists of features found nothing against it."""
+    """Find what libvirt of the host says against the VM's CPU, where the lists of features found nothing."""
     try:
         fit = host.cpu_fit(needs.cpu.xml, needs.guests)
     except HostRefused as error:
@@ -177,7 +180,7 @@ def _offer(platform: Platform, guests: Guests) -> Offer:
 
 
 def _now(needs: VmNeeds, offer: Offer) -> tuple[str, ...]:
-    """The features that the VM has, or would be started with."""
+    """Return the features that the VM has, or would be started with."""
     adapts = needs.mode is not CpuMode.CUSTOM and not needs.running
     return offer.cpu.features if adapts else needs.cpu.features
 

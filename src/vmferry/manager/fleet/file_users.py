@@ -1,4 +1,4 @@
-"""Who else needs a file: other jobs of this manager, and other hosts that have the same storage."""
+"""Finds other users of a file: other jobs of this manager, and other hosts that have the same storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Storages = Callable[[], Sequence[StorageView]]
 
 
 class FleetFileUsers:
-    """Asks the host itself, then all others that may know of a file."""
+    """Finds the users of files: on the host itself, among jobs, and on all other hosts that may know of a file."""
 
     def __init__(self, hosts: Hosts, store: Store, storages: Storages) -> None:
         self._hosts = hosts
@@ -28,7 +28,7 @@ class FleetFileUsers:
         self._storages = storages
 
     def asking(self, job: str = "") -> AskUsers:
-        """For one job, whose own use does not count."""
+        """Return a function that finds the users of files for one job, whose own use does not count."""
 
         def ask(host: Host, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
             found = list(host.file_users(files, folders))
@@ -49,7 +49,10 @@ class FleetFileUsers:
                     yield FileUser(file, UserKind.JOB, f"job {row.id}", f"it moves VM {row.plan.vm}", row.id)
 
     def _hosts_sharing(self, host: Host, files: Sequence[Where], folders: Sequence[Path]) -> Iterator[FileUser]:
-        """By the marker in a declared storage: it may be mounted elsewhere there."""
+        """Yield the files' users on other hosts that have the same storage.
+
+        It is recognized by the marker in a declared storage: it may be mounted elsewhere there.
+        """
         storages = self._storages()
         for own in (s for s in storages if s.host == host.name):
             for other in storages:
@@ -77,21 +80,24 @@ class FleetFileUsers:
 
 
 def _seen_from_here(user: FileUser, file: Path, other: StorageView, own: StorageView) -> FileUser:
-    """An image there is the same one here, under another name perhaps; a VM there is another host's."""
+    """Return another host's user of a file as this host sees it.
+
+    An image there is the same one here, under another name perhaps; a VM there is another host's.
+    """
     if user.kind is UserKind.IMAGE and (place := _moved(Path(user.id), other, own)) is not None:
         return replace(user, file=file, id=str(place), through=place, who=f"the image {place}")
     return replace(user, file=file, who=f"{user.who} on {other.host}")
 
 
 def _moved(path: Path, here: StorageView, there: StorageView) -> Path | None:
-    """The same file's path where the storage lies elsewhere; None for one that is not in it."""
+    """Return a file's path where the storage lies on another host; None for a file that is not in it."""
     if not path.is_relative_to(here.path):
         return None
     return Path(there.path) / path.relative_to(here.path)
 
 
 def _named(plan: Plan, host: str) -> set[Where]:
-    """What a job reads, makes or removes on that host; two libvirts of one machine have the same files."""
+    """Return what a job reads, makes or removes on that host; two libvirts of one machine have the same files."""
     named: set[Where] = set()
     if _same(host, plan.connect):
         named |= {name for source in plan.sources for name in source.names} | {image.source for image in plan.images}

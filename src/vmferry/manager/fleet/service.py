@@ -45,7 +45,7 @@ NEWEST_S = 1.0
 
 
 class Fleet:
-    """Of one state folder. Everything may be called from any thread."""
+    """Hosts, storages and certificates of one state folder. All methods may be called from any thread."""
 
     def __init__(self, state: Path, url: str) -> None:
         self._state = state
@@ -59,12 +59,12 @@ class Fleet:
         self._tender = Thread(target=self._tend, name="fleet", daemon=True)
 
     def check(self) -> None:
-        """Raises OtherAuthority: the hosts in the records would not trust this manager."""
+        """Raise OtherAuthority if the hosts in the records would not trust this manager."""
         if self._store.authority() or self._store.hosts():
             self._authority()
 
     def start(self) -> None:
-        """Look at all agents now and then, while there are any."""
+        """Start the thread that looks at all agents every TEND_S, while there are any."""
         self._tender.start()
 
     def close(self) -> None:
@@ -74,20 +74,21 @@ class Fleet:
         self._store.close()
 
     def over(self, here: Hosts) -> Hosts:
-        """Those hosts by libvirt URI, and ours by name."""
+        """Return the hosts of `here` by libvirt URI, together with this fleet's hosts by name."""
         return RemoteHosts(here, self)
 
     # -- hosts
 
     def find(self, name: str) -> AgentLink | None:
-        """The way to the agent of that name."""
+        """Return the link to the agent of that name; None if no such host was added."""
         row = self._store.host(name)
         return self._link(row) if row is not None else None
 
     def add(self, name: str, address: str, token: str, also: Sequence[str] = ()) -> HostView:
-        """Let an agent in. `also`: other addresses under which other hosts will reach it.
+        """Add a host: its agent joins by the token and gets a certificate.
 
-        Raises UsageError, HostKnown, JoinRefused, AgentUnreachable, OtherAuthority.
+        `also`: other addresses under which other hosts will reach it. Raises UsageError, HostKnown, JoinRefused,
+        AgentUnreachable, OtherAuthority.
         """
         check_name(name)
         host, port = split_address(address)
@@ -103,31 +104,34 @@ class Fleet:
         return self._settled(name)
 
     def _settled(self, name: str) -> HostView:
-        """Once the agent serves with its new certificate."""
+        """Return the host once its agent serves with its new certificate, or after SETTLE_S."""
         deadline = time.monotonic() + SETTLE_S
         while (view := self.show(name)).state is not HostState.ANSWERS and time.monotonic() < deadline:
             self._closing.wait(SETTLE_LOOK_S)
         return view
 
     def hosts(self) -> list[HostView]:
-        """All of them, by name, each asked how it is."""
+        """Return all hosts, by name; each one's agent is asked for its state."""
         rows = self._store.hosts()
         with ThreadPoolExecutor(max_workers=max(1, len(rows)), thread_name_prefix="hosts") as pool:
             return list(pool.map(self._view, rows))
 
     def show(self, name: str) -> HostView:
-        """Raises NoSuchHost."""
+        """Return a host, with the state that its agent tells. Raises NoSuchHost."""
         return self._view(self._row(name))
 
     def revoke(self, name: str) -> HostView:
-        """From now on nobody trusts its certificates: those agents that answer hear of it before this returns."""
+        """Revoke a host's certificates. Raises NoSuchHost.
+
+        From now on nobody trusts them: those agents that answer have heard of it when this returns.
+        """
         self._row(name)
         self._store.revoke(name)
         self._spread()
         return self.show(name)
 
     def remove(self, name: str) -> None:
-        """Forget it, its storages and its certificates. Raises NoSuchHost."""
+        """Forget a host, its storages and its certificates. Raises NoSuchHost."""
         self._row(name)
         self._store.forget(name)
         with self._lock:
@@ -139,14 +143,17 @@ class Fleet:
     # -- storages
 
     def add_storage(self, name: str, host: str, path: Path, grade: str) -> StorageView:
-        """Have a host serve it. Raises NoSuchHost, HostUnreachable, StorageKnown, StorageUnfit."""
+        """Have a host serve a folder as a storage. Raises NoSuchHost, HostUnreachable, StorageKnown, StorageUnfit."""
         body = {"path": str(path), "grade": grade}
         told = self._asked(host).ask("PUT", f"storages/{part(check_name(name))}", body)
         self._store.add_storage(StorageRow(host, name, str(told["path"]), str(told["uuid"]), str(told["grade"])))
         return next(s for s in self.storages() if (s.host, s.name) == (host, name))
 
     def storages(self) -> list[StorageView]:
-        """All of them, by host and name; the same one is known by its marker, not by its name."""
+        """Return all storages, by host and name.
+
+        The same storage on several hosts is recognized by its marker, not by its name.
+        """
         rows = self._store.storages()
         return [
             StorageView(
@@ -161,7 +168,7 @@ class Fleet:
         ]
 
     def remove_storage(self, name: str, host: str) -> None:
-        """Have a host serve it no longer. Raises NoSuchHost, HostUnreachable, NoSuchStorage."""
+        """Have a host serve a storage no longer. Raises NoSuchHost, HostUnreachable, NoSuchStorage."""
         try:
             self._asked(host).ask("DELETE", f"storages/{part(name)}")
         except NoSuchStorage:
@@ -177,7 +184,7 @@ class Fleet:
         return Papers(issued.pem, authority.certificate_pem, self._revocations())
 
     def _authority(self) -> Authority:
-        """All managers of the same records have the same one. Raises OtherAuthority."""
+        """Return the authority, which is the same for all managers of the same records. Raises OtherAuthority."""
         folder = self._state / "authority"
         with self._lock:
             known = self._store.authority()
@@ -193,7 +200,7 @@ class Fleet:
         return self._authority().revocations(revoked, self._count(revoked))
 
     def _own_tls(self) -> TlsFolder:
-        """The manager's own certificate, renewed when it is due."""
+        """Return the folder of the manager's own certificate, which is renewed when it is due, and of revocations."""
         with self._papers:
             if not self._tls.there or self._tls.due():
                 key = make_key()
@@ -204,7 +211,7 @@ class Fleet:
         return self._tls
 
     def _spread(self) -> None:
-        """Tell all agents that answer, and ourselves, what was revoked."""
+        """Bring the list of revocations to all agents that answer, and to this manager itself."""
         self._own_tls().set_revocations(self._revocations())
         rows = [row for row in self._store.hosts() if not row.revoked]
         with ThreadPoolExecutor(max_workers=max(1, len(rows)), thread_name_prefix="revoking") as pool:
@@ -215,7 +222,7 @@ class Fleet:
         link.ask("PUT", "revocations", {"revocations": self._revocations().decode()})
 
     def _met(self, link: AgentLink, contact: Contact) -> None:
-        """After each call: bring the agent what it lacks. What fails here is tried again after the next one."""
+        """Bring an agent what it lacks, after each call to it. What fails here is tried again after the next one."""
         self._quietly(link.name, lambda: self._catch_up(link, contact))
         if contact.due:
             self._quietly(link.name, lambda: self._renew(link))
@@ -225,12 +232,12 @@ class Fleet:
             self._push(link)
 
     def _newest(self) -> int:
-        """The number of the list of revocations; what another manager revoked is heard of NEWEST_S later."""
+        """Return the number of the newest list of revocations; another manager's is seen up to NEWEST_S later."""
         looked, number = self._looked
         return number if time.monotonic() - looked < NEWEST_S else self._count(self._store.revoked())
 
     def _count(self, revoked: Mapping[int, datetime]) -> int:
-        """The number of the list that names these."""
+        """Return the number of the list that names these revocations, and remember it for `_newest`."""
         number = len(revoked) + 1
         self._looked = time.monotonic(), number
         return number
@@ -279,7 +286,10 @@ class Fleet:
         return self._link(self._row(name))
 
     def _link(self, row: HostRow) -> AgentLink:
-        """Raises PeerRefused where hosts were added by a manager that did not give this one its authority."""
+        """Return the link to a host's agent.
+
+        Raises PeerRefused where hosts were added by a manager that did not give this one its authority.
+        """
         try:
             tls = self._own_tls()
         except OtherAuthority as error:

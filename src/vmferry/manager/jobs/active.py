@@ -1,4 +1,4 @@
-"""The jobs that run in this process: what people want of them, how far they are, and who waits to see it."""
+"""The jobs that run in this process: orders to them, their progress, and who waits to see it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmferry.transfer import Throttle
 
 
 class ActiveJobs:
-    """One control for each job that this process acts for. May be called from any thread."""
+    """Orders and progress of each job that this process acts for. May be called from any thread."""
 
     def __init__(self) -> None:
         self.orders: dict[str, JobCommands] = {}
@@ -30,7 +30,7 @@ class ActiveJobs:
     # -- controls
 
     def open(self, store: Store, token: FencingToken, limits: Limits) -> JobControl:
-        """A new one; a control that an earlier epoch of the job left is closed.
+        """Return a new control of a job; a control that an earlier epoch of the job left is stopped.
 
         Raises Stopped for an epoch that is past: who ended it found no control to stop.
         """
@@ -53,19 +53,19 @@ class ActiveJobs:
         return JobControl(store, token, orders, board)
 
     def stop(self, job: str) -> None:
-        """Let nobody here act for a job any more, if somebody does."""
+        """Have this process act for a job no more, if it does."""
         with self._changed:
             orders = self.orders.get(job)
         if orders is not None:
             orders.set(stop=True)
 
     def stop_all(self) -> None:
-        """Let nobody act: each walk leaves its job as it is, at its next look."""
+        """Have this process act for no job any more: each walk leaves its job as it is, at its next check."""
         for orders in list(self.orders.values()):
             orders.set(stop=True)
 
     def tell(self, row: Row | JobHeartbeat) -> None:
-        """What people want of it now."""
+        """Pass a job's present limits, priority and requests on to it, if it runs here."""
         with self._changed:
             orders = self.orders.get(row.id)
         if orders is not None:
@@ -78,7 +78,7 @@ class ActiveJobs:
             )
 
     def progress(self, row: Row, manager: str) -> Progress:
-        """As it is here; of another manager's job as that one recorded it."""
+        """Return a job's progress: as it is here, or for another manager's job as that manager recorded it."""
         board = self._boards.get(row.id)
         if board is not None and row.manager == manager:
             return board.progress
@@ -92,7 +92,7 @@ class ActiveJobs:
             self._changed.notify_all()
 
     def wait(self, job: str, after: int, timeout_s: float, enough: Callable[[], bool]) -> int:
-        """Until its version differs from `after`, or it is enough, at most so long. Returns its version."""
+        """Wait until the job's version differs from `after`, or `enough()`, at most `timeout_s`; return the version."""
         with self._changed:
             self._changed.wait_for(lambda: self._versions[job] + 1 != after or enough(), timeout_s)
             return self._versions[job] + 1
@@ -104,7 +104,7 @@ class ActiveJobs:
     # -- what is written by other managers, and for them
 
     def hear(self, pulses: Iterable[JobHeartbeat], manager: str) -> None:
-        """Pass on orders that came in elsewhere, and tell watchers of what changed elsewhere."""
+        """Pass on orders that came in at other managers, and wake watchers of jobs that changed there."""
         now = {pulse.id: pulse for pulse in pulses}
         before, self._heard = self._heard, now
         for job in before.keys() | now.keys():
@@ -117,7 +117,7 @@ class ActiveJobs:
                 self.bump(job)
 
     def untold(self) -> list[tuple[FencingToken, Progress]]:
-        """The progress that was not recorded yet, of jobs that run here; each is given out once."""
+        """Return the progress that was not recorded yet, of jobs that run here; each is returned once."""
         seen = {job: board.progress for job, board in list(self._boards.items())}
         fresh = [job for job, progress in seen.items() if self._told.get(job) != progress]
         self._told = seen
@@ -125,5 +125,5 @@ class ActiveJobs:
 
 
 def waits(pulses: Iterable[JobHeartbeat]) -> bool:
-    """Does one of them wait for its turn?"""
+    """Tell whether one of these jobs waits for its turn."""
     return any(pulse.state == JobState.QUEUED for pulse in pulses)

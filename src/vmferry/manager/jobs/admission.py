@@ -1,4 +1,4 @@
-"""What comes in: a request becomes a plan, and a job about to be queued."""
+"""Turns a request into a plan, and into a job about to be queued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vmferry.process.state import ManagerIdentity, is_local
 
 
 class Admission:
-    """Looks at the world and at what active jobs have claimed; writes nothing."""
+    """Makes plans from what hosts have and what active jobs have claimed; writes nothing."""
 
     def __init__(self, identity: ManagerIdentity, hosts: Hosts, store: Store, storages: Storages) -> None:
         self._identity = identity
@@ -31,13 +31,13 @@ class Admission:
         self.leftovers = Leftovers(store, hosts, self.others.asking())
 
     def plan(self, request: MoveRequest) -> Plan:
-        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
+        """Return what a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
         host, there = self._ends(request)
         self._store.refuse_busy(host.vm(request.vm).uuid)  # its disks are the job's overlays meanwhile
         return self._plan(request, host, there)
 
     def job(self, request: MoveRequest) -> NewJob:
-        """Raises VmBusy, Refused, and what `plan` raises."""
+        """Return a job that can be queued. Raises VmBusy, Refused, and what `plan` raises."""
         host, there = self._ends(request)
         # Before the plan: a job that ends while we plan would leave its overlays in it.
         self._store.refuse_busy(host.vm(request.vm).uuid)
@@ -68,12 +68,15 @@ class Admission:
         )
 
     def _ends(self, request: MoveRequest) -> tuple[Host, Host]:
-        """Where the VM is, and where it goes to."""
+        """Return the host that the VM is on, and the one that it goes to."""
         host = self._hosts.open(request.connect)
         return host, self._hosts.open(request.to) if request.to else host
 
     def _reserved(self) -> dict[str, int]:
-        """File system to bytes that active jobs will need there; another machine's own file systems are others."""
+        """Return, by file system, the bytes that active jobs will need there.
+
+        Another machine's own file systems are others, and are left out.
+        """
         reserved: Counter[str] = Counter()
         for row in self._store.rows(ACTIVE):
             here = row.machine in (None, self._identity.machine)
@@ -82,7 +85,7 @@ class Admission:
 
 
 def check_limits(limit_bytes_s: int | None, max_pause_s: float) -> None:
-    """Raises UsageError for limits at which nothing would move."""
+    """Raise UsageError for limits, in bytes a second and in seconds, at which nothing would move."""
     check_rate(limit_bytes_s)
     if not max_pause_s > 0:
         raise UsageError(reason=f"a pause of at most {max_pause_s:g} s is not possible: give more than 0")

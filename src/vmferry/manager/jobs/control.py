@@ -1,4 +1,4 @@
-"""A running job's control: where its steps report, and hear of cancel and of new limits."""
+"""A running job's control: its steps report there, and hear of cancel and of new limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW_S = 10.0
 
 
 class Stopped(BaseException):
-    """This process no longer acts for the job: nothing more is recorded, and whoever takes it over goes on.
+    """Raised when this process no longer acts for the job: it records nothing more, and another process goes on.
 
     Not an Exception, so that no step takes it for a failure of its own.
     """
@@ -39,7 +39,7 @@ class JobCommands:
     changed: Condition = field(default_factory=Condition)
 
     def set(self, **orders: object) -> None:
-        """Change some, and wake whoever waits for that."""
+        """Change some of the orders, and wake all that wait for a change."""
         with self.changed:
             for name, order in orders.items():
                 setattr(self, name, order)
@@ -53,7 +53,7 @@ class JobCommands:
 
 
 class ProgressBoard:
-    """One job's progress, as a watching person sees it. Tells `changed` after each change."""
+    """One job's progress, as a watching person sees it. Calls `changed` after each change."""
 
     def __init__(self, plan: Plan, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -82,7 +82,7 @@ class ProgressBoard:
         self._changed()
 
     def disk(self, seen: DiskProgress, held: str = "") -> None:
-        """How far a disk is; `held`: why it is no further."""
+        """Show how far a disk is; `held`: why it is no further."""
         with self._lock:
             disks = {disk.target: disk for disk in self._progress.disks} | {seen.target: seen}
             rate, left = self._look(disks)
@@ -92,7 +92,7 @@ class ProgressBoard:
         self._changed()
 
     def _look(self, disks: Mapping[str, DiskProgress]) -> tuple[float, float | None]:
-        """(bytes a second in the window, seconds left at that rate)."""
+        """Return (bytes a second in the last WINDOW_S, seconds left at that rate; None while nothing moves)."""
         done = sum(disk.done_bytes for disk in disks.values())
         total = sum(disk.total_bytes for disk in disks.values())
         now = time.monotonic()
@@ -108,7 +108,7 @@ class ProgressBoard:
 
 @dataclass(frozen=True, slots=True)
 class StoredFacts:
-    """What a job has found out, kept in the store."""
+    """A job's facts, kept in the store."""
 
     store: Store
     token: FencingToken
@@ -118,7 +118,7 @@ class StoredFacts:
         return self.known.get(name)
 
     def put(self, name: str, value: Fact) -> None:
-        """Durable when this returns. Raises Superseded."""
+        """Store a fact; it is durable when this returns. Raises Superseded."""
         if name not in self.known or self.known[name] != value:
             self.store.put_fact(self.token, name, value)
             self.known[name] = value
@@ -127,7 +127,7 @@ class StoredFacts:
         return dict(self.known)
 
     def note_left(self, path: Path) -> None:
-        """It may still lie on a host that was declared lost. Raises Superseded."""
+        """Record a path that may still lie on a host that was declared lost. Raises Superseded."""
         facts = JobFacts(self)
         facts.left = sorted({*(facts.left or ()), str(path)})
 
@@ -152,7 +152,10 @@ class JobControl:
         return self.orders.max_pause_s
 
     def check(self) -> None:
-        """Flags in memory, so that it can be asked before every piece. Raises Stopped, Cancelled, Suspended."""
+        """Raise Stopped, Cancelled or Suspended if that was ordered.
+
+        The orders are flags in memory, so that this can be called before every piece of data.
+        """
         if self.orders.stop:
             raise Stopped
         if self.hears_cancel and self.orders.cancel:
@@ -168,7 +171,7 @@ class JobControl:
         self.check()
 
     def wait_for_retry(self) -> None:
-        """Return when an operator asked for it. Raises Stopped."""
+        """Block until an operator asks to go on with a stuck job. Raises Stopped."""
         with self.orders.changed:
             self.orders.changed.wait_for(lambda: self.orders.retry or self.orders.stop)
         self.uncancellable().check()

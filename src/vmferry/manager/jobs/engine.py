@@ -58,7 +58,10 @@ class Engine:
         self._pool: Connections | None = None
 
     def start(self) -> None:
-        """Start. A manager that is alone goes on with all workflows that were cut off (within about a second)."""
+        """Start DBOS. Raises RuntimeError if another engine of this process is open.
+
+        A manager that is alone goes on with all workflows that were cut off (within about a second).
+        """
         if Engine._current is not None:
             raise RuntimeError("DBOS is one to a process: close the other engine first")
         logging.getLogger("dbos").addHandler(logging.NullHandler())  # so that it adds no handler for a console
@@ -76,7 +79,10 @@ class Engine:
             raise
 
     def close(self, patience_s: float) -> bool:
-        """Wait for running workflows to leave (tell them first), then stop. False if one still acts."""
+        """Wait up to `patience_s` for running workflows to leave (tell them first), then stop.
+
+        Returns False if one still acts.
+        """
         deadline = time.monotonic() + patience_s
         with self._changed:
             while self._running and (left := deadline - time.monotonic()) > 0:
@@ -89,14 +95,14 @@ class Engine:
         return gone
 
     def launch(self, job: str) -> None:
-        """Start the job's workflow in this process, unless it has one."""
+        """Start the job's workflow in this process, unless the job has one."""
         with self._changed:
             self._halted.discard(job)
         with SetWorkflowID(job):
             DBOS.start_workflow(move, job)
 
     def without_workflow(self, jobs: Iterable[str]) -> list[str]:
-        """Those jobs that have none yet: a crash came between their row and their workflow."""
+        """Return those of the jobs that have no workflow yet: a crash came between their row and their workflow."""
         wanted = list(jobs)
         if not wanted:
             return []
@@ -106,19 +112,19 @@ class Engine:
         return [job for job in wanted if job not in known]
 
     def running(self) -> set[str]:
-        """The jobs that are walked in this process at the moment."""
+        """Return the jobs that are walked in this process at the moment."""
         with self._changed:
             return set(self._running)
 
     def halt(self, jobs: Iterable[str]) -> None:
-        """Let these go on here with the next `resume_halted`, wherever they ran before."""
+        """Mark jobs to go on here with the next `resume_halted`, wherever they ran before."""
         with self._changed:
             self._halted.update(jobs)
 
     def resume_halted(self, mine: Callable[[], Iterable[str]]) -> None:
-        """Go on with those of these jobs that stand: taken over, or stopped by an error of store or engine.
+        """Resume the marked jobs that are `mine`: they were taken over, or stopped by an error of store or engine.
 
-        Not with others: they were taken over by another manager, and resuming them would take them from it.
+        Others were taken over by another manager, and resuming them would take them from it.
         """
         with self._changed:
             halted, self._halted = self._halted, set()
@@ -132,16 +138,19 @@ class Engine:
             self.halt(halted)
 
     def begin_anew(self, job: str, left: Callable[[], None]) -> None:
-        """Have a job that is told to stop go on from its records once it has; `left` is called then.
+        """Have a running job that is told to stop go on from its records once it has stopped; `left` is called then.
 
-        One that does not run in this process reads them anyway when it begins.
+        A job that does not run in this process reads its records anyway when it begins.
         """
         with self._changed:
             if job in self._running:
                 self._anew[job] = left
 
     def tidy(self, over: Callable[[Iterable[str]], Iterable[str]]) -> None:
-        """Forget all but the last finished workflows, and those whose job is over: its manager died at the very end."""
+        """Forget finished workflows but the last KEPT_WORKFLOWS, and all workflows whose job is `over`.
+
+        The manager of such a job died at the very end.
+        """
         finished = DBOS.list_workflows(
             status=["SUCCESS", "ERROR"],
             sort_desc=True,
@@ -193,7 +202,11 @@ class Engine:
         return _config(EXECUTOR) | {"system_database_url": f"sqlite:///{database}"}
 
     def _among(self) -> DBOSConfig:
-        """A name of its own for each process: so DBOS recovers nothing by itself, for it would give it to anybody."""
+        """Return DBOS's configuration for one of several managers.
+
+        Each process is an executor of its own name: so DBOS recovers nothing by itself, for it would give it to any
+        manager.
+        """
         self._pool = make_engine(self._identity.records, pool_size=POOL_SIZE, max_overflow=0)
         # Polling, since we wait for no events of DBOS: its listener is one more connection that can break.
         return _config(f"{self._identity.manager} {secrets.token_hex(4)}") | {
@@ -203,12 +216,15 @@ class Engine:
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Did the store fail, or the engine, rather than somebody tell this process to stop?"""
+    """Tell whether the store or the engine failed, rather than that somebody told this process to stop."""
     return isinstance(cause, StoreAway) or (cause is not None and not isinstance(cause, VmferryError))
 
 
 def once(name: str, act: Callable[[], Outcome]) -> Outcome:
-    """Act and record how it ended, or answer from the record. What the act raises is never recorded."""
+    """Run an act and record its outcome, or return the recorded one. Raises Stopped where the act raises.
+
+    What the act raises is never recorded.
+    """
 
     def guarded() -> Outcome:
         try:
@@ -223,7 +239,7 @@ def once(name: str, act: Callable[[], Outcome]) -> Outcome:
 
 @DBOS.workflow(name="move", max_recovery_attempts=None)
 def move(job: str) -> None:
-    """The workflow of every job."""
+    """Take a job to its end: the DBOS workflow of every job."""
     if Engine._current is None:
         raise Stopped
     Engine._current._take(job)

@@ -1,4 +1,4 @@
-"""One manager among others: it holds its lock, takes over from those that are gone, hears what came in elsewhere."""
+"""Runs one of several managers: holds its lock, takes over from those that are gone, hears of orders elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOKS_GONE = 2
 
 
 class Failover:
-    """Looks every second, resumes in the engine what shall go on here, and lets `wake` start what waits."""
+    """Looks every second, has the engine resume what shall go on here, and has `wake` start what waits."""
 
     def __init__(
         self, identity: ManagerIdentity, store: Store, active: ActiveJobs, engine: Engine, wake: Callable[[], None]
@@ -48,21 +48,24 @@ class Failover:
 
     @property
     def standing(self) -> bool:
-        """Does this manager hold its lock, as far as it knows? What it does not know, epochs and fences do."""
+        """True while this manager holds its lock, as far as it knows.
+
+        Epochs and fences guard what it does not know.
+        """
         return self._term > 0
 
     def start(self) -> None:
-        """The first look is over when this returns."""
+        """Start the thread. The first look is over when this returns."""
         self._look_safely()
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more; the lock stays, until `release`."""
+        """Stop looking; the lock stays, until `release`."""
         self._closing.set()
         self._thread.join(PATIENCE_S)
 
     def release(self) -> None:
-        """From now on others take over."""
+        """Release the lock: from now on other managers take over."""
         self._leases.release()
 
     def _watch(self) -> None:
@@ -86,7 +89,7 @@ class Failover:
             self._pass_on()
 
     def _begin_term(self, term: int) -> None:
-        """Without the lock, act for nobody; with it again, for those whom nobody took over meanwhile."""
+        """Act for no job without the lock; when it is held again, for those that nobody took over meanwhile."""
         self._term = 0
         self._gone.clear()
         self._active.stop_all()
@@ -119,7 +122,10 @@ class Failover:
             self._wake()
 
     def _revive(self, pulses: Iterable[JobHeartbeat]) -> None:
-        """A manager that woke up may resume or begin a workflow before it knows that the job is another's now."""
+        """Resume this manager's jobs that nobody here has walked for IDLE_S.
+
+        A manager that woke up may have resumed or begun their workflow before it knew that the job was another's.
+        """
         mine = {p.id for p in pulses if p.manager == self._identity.manager and p.state != JobState.QUEUED}
         now_s = time.monotonic()
         self._idle_since = {job: self._idle_since.get(job, now_s) for job in mine - self._engine.running()}

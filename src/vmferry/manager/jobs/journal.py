@@ -1,4 +1,4 @@
-"""Where a walk is recorded: the journal for people, the state, and at the end the receipt."""
+"""Records the walk of a job: the journal for people, the state, and at the end the receipt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmferry.model.outcomes import outcomes
 
 @dataclass(frozen=True, slots=True)
 class JobJournal:
-    """The ledger of a job that runs in this process. Everything may raise Superseded."""
+    """The journal of a job that runs in this process. Every method may raise Superseded."""
 
     store: Store
     control: JobControl
@@ -61,7 +61,7 @@ class JobJournal:
 
 
 def past_return(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
-    """Has the point of no return been passed, or failed half way?"""
+    """Tell whether the point of no return has been passed, or failed half way."""
     no_return = strategy.no_return
     return any(
         record.act == "do" and (record.number > no_return or (record.number == no_return and record.ended is not None))
@@ -70,17 +70,17 @@ def past_return(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
 
 
 def past_stand(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:
-    """Has the cut-over begun, in which nothing may stand still?"""
+    """Tell whether the cut-over has begun, in which a job cannot be suspended."""
     return any(record.act == "do" and record.number > strategy.last_stand for record in journal)
 
 
 def plan_changed(row: Row) -> PlanChanged:
-    """A job whose plan another version of vmferry made."""
+    """Return the error for a job whose plan another version of vmferry made."""
     return PlanChanged(job=row.id, theirs=row.version, ours=version("vmferry"))
 
 
 def receipt_of(job: Job, store: Store) -> Receipt:
-    """What the job leaves, from what its steps found out."""
+    """Return the job's receipt, from what its steps found out."""
     facts, lost = job.facts, job.lost is Lost.SOURCE
     receipt = Receipt(
         job=job.id,
@@ -111,7 +111,7 @@ def receipt_of(job: Job, store: Store) -> Receipt:
 
 
 def with_ejected(view: JobView, facts: JobFacts) -> JobView:
-    """A job that went back tells it where it tells why; one that is done, in its receipt."""
+    """Add the ejected discs to a job's sentence, if it has one; a job that is done has them in its receipt."""
     discs = facts.ejected
     if not discs or not view.sentence:
         return view
@@ -135,7 +135,10 @@ def _disk(job: Job, disk: DiskMove) -> DiskReceipt:
 
 
 def _seal(disk: DiskMove, fact: str | None) -> Seal | None:
-    """As it was compared, under its real name. Promoting it changed its ctime, so that is not judged."""
+    """Return the seal as it was compared, under the image's real name.
+
+    Promoting the image changed its ctime, so that is not judged.
+    """
     if fact is None:
         return None
     return replace(load(Seal, fact), at=str(disk.active.destination), ctime="")

@@ -19,7 +19,7 @@ TAG = re.compile(rf"vmferry-({ID})")
 
 
 class Leftovers:
-    """What lies in the folders that plans name, and no active job needs."""
+    """Finds and removes what jobs left in the folders that plans name, and no active job needs."""
 
     def __init__(self, store: Store, hosts: Hosts, ask: AskUsers = ask_host) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class Leftovers:
         self._ask = ask
 
     def list(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
-        """In words: a path, and who still needs it, or what else it is."""
+        """Return leftovers in words: a path, and who still needs it, or what else it is."""
         active = {row.id for row in self._store.rows(ACTIVE)}
         paths = [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
         needed = self._needed(connect, paths)
@@ -35,9 +35,10 @@ class Leftovers:
         return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
 
     def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
-        """Those of jobs that this state folder knows: another one's job may be active.
+        """Remove leftovers of ended jobs that this state folder knows. Returns what was removed, in words.
 
-        A VM that a lost host had is only listed: by now it may be somebody's again. So is a file that somebody needs.
+        A job of another state folder may be active. A VM that a lost host had is only listed: by now it may be
+        somebody's again. So is a file that somebody needs.
         """
         ended = {row.id: row for row in self._store.rows(FINAL)}
         ours = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
@@ -62,7 +63,7 @@ class Leftovers:
             return [path for folder in sorted(places) for path in self._in(connect, folder)]
 
     def _needed(self, connect: str, paths: Sequence[Path]) -> Mapping[Where, Sequence[FileUser]]:
-        """Those that somebody needs who is none of them."""
+        """Return those of the paths that have users other than these paths themselves, with the users."""
         if not paths:
             return {}
         users = self._ask(self._hosts.open(connect), paths, ())
@@ -74,13 +75,13 @@ class Leftovers:
         return ()
 
     def _placeholders(self, connect: str) -> Iterator[Row]:
-        """Ended jobs to that host whose placeholder still stands there."""
+        """Yield ended relocations whose placeholder still stands on that host."""
         for row, _ in self._known_there(connect):
             if self._hosts.open(connect, FencingToken(row.id, row.epoch)).announced(row.plan.uuid):
                 yield row
 
     def _parted(self, connect: str) -> Iterator[str]:
-        """VMs that were taken over from this host when it was lost, and that it has still."""
+        """Yield, in words, VMs that were taken over from this host when it was lost, and that it still has."""
         for row, newest in self._known_there(connect):
             if not newest or connect != _lost(row, self._store):
                 continue
@@ -88,7 +89,7 @@ class Leftovers:
                 yield f"VM {row.plan.vm}: never start it here, job {row.id} went on without this host"
 
     def _known_there(self, connect: str) -> Iterator[tuple[Row, bool]]:
-        """Ended relocations whose VM the host knows, and whether each is that VM's newest job."""
+        """Yield ended relocations whose VM the host knows, and whether each is that VM's newest job."""
         rows = self._store.rows()
         mine = [row for row in rows if row.plan.to and row.state in FINAL and connect in (row.connect, row.plan.to)]
         if not mine:
@@ -112,7 +113,7 @@ def _placeholder(row: Row) -> str:
 
 
 def _folders(plan: Plan, connect: str) -> set[Path]:
-    """Where a job of this plan makes files on that host."""
+    """Return the folders in which a job of this plan makes files on that host."""
     folders: set[Path] = set()
     if connect == plan.connect:
         files = [image.source for image in plan.images if not image.from_volume]

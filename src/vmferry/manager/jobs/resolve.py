@@ -19,7 +19,7 @@ from vmferry.model import FINAL, MIRRORS, JobState, JobView, Lost, Plan, StepRec
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What an operator has said, and what the living host said to that."""
+    """An operator's word on which host is lost, and what the other host said to that."""
 
     job: str
     plan: Plan
@@ -32,7 +32,7 @@ class Resolution:
         return host_of(self.plan, self.lost)
 
     def judge(self, row: Row, journal: tuple[StepRecord, ...], facts: Mapping[str, Fact]) -> None:
-        """Raises WrongState, NotResolvable."""
+        """Raise WrongState or NotResolvable if the job, as it is now, forbids the declaration."""
         said = JobFacts.of(facts).lost
         if row.state in FINAL or row.state is JobState.QUEUED:
             raise WrongState(job=row.id, state=row.state.value, action="resolve", allowed="under way")
@@ -62,7 +62,10 @@ class Resolution:
 
 
 def resolution(hosts: Hosts, job: str, plan: Plan, vm_is_at: str, vm: str) -> Resolution:
-    """Ask both hosts. Raises UsageError, NotResolvable."""
+    """Ask both hosts of a relocation, and return what may be declared lost. Raises UsageError, NotResolvable.
+
+    `vm_is_at`: the host that has the VM. `vm`: the VM's name, as a confirmation.
+    """
     if plan.to is None:
         raise NotResolvable(job=job, reason=f"it moves {plan.vm} on one host, which it waits for")
     if vm_is_at not in (plan.connect, plan.to):
@@ -84,7 +87,7 @@ def host_of(plan: Plan, end: Lost) -> str:
 
 
 def with_facts(view: JobView, facts: JobFacts) -> JobView:
-    """The job with what it found out that its person should know, and what was said of its hosts."""
+    """Return the job's view with the guest's clock and what was declared of its hosts."""
     view = replace(view, clock=facts.clock or "")
     if facts.lost is None:
         return view
@@ -92,7 +95,7 @@ def with_facts(view: JobView, facts: JobFacts) -> JobView:
 
 
 def _answers(hosts: Hosts, host: str, uuid: str) -> bool | None:
-    """Is the VM there, complete? None when the host does not answer."""
+    """Tell whether the VM is on the host, complete; None when the host does not answer."""
     try:
         return hosts.open(host).arrived(uuid)
     except (HostUnreachable, NoSuchHost):

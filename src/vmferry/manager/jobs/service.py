@@ -62,7 +62,7 @@ BUSY = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.U
 
 
 class Keep(Enum):
-    """Leave a limit as it is."""
+    """Value of a parameter that leaves a limit as it is."""
 
     KEEP = "keep"
 
@@ -98,7 +98,7 @@ class Jobs:
     # -- life
 
     def start(self) -> None:
-        """Take the folder, and go on with every job that was in flight. Raises WorkerRunning, StoreAway."""
+        """Lock the state folder, and go on with every job that was in flight. Raises WorkerRunning, StoreAway."""
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         self._store = Store(self._identity.records, self._identity.manager, self._identity.machine)
@@ -136,7 +136,7 @@ class Jobs:
     # -- submitting
 
     def plan(self, request: MoveRequest) -> Plan:
-        """What a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
+        """Return what a move would do, and all that stands against it. Raises NoSuchVm, NoSuchDisk, VmBusy."""
         return self._admission.plan(request)
 
     def submit(self, request: MoveRequest) -> JobView:
@@ -148,21 +148,21 @@ class Jobs:
         return self._view(row)
 
     def refuse_busy(self, uuid: str) -> None:
-        """Raises VmBusy while a job moves the VM."""
+        """Raise VmBusy while a job moves the VM."""
         self._store.refuse_busy(uuid)
 
     # -- looking
 
     def list(self) -> list[JobView]:
-        """All jobs, newest first, without their journals."""
+        """Return all jobs, newest first, without their journals."""
         return [row.view(self._progress(row), ()) for row in self._store.rows()]
 
     def get(self, id: str) -> JobView:
-        """The job whose id begins so. Raises NoSuchJob, AmbiguousJob."""
+        """Return the job whose id begins so. Raises NoSuchJob, AmbiguousJob."""
         return self._view(self._store.row(self._store.find(id)))
 
     def receipt(self, id: str) -> Receipt:
-        """What a finished job leaves. Raises NoSuchJob, AmbiguousJob, WrongState."""
+        """Return the receipt of a finished job. Raises NoSuchJob, AmbiguousJob, WrongState."""
         row = self._store.row(self._store.find(id))
         receipt = self._store.receipt(row.id)
         if receipt is None:
@@ -170,7 +170,7 @@ class Jobs:
         return receipt
 
     def changed(self, id: str, after: int, timeout_s: float) -> tuple[int, JobView]:
-        """Wait until the job's version differs from `after`, at most so long. Returns its version and itself.
+        """Wait until the job's version differs from `after`, at most `timeout_s`. Returns its version and itself.
 
         Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
         """
@@ -179,9 +179,9 @@ class Jobs:
         return version, self.get(job)
 
     def in_flight(self) -> int:
-        """Jobs that need a worker; a stuck one waits for an operator and needs none.
+        """Count the jobs that need a worker; a stuck one waits for an operator and needs none.
 
-        Those of other managers too: somebody must be there to take them over.
+        Jobs of other managers count too: somebody must be there to take them over. 1 while the store is away.
         """
         try:
             stuck = self._store.rows({JobState.STUCK})
@@ -238,7 +238,7 @@ class Jobs:
         return self._tell(row.id, limit_bytes_s=rate, max_pause_s=pause_s)
 
     def prefer(self, id: str, priority: Priority) -> JobView:
-        """Change an active job's place, in the queue and before the storages. Raises WrongState."""
+        """Change an active job's priority, in the queue and before the storages. Raises WrongState."""
         row = self._store.row(self._store.find(id))
         if row.state in FINAL:
             raise WrongState(job=row.id, state=row.state.value, action="another priority", allowed="active")
@@ -247,7 +247,7 @@ class Jobs:
         return view
 
     def retry(self, id: str) -> JobView:
-        """A stuck job tries again; of an undone or failed one a new job is made, and returned."""
+        """Have a stuck job try again; resubmit an undone or failed one as a new job. Raises WrongState, PlanChanged."""
         row = self._store.row(self._store.find(id))
         if row.state in (JobState.UNDONE, JobState.FAILED):
             return self.submit(row.request)
@@ -259,9 +259,9 @@ class Jobs:
         return self._tell(row.id, retry_asked=True)
 
     def resolve(self, id: str, vm_is_at: str, vm: str) -> JobView:
-        """Declare the other host of a relocation lost, which is not asked any more; `vm` confirms it by its name.
+        """Declare a relocation's host other than `vm_is_at` lost: it is not asked any more. `vm`: its name, to confirm.
 
-        Raises UsageError, WrongState, NotResolvable.
+        Raises UsageError, WrongState, NotResolvable, PlanChanged.
         """
         row = self._store.row(self._store.find(id))
         said = resolution(self._hosts, row.id, row.plan, vm_is_at, vm)
@@ -280,14 +280,14 @@ class Jobs:
         return self._view(row)
 
     def _past(self, row: Row, border: Callable[[Strategy, Sequence[StepRecord]], bool]) -> bool:
-        """Without its source a job only goes forward."""
+        """Tell whether a job has passed a border; always True without its source: then it only goes forward."""
         lost = JobFacts.of(self._store.facts(row.id)).lost == Lost.SOURCE
         return lost or border(self._strategy(row.plan.technology), self._store.journal(row.id))
 
     # -- leftovers
 
     def leftovers(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
-        """What carries the id of a job that is not active, in these folders and in those of all plans."""
+        """Return what carries the id of a job that is not active, in these folders and in those of all plans."""
         return self._admission.leftovers.list(connect, folders)
 
     def reap(self, connect: str, folders: Sequence[Path] = ()) -> Sequence[str]:
@@ -323,7 +323,7 @@ class Jobs:
         self._engine.tidy(self._store.over)
 
     def _run(self, id: str, once: Once) -> None:
-        """Called by the engine: take a job to its end. Raises Stopped to leave it."""
+        """Take a job to its end; called by the engine. Raises Stopped to leave the job as it is."""
         row = self._store.row(id)
         if row.state in FINAL:
             return
@@ -341,7 +341,7 @@ class Jobs:
         walk(strategy, job, JobJournal(self._store, control, job, strategy, lambda: self._ended(id)), once)
 
     def _confirm_plan(self, row: Row, token: FencingToken, strategy: Strategy) -> None:
-        """The steps must be the ones that were planned; and a job that only waited for them goes on."""
+        """Make the job stuck and raise Stopped if its planned steps are others; one stuck for only that goes on."""
         if strategy.names != row.plan.steps:
             error = plan_changed(row)
             self._store.advance(token, JobState.STUCK, str(error), type(error).__name__)
@@ -357,7 +357,7 @@ class Jobs:
         return control
 
     def _open(self, plan: Plan, end: Lost, facts: StoredFacts, control: JobControl) -> Host:
-        """The host at that end of the move; one that was declared lost is never asked."""
+        """Return the host at that end of the move, waiting while it is away; a lost one is never asked."""
         name = host_of(plan, end)
         if JobFacts(facts).lost == end:
             return LostHost(name, facts.note_left)
@@ -387,7 +387,7 @@ class Jobs:
         return with_facts(with_ejected(replace(view, notices=self._store.notices(row.id)), facts), facts)
 
     def _opened_or_closed(self) -> None:
-        """A calendar lets jobs begin, or no longer."""
+        """Wake watchers and dispatcher, since a calendar lets queued jobs begin, or no longer."""
         for row in self._store.rows({JobState.QUEUED}):
             self._active.bump(row.id)
         self._wake.set()

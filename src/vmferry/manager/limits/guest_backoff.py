@@ -50,7 +50,7 @@ UNUSED_LOOKS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is seen at one instant, about once a second."""
+    """What is measured at one instant, about once a second."""
 
     passed_bytes: int
     """All that background work has moved so far."""
@@ -61,7 +61,7 @@ class Sample:
 
 @dataclass(slots=True)
 class _Disk:
-    """What is known of one disk's writes."""
+    """What is known of the writes to one disk of a guest."""
 
     seen: DiskWaits
     lows: deque[tuple[float, float]] = field(default_factory=deque)
@@ -81,7 +81,7 @@ class _Disk:
 
     @property
     def excess(self) -> float:
-        """Above 1: slower than is tolerated."""
+        """Latency as a multiple of what is tolerated: above 1 is too slow. 0 before two looks."""
         return self.now_s / (TOLERATED * self.usual_s + SLACK_S) if len(self.last) == 2 else 0.0
 
     def note(self, at_s: float, latency_s: float) -> None:
@@ -92,7 +92,7 @@ class _Disk:
             self.lows.popleft()
 
     def look(self, at_s: float, waits: DiskWaits, *, trickling: bool) -> bool:
-        """Take in a look; False when it wrote too little since the one before to tell anything."""
+        """Take in a new reading; False when the disk wrote too little since the one before to tell anything."""
         writes = waits.writes - self.seen.writes
         if writes < FEW_WRITES:
             return False
@@ -116,7 +116,7 @@ class _Disk:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """The worst of one look: `excess` above 1 is too much. `good`: it is known that there is room."""
+    """The worst finding of one look: `excess` above 1 is too much. `good`: it is known that there is room."""
 
     excess: float
     says: str = ""
@@ -124,7 +124,7 @@ class _Sign:
 
 
 class BackgroundRate:
-    """Of one host; `look` is called about once a second while background work is under way."""
+    """Rate of background work on one host; `look` is called about once a second while such work is under way."""
 
     def __init__(self) -> None:
         self.says = ""
@@ -140,7 +140,7 @@ class BackgroundRate:
         self._probes_left = 0
 
     def rest(self) -> None:
-        """No work is under way: what is usual stays known, all else is forgotten."""
+        """Forget all but the disks' usual latency, since no background work is under way."""
         self._before = None
         self._free()
         for disk in self._disks.values():
@@ -148,7 +148,7 @@ class BackgroundRate:
             disk.trickling.clear()
 
     def look(self, now: Sample) -> int | None:
-        """The bytes a second that may move until the next look; None: no limit."""
+        """Return the bytes a second that may move until the next look; None: no limit."""
         before, self._before = self._before, now
         sign = self._sign(before, now)
         if before is None:
@@ -182,7 +182,7 @@ class BackgroundRate:
             self._grow(self._rate, moved_s)
 
     def _meet(self) -> None:
-        """The first that is heard of guests: if they write, see for some looks how long that takes without us."""
+        """On first hearing of guests: if they write, move little for some looks, to see their latency without us."""
         self._meeting = False
         if self._nobody_writes():
             self._free()
@@ -223,7 +223,7 @@ class BackgroundRate:
         self._meeting = False
 
     def _probe(self, at_s: float) -> None:
-        """Now and then trickle, so that what is usual is seen as it is without us."""
+        """Move little for a few looks every PROBE_EVERY_S, so that the usual latency is seen without us."""
         if self._rate is None or self._too_much == inf:
             self._probe_at = at_s + PROBE_EVERY_S
         elif at_s >= self._probe_at and not self._probes_left:
@@ -240,7 +240,7 @@ class BackgroundRate:
         return max((*_of_disks(judged), _of_link(now.link), _Sign(0.0, good=not stuck)), key=lambda sign: sign.excess)
 
     def _hear(self, load: Load, *, trickling: bool) -> list[_Disk]:
-        """The disks of which something new is known."""
+        """Take in the disks' readings, and return the disks of which something new is known."""
         heard = []
         for key, known in list(self._disks.items()):
             known.silent += 1

@@ -1,4 +1,4 @@
-"""Looks once a second how a host's guests are, while background work is under way there, and sets its gate."""
+"""Samples a host's load once a second while background work is under way there, and sets its gate."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LINK_LOOKS = 4
 
 
 class Sampler:
-    """Of one host. Its thread lives while somebody asks at the gate, and a little longer."""
+    """Samples one host's load. Its thread lives while somebody asks at the gate, and LINGER_S longer."""
 
     def __init__(self, name: str, open_: Callable[[], Host], *, crosses: bool = False) -> None:
-        """`crosses`: what passes this gate goes over the host's link to others."""
+        """Sample the host that `open_` opens; `crosses`: what passes this gate goes over the host's link to others."""
         self.gate = Gate(self._ask)
         self._name = name
         self._open = open_
@@ -83,13 +83,13 @@ class Sampler:
             self._thread = None
 
     def _let_all_pass(self) -> None:
-        """What was seen last tells nothing any more."""
+        """Open the gate, and forget the samples: what was seen last tells nothing any more."""
         self._looks.clear()
         self._idle.rest()
         self.gate.give(None, "")
 
     def _look(self) -> float:
-        """Set the gate. Returns the seconds until the next look."""
+        """Sample the host's load and set the gate. Returns the seconds until the next look."""
         try:
             load = self._open().load()
         except VmferryError as error:
@@ -109,10 +109,10 @@ class Sampler:
 
 
 def used_by_others(before: Load, passed_before: int, now: Load, passed: int) -> float:
-    """How much of a link's busier direction others have used between two looks, 0 to 1; 0 where nothing is known.
+    """Return how much of a link's busier direction others used between two looks, 0 to 1; 0 where it is unknown.
 
-    What passed at the gate is taken off: of a comparison, which crosses no link, that is too much. So a link is
-    given way on while bytes are copied over it.
+    What passed at the gate is taken off: of a comparison, which crosses no link, that is too much. So a link is given
+    way on while bytes are copied over it.
     """
     seconds = now.at_s - before.at_s
     if before.link is None or now.link is None or seconds <= 0:

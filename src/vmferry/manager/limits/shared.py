@@ -1,4 +1,4 @@
-"""Limits that jobs share: of a host, of a storage. They hold for who copies now and for who comes later.
+"""Limits that jobs share: of a host, of a storage. They hold for jobs that copy now and for those that come later.
 
 A calendar lowers them by the hour: a thread looks at the clock once a second. And each host has a gate, where
 background work gives way to its guests.
@@ -34,13 +34,13 @@ PATIENCE_S = 5.0
 
 
 def check_rate(limit_bytes_s: int | None) -> None:
-    """Raises UsageError for a limit at which nothing would move."""
+    """Raise UsageError for a limit, in bytes a second, at which nothing would move."""
     if limit_bytes_s is not None and limit_bytes_s < 1:
         raise UsageError(reason=f"a limit of {limit_bytes_s} bytes a second moves nothing: give 1 or more")
 
 
 class Limits:
-    """One budget for each slot that a job can hold, shared by all jobs that hold it."""
+    """Budgets in bytes a second, one for each slot that a job can hold, shared by all jobs that hold it."""
 
     def __init__(
         self, store: Store, hosts: Hosts, clock: Callable[[], float] = time.time, local: Local = time.localtime
@@ -60,7 +60,7 @@ class Limits:
         self._watch = Thread(target=self._look_at_the_clock, name="limits", daemon=True)
 
     def start(self) -> None:
-        """Know what is closed before anything begins, and look at the clock from now on."""
+        """Apply the calendars before anything begins, and look at the clock from now on."""
         self._reread(limit for limit in self._store.limits() if limit.during)
         self._apply()
         self._watch.start()
@@ -73,17 +73,17 @@ class Limits:
             sampler.close()
 
     def tell(self, changed: Callable[[], None]) -> None:
-        """Call this whenever a place begins, or ends, to let nothing move."""
+        """Have `changed` called whenever a place begins, or ends, to let nothing move."""
         self._heard_by.append(changed)
 
     # -- asking
 
     def all(self) -> Sequence[SharedLimit]:
-        """Those that were set, also to none."""
+        """Return the limits that were set, also those set to none."""
         return self._store.limits()
 
     def seen(self) -> list[LimitView]:
-        """The same, with what holds at present."""
+        """Return the limits that were set, with what holds at present."""
         return [self.view(limit) for limit in self.all()]
 
     def view(self, limit: SharedLimit) -> LimitView:
@@ -100,11 +100,17 @@ class Limits:
         )
 
     def set(self, limit: SharedLimit) -> SharedLimit:
-        """From now on, for every job there; durable when this returns. Raises UsageError, HostUnreachable."""
+        """Set a limit for every job on that host or storage. Raises UsageError, HostUnreachable.
+
+        It holds from now on, and is durable when this returns.
+        """
         return self.change(limit.scope, limit.connect, limit.place, lambda _: limit)
 
     def change(self, scope: Scope, connect: str, place: str, edit: Callable[[SharedLimit], SharedLimit]) -> SharedLimit:
-        """The same, with what was set before at hand: no other change comes between."""
+        """Set a limit to what `edit` makes of the one before; no other change comes between.
+
+        It is durable when this returns. Raises UsageError, HostUnreachable.
+        """
         if (scope is Scope.HOST) == bool(place):
             raise UsageError(reason="a limit of a storage names its folder or volume, one of a host names none")
         none = SharedLimit(scope, connect, place, None)
@@ -116,11 +122,11 @@ class Limits:
         return limit
 
     def of(self, row: Row) -> tuple[Throttle, ...]:
-        """What a job's bytes have to pass, besides its own limit."""
+        """Return the throttles that a job's bytes have to pass, besides its own limit."""
         return self.at(row.connect, row.slots)
 
     def at(self, connect: str, slots: Sequence[str]) -> tuple[Throttle, ...]:
-        """The budgets of these slots, and the gates of their hosts, for whoever moves bytes there."""
+        """Return the budgets of these slots, and the gates of their hosts, which bytes moved there have to pass."""
         for limit in self._store.limits():
             if limit.connect == connect:
                 self._know(limit, self._slot(limit))
@@ -130,7 +136,7 @@ class Limits:
         return (*(self._throttle(slot) for slot in slots), *gates)
 
     def closed(self, slots: Sequence[str]) -> str:
-        """Why nothing moves there at present; empty when it does."""
+        """Say why nothing moves at these slots at present; empty when it does."""
         return next(filter(None, (self._throttle(slot).closed for slot in slots)), "")
 
     # -- the clock
@@ -149,7 +155,10 @@ class Limits:
                 log.exception("limits could not be looked at; trying again")  # a thread's own border
 
     def _reread(self, limits: Iterable[SharedLimit]) -> None:
-        """A slot that is known stays so: naming it anew asks a storage, which may hang."""
+        """Take in limits from the store.
+
+        A slot that is known stays so: naming it anew asks a storage, which may hang.
+        """
         for limit in limits:
             _, slot = self._known.get(_key(limit), (limit, ""))
             try:
@@ -162,7 +171,7 @@ class Limits:
             self._known[_key(limit)] = (limit, slot)
 
     def _apply(self) -> None:
-        """Tell each throttle what holds now; the lowest, where a storage is known by several names."""
+        """Give each throttle the limit that holds now; the lowest, where a storage is known by several names."""
         now_s = self.clock()
         with self._lock:
             slots: dict[str, list[SharedLimit]] = {}
@@ -174,7 +183,7 @@ class Limits:
                 heard()
 
     def _tell(self, slot: str, limits: Sequence[SharedLimit], now_s: float) -> bool:
-        """True when it has begun or ended to let nothing move."""
+        """Give a slot's throttle what holds now. Returns True when it has begun or ended to let nothing move."""
         held = {limit: limit_at(limit, now_s, self.local) for limit in limits}
         closed = next((limit for limit, most in held.items() if most == 0), None)
         open_ = [most or limit.limit_bytes_s for limit, most in held.items()]  # a mirror that runs is not stopped
@@ -191,7 +200,10 @@ class Limits:
         return before[1] != (closed is not None)
 
     def _why(self, limit: SharedLimit, now_s: float) -> str:
-        """In words. The end is looked for once, and again when the clock has left what was found."""
+        """Say why a calendar lets nothing move, and until when.
+
+        The end is looked for once, and again when the clock has left what was found.
+        """
         since_s, now = self._until.get(limit, (inf, InForce(None, None)))
         if not since_s <= now_s < (inf if now.until_s is None else now.until_s):
             now = in_force(limit, now_s, self.local)
@@ -205,7 +217,10 @@ class Limits:
         return self._throttles.setdefault(slot, Throttle())
 
     def _gate(self, connect: str, *, crosses: bool) -> Throttle:
-        """Of what stays on a host, and of what comes and goes: its link to others is of interest to one of them."""
+        """Return a host's gate for work that stays on it, or, if it `crosses`, that goes over its link to other hosts.
+
+        Only the latter takes the link's load into account.
+        """
         with self._lock:
             if (connect, crosses) not in self._samplers:
                 sampler = Sampler(connect, lambda: self._hosts.open(connect), crosses=crosses)
@@ -213,7 +228,7 @@ class Limits:
             return self._samplers[connect, crosses].gate
 
     def _slot(self, limit: SharedLimit) -> str:
-        """Named anew each time: a file system's number changes when it is mounted again."""
+        """Return the slot that a limit is for, named anew: a file system's number changes when it is mounted again."""
         if limit.scope is Scope.HOST:
             return host_slot(limit.connect)
         where = Url(limit.place) if "://" in limit.place else Path(limit.place)

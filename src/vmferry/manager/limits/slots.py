@@ -1,4 +1,4 @@
-"""A new job, and what it claims while it is active: slots of its hosts and storages, and room at its destinations."""
+"""What a job claims while it is active: slots of its hosts and storages, and room at its destinations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST = "host "
 
 
 def slots_of(plan: Plan, host: Host, there: Host) -> tuple[str, ...]:
-    """Its hosts and every storage that it reads or writes, sorted."""
+    """Return the slots of a plan's hosts and of every storage that it reads or writes, sorted."""
     storages = {_of_image(image.source, host, volume=image.from_volume) for image in plan.images}
     storages |= {_of_image(image.destination, there, volume=image.to_volume) for image in plan.images}
     hosts = {host_slot(name) for name in (plan.connect, plan.to) if name}
@@ -28,7 +28,7 @@ def host_slot(connect: str) -> str:
 
 
 def storage_slot(where: Where, host: Host) -> str:
-    """Of a folder or a volume, as it is mounted now."""
+    """Return the slot of the storage that a folder or volume lies on, as it is mounted now."""
     if isinstance(where, Url) or not (folder := host.folder(where)).exists:
         return f"storage {where}"
     return f"storage {filesystem_of(folder, host)}"
@@ -39,12 +39,12 @@ def _of_image(where: Where, host: Host, *, volume: bool) -> str:
 
 
 def jobs_at_once(slot: str) -> int:
-    """How many jobs may hold the same slot."""
+    """Return how many jobs may hold the same slot."""
     return HOST_SLOTS if slot.startswith(HOST) else STORAGE_SLOTS
 
 
 def room_of(plan: Plan, there: Host) -> Mapping[str, int]:
-    """Bytes by file system: its images, and the saved state beside the first disk."""
+    """Return, by file system, the bytes that a plan's images and its saved state, beside the first disk, take."""
     room: Counter[str] = Counter()
     for image in plan.images:
         if isinstance(image.destination, Path) and not image.to_volume:

@@ -1,4 +1,4 @@
-"""Tell by running a command: the event on its standard input and in its environment."""
+"""Delivers a notice by running a command: the event is on its standard input and in its environment."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ _TIMED_OUT = (124, 137, -signal.SIGKILL)
 
 
 def run(notice: Notice, whose: Mapping[str, str], closing: Event, deadline_s: float = DEADLINE_S) -> None:
-    """Run it once, no longer than the deadline. Raises NotTold unless it ends with 0.
+    """Run a notice's command once, no longer than `deadline_s`. Raises NotTold unless it ends with 0.
 
     `whose`: the variables that lead every vmferry command to this manager, so that the receiver can ask for more.
-    `timeout` of the coreutils stands between: it ends the command and all of its process group also when this
-    process is killed meanwhile.
+
+    `timeout` of the coreutils stands between: it ends the command and all of its process group also when this process
+    is killed meanwhile.
     """
     words = ["timeout", f"--kill-after={KILLED_AFTER_S}", str(deadline_s), *shlex.split(notice.receiver)]
     with tempfile.TemporaryFile() as body, tempfile.TemporaryFile() as said:  # files: a pipe that nobody reads blocks
@@ -58,7 +59,7 @@ def run(notice: Notice, whose: Mapping[str, str], closing: Event, deadline_s: fl
 
 
 def program(command: str) -> str | None:
-    """What is wrong with a command, None if nothing is."""
+    """Say what is wrong with a command, None if nothing is."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -90,7 +91,10 @@ def _environment(notice: Notice) -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes], closing: Event, deadline_s: float) -> int:
-    """Its code. At once when the worker leaves: whoever comes after it runs the command again."""
+    """Wait for the process, and return its exit code.
+
+    When the worker leaves, the process is killed at once: the next worker runs the command again.
+    """
     until = time.monotonic() + deadline_s + 2 * KILLED_AFTER_S
     while True:
         with suppress(subprocess.TimeoutExpired):

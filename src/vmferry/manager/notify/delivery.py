@@ -1,4 +1,4 @@
-"""Delivers notices: each receiver its own one at a time, again and again for a day, in nobody's way."""
+"""Delivers notices: to each receiver one at a time, again and again for a day, without delaying anything else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTimeouts:
-    """How long a receiver that does not answer is tried."""
+    """How long delivery to a receiver that does not answer is tried."""
 
     first_s: float = 5.0
     """Doubled with each try."""
@@ -47,7 +47,7 @@ PATIENCE = DeliveryTimeouts()
 
 
 class Delivery:
-    """The notices of one manager's records. Everything but `start` and `close` may be called from any thread."""
+    """Delivers the notices of one manager's records. All but `start` and `close` may be called from any thread."""
 
     def __init__(self, at: Path | ManagerIdentity, patience: DeliveryTimeouts = PATIENCE) -> None:
         identity = ManagerIdentity.at(at) if isinstance(at, Path) else at
@@ -69,7 +69,7 @@ class Delivery:
         self._dispatcher.start()
 
     def close(self) -> None:
-        """Leave all as it is, for the next worker; a command that runs is ended, and run again by that one."""
+        """Stop, leaving all notices to the next worker; a command that runs is ended, and run again by that one."""
         self._closing.set()
         self._wake.set()
         self._dispatcher.join()
@@ -79,7 +79,7 @@ class Delivery:
             self._store.close()
 
     def in_flight(self) -> int:
-        """Notices that need this worker, or another manager's that may be gone."""
+        """Count the notices that need this worker, or another manager's that may be gone; 1 while the store is away."""
         try:
             return self._store.count_waiting()
         except StoreAway:
@@ -88,19 +88,19 @@ class Delivery:
     # -- asking
 
     def look(self) -> Notifying:
-        """Those who are told of everything in this state folder, and the newest notices, newest first."""
+        """Return the receivers of all events in this state folder, and the newest notices, newest first."""
         to = self._store.receivers()
         shown = replace(to, url=told_as(Channel.URL, to.url) if to.url else "")
         return Notifying(shown, tuple(self._store.last(SHOWN)))
 
     def set_receivers(self, to: Receivers) -> Notifying:
-        """From the next event on, these and no others. Raises UsageError."""
+        """Replace the receivers of all events in this state folder, from the next event on. Raises UsageError."""
         check(to)
         self._store.set_receivers(to)
         return self.look()
 
     def test(self) -> Sequence[NoticeView]:
-        """Tell the state folder's receivers that this is a test. Raises UsageError if there are none."""
+        """Send a test notice to the state folder's receivers. Raises UsageError if there are none."""
         if self._store.receivers() == NOBODY:
             raise UsageError(reason="nobody is told of anything: name a receiver with `vmferry notify set`")
         event_id = self._store.add_test()
@@ -171,7 +171,7 @@ class Delivery:
             log.info("a notice was delivered", **told)
 
     def _again(self, notice: Notice, reason: str) -> None:
-        """Later, unless it is too old, or somebody waits for how it goes."""
+        """Have a notice tried again later, unless it is too old, or a test, whose result somebody waits for."""
         age = datetime.now(UTC) - datetime.fromisoformat(notice.created)
         delay_s = self._patience.delay_s(notice.tries)
         with self._lock:
@@ -181,7 +181,7 @@ class Delivery:
 
 
 def check(to: Receivers) -> None:
-    """Raises UsageError for a receiver that could never be told."""
+    """Raise UsageError for a receiver that could never be reached."""
     wrong = command.program(to.command) if to.command else None
     if wrong:
         raise UsageError(reason=f"the command cannot be run: {wrong}")

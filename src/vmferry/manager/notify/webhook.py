@@ -1,4 +1,7 @@
-"""Tell by a POST, as standardwebhooks.com has it: headers webhook-id, webhook-timestamp, webhook-signature."""
+"""Delivers a notice by POST, as standardwebhooks.com has it.
+
+Headers: webhook-id, webhook-timestamp, webhook-signature.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each URL wh
 
 
 def post(notice: Notice, closing: Event, deadline_s: float = DEADLINE_S) -> None:
-    """Post it once, no longer than the deadline. Raises NotTold unless the answer is 2xx; follows no redirect."""
+    """Post a notice once, within `deadline_s`. Raises NotTold unless the answer is 2xx; follows no redirect."""
     try:
         headers = _headers(notice)
         code = anyio.run(_within, notice, headers, closing, deadline_s)
@@ -43,7 +46,7 @@ def post(notice: Notice, closing: Event, deadline_s: float = DEADLINE_S) -> None
 
 
 def url(text: str) -> str | None:
-    """What is wrong with a URL, None if nothing is."""
+    """Say what is wrong with a URL, None if nothing is."""
     try:
         parts = urlsplit(text)
         httpx.URL(text)
@@ -58,7 +61,7 @@ def url(text: str) -> str | None:
 
 
 def key(secret: Path) -> bytes:
-    """What the file holds: base64 after whsec_, or any other text as it is. Raises OSError, ValueError."""
+    """Return the key in a file: base64 after whsec_, or any other text as it is. Raises OSError, ValueError."""
     text = secret.read_text().strip()
     if not text:
         raise ValueError(f"{secret} is empty")
@@ -71,7 +74,7 @@ def key(secret: Path) -> bytes:
 
 
 def signature(secret: bytes, event_id: str, timestamp: str, body: bytes) -> str:
-    """HMAC-SHA256 of "id.timestamp.body", in base64 after "v1,"."""
+    """Return the HMAC-SHA256 of "id.timestamp.body", in base64 after "v1,"."""
     signed = b".".join((event_id.encode(), timestamp.encode(), body))
     return f"v1,{base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()}"
 
@@ -91,7 +94,10 @@ def _headers(notice: Notice) -> dict[str, str]:
 
 
 async def _within(notice: Notice, headers: dict[str, str], closing: Event, deadline_s: float) -> int:
-    """The status. httpx bounds each read, not the whole: a server that sends a byte now and then would hold us."""
+    """Post a notice within the deadline, and return the answer's status. Raises TimeoutError.
+
+    httpx bounds each read, not the whole: a server that sends a byte now and then would hold us.
+    """
     with anyio.fail_after(deadline_s):
         codes: list[int] = []
         errors: list[Exception] = []
@@ -116,7 +122,7 @@ async def _within(notice: Notice, headers: dict[str, str], closing: Event, deadl
 
 
 async def _status(notice: Notice, headers: dict[str, str], deadline_s: float) -> int:
-    """Of the answer's body nothing is read. Certificates are those that the system trusts."""
+    """Post a notice, and return the answer's status; its body is not read. The system's trusted certificates count."""
     context = ssl.create_default_context()
     async with (
         httpx.AsyncClient(verify=context, follow_redirects=False, timeout=deadline_s) as client,

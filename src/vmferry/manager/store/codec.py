@@ -1,4 +1,4 @@
-"""Frozen records to JSON text and back."""
+"""Conversion of frozen records to JSON text and back."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ADAPTERS: dict[object, TypeAdapter[Any]] = {}
 
 
 def dump(record: object) -> str:
-    """JSON of a record, under the names that Python has for its fields."""
+    """Return a record as JSON, under the names that Python has for its fields."""
     return _adapter(type(record)).dump_json(record, by_alias=False).decode()
 
 
 def load(kind: type[T], text: str) -> T:
-    """The record of that kind. Raises pydantic.ValidationError."""
+    """Return the record of that kind from JSON. Raises pydantic.ValidationError."""
     record: T = _adapter(kind).validate_json(text, by_alias=False, by_name=True)
     return record
 
@@ -28,7 +28,7 @@ def dump_all(records: Sequence[object]) -> str:
 
 
 def load_all(kind: type[T], text: str) -> tuple[T, ...]:
-    """The records of that kind. Raises pydantic.ValidationError."""
+    """Return the records of that kind from a JSON list. Raises pydantic.ValidationError."""
     records: tuple[T, ...] = _adapter(tuple[kind, ...]).validate_json(text, by_alias=False, by_name=True)  # type: ignore[valid-type]
     return records
 

@@ -1,4 +1,4 @@
-"""One database: SQLite here, or PostgreSQL that several managers share. Every block is one transaction."""
+"""A database of records: SQLite here, or PostgreSQL that several managers share. Every block is one transaction."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """Durable when the block has ended; after StoreAway perhaps, too."""
+        """Begin a transaction for writing, durable when the block has ended; perhaps also after StoreAway."""
         with _reached(), self.engine.begin() as connection:
             yield connection
 
     def take_turn(self, connection: sa.Connection) -> None:
-        """From here to the end of the transaction nobody else has the turn; SQLite has one writer anyway."""
+        """Have the turn among all managers until the transaction ends; SQLite has one writer anyway."""
         if self.shared:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(TURN)))
 
 
 def make_engine(url: str, **how: Any) -> sa.Engine:
-    """An engine as all our connections are made. PostgreSQL's URLs may leave the driver out."""
+    """Return an SQLAlchemy engine set up as for all our connections. PostgreSQL's URLs may leave the driver out."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "postgresql":
         return sa.create_engine(parsed)
@@ -84,7 +84,7 @@ def make_engine(url: str, **how: Any) -> sa.Engine:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """Raise StoreAway for all that a database being away, or ending the session, can look like."""
+    """Raise StoreAway for all errors that a database being away, or ending the session, can cause."""
     try:
         yield
     except sa.exc.TimeoutError as error:

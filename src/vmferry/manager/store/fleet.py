@@ -77,7 +77,7 @@ class StorageRow:
 
 
 class FleetStore:
-    """Hosts in a database."""
+    """Hosts, certificates and storages in a database."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url, connections=FEW)
@@ -90,7 +90,7 @@ class FleetStore:
     # -- hosts
 
     def add(self, name: str, address: str, also: Sequence[str]) -> None:
-        """Raises HostKnown."""
+        """Record a host. Raises HostKnown."""
         try:
             with self._writing() as connection:
                 connection.execute(sa.insert(hosts).values(name=name, address=address, also=list(also), added=now()))
@@ -111,7 +111,7 @@ class FleetStore:
         return next((row for row in self.hosts() if row.name == name), None)
 
     def hosts(self) -> list[HostRow]:
-        """All of them, by name."""
+        """Return all hosts, by name."""
         with self._reading() as connection:
             good = _good(connection)
             found = connection.execute(sa.select(hosts).order_by(hosts.c.name)).mappings()
@@ -123,31 +123,31 @@ class FleetStore:
     # -- the authority, and its certificates
 
     def authority(self) -> str:
-        """The fingerprint of the authority that signs for these hosts; empty before the first one has."""
+        """Return the fingerprint of the authority that signs for these hosts; empty before the first one has."""
         with self._reading() as connection:
             return connection.scalar(sa.select(authorities.c.fingerprint)) or ""
 
     def signs(self, fingerprint: str) -> str:
-        """Let this authority be the one, unless another is. Returns the one that is."""
+        """Record this authority as the one that signs, unless another is. Returns the recorded one's fingerprint."""
         with suppress(sa.exc.IntegrityError), self._writing() as connection:
             connection.execute(sa.insert(authorities).values(number=1, fingerprint=fingerprint))
         return self.authority()
 
     def issued(self, serial: int, role: str, name: str, expires: datetime) -> None:
-        """Before it is given to anybody: what is not known could not be revoked."""
+        """Record a certificate, before it is given to anybody: what is not known could not be revoked."""
         values = {"serial": f"{serial:x}", "role": role, "name": name, "expires": expires.isoformat()}
         with self._writing() as connection:
             connection.execute(sa.insert(certificates).values(**values))
 
     def revoke(self, name: str) -> None:
-        """All certificates of a host. Raises NoSuchHost."""
+        """Revoke all certificates of a host. Raises NoSuchHost."""
         with self._writing() as connection:
             if _revoke(connection, name) == 0:
                 raise NoSuchHost(host=name)
         log.warning("host revoked", host=name)
 
     def revoked(self) -> dict[int, datetime]:
-        """Serials, and when each was revoked; never fewer than before."""
+        """Return the serials of revoked certificates, and when each was revoked; never fewer than before."""
         query = sa.select(certificates.c.serial, certificates.c.revoked).where(certificates.c.revoked.is_not(None))
         with self._reading() as connection:
             return {int(serial, 16): datetime.fromisoformat(when) for serial, when in connection.execute(query)}
@@ -155,7 +155,7 @@ class FleetStore:
     # -- storages
 
     def add_storage(self, row: StorageRow) -> None:
-        """The same again is fine. Raises StorageKnown."""
+        """Record a storage; recording the same again does nothing. Raises StorageKnown."""
         values = {name: getattr(row, name) for name in StorageRow.__slots__}
         try:
             with self._writing() as connection:
@@ -166,7 +166,7 @@ class FleetStore:
                 raise StorageKnown(host=row.host, storage=row.name, path=there.path) from error
 
     def remove_storage(self, host: str, name: str) -> None:
-        """Raises NoSuchStorage."""
+        """Forget a storage. Raises NoSuchStorage."""
         which = (storages.c.host == host) & (storages.c.name == name)
         with self._writing() as connection:
             if connection.execute(sa.delete(storages).where(which)).rowcount == 0:
@@ -179,7 +179,7 @@ class FleetStore:
 
 
 def _good(connection: sa.Connection) -> set[str]:
-    """Names of agents that have a certificate which was not revoked."""
+    """Return the names of agents that have a certificate which was not revoked."""
     good = (certificates.c.role == "agent") & certificates.c.revoked.is_(None)
     return set(connection.execute(sa.select(certificates.c.name).where(good)).scalars())
 

@@ -49,7 +49,7 @@ SETTLED = timedelta(minutes=1)
 
 
 def now() -> str:
-    """ISO 8601, UTC, always as long, so that texts sort as times."""
+    """Return the present time in ISO 8601, UTC, always of the same length, so that texts sort as times."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
@@ -81,19 +81,19 @@ class Store:
         return self.row(job.id)
 
     def refuse_busy(self, uuid: str) -> None:
-        """Raises VmBusy if a job of that VM is active."""
+        """Raise VmBusy if a job of that VM is active."""
         with self._reading() as connection:
             found = connection.execute(sa.select(jobs).where(jobs.c.active_vm == uuid)).mappings().first()
         if found is not None:
             raise VmBusy(vm=found["vm"], job=found["id"])
 
     def row(self, job: str) -> Row:
-        """The job of exactly that id. Raises NoSuchJob."""
+        """Return the job of exactly that id. Raises NoSuchJob."""
         with self._reading() as connection:
             return _row(connection, job)
 
     def find(self, prefix: str) -> str:
-        """The id that begins so. Raises NoSuchJob, AmbiguousJob."""
+        """Return the id that begins so. Raises NoSuchJob, AmbiguousJob."""
         query = sa.select(jobs.c.id).where(jobs.c.id.startswith(prefix, autoescape=True)).order_by(jobs.c.id)
         with self._reading() as connection:
             found: list[str] = list(connection.execute(query).scalars())
@@ -104,7 +104,7 @@ class Store:
         return found[0]
 
     def rows(self, states: Collection[JobState] = frozenset(JobState)) -> list[Row]:
-        """The jobs in these states, newest first."""
+        """Return the jobs in these states, newest first."""
         query = sa.select(jobs).where(jobs.c.state.in_(_values(states)))
         with self._reading() as connection:
             return [Row.of(found) for found in connection.execute(query.order_by(jobs.c.number.desc())).mappings()]
@@ -117,10 +117,10 @@ class Store:
     # -- who acts
 
     def take_over(self, of: str | None = None) -> dict[str, int]:
-        """Raise the epoch of all active jobs: from now on only this manager acts for them. Returns the epochs.
+        """Raise the epoch of all active jobs: from now on only this manager acts for them. Returns the epochs, by job.
 
         `of`: only the jobs of that manager, and only if it is gone (or this one itself, back again). Of several
-        who try at once one succeeds; it cannot come back before this is recorded.
+        managers that try at once one succeeds; the one that was gone cannot come back before this is recorded.
         """
         wanted = _ACTIVE if of is None else _ACTIVE & (jobs.c.manager == of) & self._here
         with self._writing() as connection:
@@ -130,31 +130,31 @@ class Store:
             return {job: epoch for job, epoch in connection.execute(taken.returning(jobs.c.id, jobs.c.epoch))}
 
     def mine(self) -> list[str]:
-        """The jobs under way that this manager acts for, newest first."""
+        """Return the jobs under way that this manager acts for, newest first."""
         query = sa.select(jobs.c.id).where(jobs.c.state.in_(_values(HOLDS_SLOTS)), jobs.c.manager == self._manager)
         with self._reading() as connection:
             return list(connection.execute(query.order_by(jobs.c.number.desc())).scalars())
 
     def over(self, among: Iterable[str]) -> list[str]:
-        """Those that ended more than a minute ago."""
+        """Return those of the jobs that ended more than a minute ago."""
         ended = jobs.c.ended < (datetime.now(UTC) - SETTLED).isoformat(timespec="microseconds")
         with self._reading() as connection:
             return list(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(list(among)), ended)).scalars())
 
     def others(self) -> set[str]:
-        """The other managers whose jobs this one could take over."""
+        """Return the other managers whose jobs this one could take over."""
         theirs = _ACTIVE & (jobs.c.manager != self._manager) & self._here
         with self._reading() as connection:
             return set(connection.execute(sa.select(jobs.c.manager).where(theirs).distinct()).scalars())
 
     def pulses(self) -> list[JobHeartbeat]:
-        """What may change in each active job while it runs."""
+        """Return what may change in each active job while it runs."""
         columns = [jobs.c[name] for name in JobHeartbeat.__slots__]
         with self._reading() as connection:
             return [JobHeartbeat(*found) for found in connection.execute(sa.select(*columns).where(_ACTIVE))]
 
     def put_progress(self, token: FencingToken, progress: Progress) -> None:
-        """For those who watch at another manager; one that was superseded writes nothing."""
+        """Record a job's progress for people who watch at another manager; a superseded token writes nothing."""
         mine = (jobs.c.id == token.job) & (jobs.c.epoch == token.epoch)
         with self._writing() as connection:
             connection.execute(sa.update(jobs).where(mine).values(progress=dump(progress)))
@@ -162,9 +162,9 @@ class Store:
     def start_waiting(self, limit: Callable[[str], int]) -> list[str]:
         """Start the queued jobs whose slots are all free, by priority, then first come first served. Returns their ids.
 
-        A job takes all its slots or none. One that has to wait keeps its places in all its lines: no later
-        job that needs one of them passes it. Where `limit` is 0 a place is closed, perhaps for hours: who waits
-        for it keeps no places. Slots are counted over all managers; this one acts for what it starts.
+        A job takes all its slots or none. One that has to wait keeps its places in the lines for all its slots: no
+        later job that needs one of them passes it. Where `limit` is 0 a place is closed, perhaps for hours: a job that
+        waits for it keeps no places. Slots are counted over all managers; this one acts for what it starts.
         """
         started = []
         with self._writing() as connection:
@@ -187,7 +187,7 @@ class Store:
     def change(
         self, job: str, to: JobState, why: str = "", kind: str = "", only_from: Collection[JobState] = ACTIVE
     ) -> bool:
-        """Change a job's state if it is in one of these; False, and nothing done, if it is not."""
+        """Change a job's state if it is in one of `only_from`; False, and nothing done, if it is not."""
         with self._writing() as connection:
             if _locked(connection, job).state not in only_from:
                 return False
@@ -195,15 +195,15 @@ class Store:
             return True
 
     def ask(self, job: str, **columns: object) -> Row:
-        """Write down what a person wants of an active job: cancel_asked, retry_asked, suspend_asked, limits."""
+        """Record what a person wants of an active job: cancel_asked, retry_asked, suspend_asked, limits."""
         with self._writing() as connection:
             connection.execute(sa.update(jobs).where(jobs.c.id == job).values(**columns))
             return _row(connection, job)
 
     def declare_lost(self, job: str, lost: Lost, judge: Judge) -> int:
-        """Write down that one of its hosts is lost, and let nobody act as before. Returns the new epoch.
+        """Record that one of a job's hosts is lost, and raise its epoch, which is returned.
 
-        `judge` raises what forbids it, for the job as it is in that instant.
+        So nobody acts as before. `judge` raises what forbids it, for the job as it is in that instant.
         """
         with self._writing() as connection:
             row = _locked(connection, job)
@@ -223,7 +223,10 @@ class Store:
     def advance(
         self, token: FencingToken, to: JobState, why: str = "", kind: str = "", receipt: Receipt | None = None
     ) -> None:
-        """Change the state, with the receipt in the same transaction; being there already is fine."""
+        """Change a job's state, with the receipt in the same transaction. Raises Superseded.
+
+        Setting the present state again is allowed.
+        """
         with self._acting(token) as connection:
             if receipt is not None:
                 _replace(connection, receipts, {"job": token.job}, receipt=dump(receipt))
@@ -234,7 +237,7 @@ class Store:
             _replace(connection, facts, {"job": token.job, "name": name}, value=json.dumps(value))
 
     def put_phase(self, token: FencingToken, phase: Phase) -> None:
-        """One of the same name is replaced."""
+        """Record a finished phase of a job; one of the same name is replaced."""
         with self._acting(token) as connection:
             key = {"job": token.job, "name": phase.name}
             _replace(connection, phases, key, seconds=phase.seconds, bytes=phase.bytes)
@@ -245,7 +248,7 @@ class Store:
             connection.execute(sa.insert(journal).values(job=token.job, **columns))
 
     def ended(self, token: FencingToken, act: str, number: int, *, ok: bool, sentence: str) -> None:
-        """Close the newest line of that act."""
+        """Close the newest journal line of that act of the step with that number."""
         mine = (journal.c.job == token.job) & (journal.c.act == act) & (journal.c.number == number)
         newest = sa.select(sa.func.max(journal.c.seq)).where(mine).scalar_subquery()
         with self._acting(token) as connection:
@@ -259,7 +262,7 @@ class Store:
         self.edit_limit(limit, lambda _: limit)
 
     def edit_limit(self, none: SharedLimit, edit: Callable[[SharedLimit], SharedLimit]) -> SharedLimit:
-        """What is made of the limit of the same place, or of `none`, is the limit; no other change comes between."""
+        """Set a shared limit to what `edit` makes of the one before, or of `none`; no other change comes between."""
         key = {"scope": none.scope.value, "connect": none.connect, "place": none.place}
         with self._writing() as connection:
             self._database.take_turn(connection)
@@ -302,7 +305,7 @@ class Store:
             )
 
     def notices(self, job: str) -> tuple[NoticeView, ...]:
-        """What somebody was or will be told of it, oldest first."""
+        """Return the notices of a job, delivered or not, oldest first."""
         with self._reading() as connection:
             return notices.of_subject(connection, job)
 
@@ -312,7 +315,7 @@ class Store:
         return load(Receipt, text) if text is not None else None
 
     def past(self, connect: str, most: int) -> list[tuple[Plan, Receipt]]:
-        """The newest finished moves of a host's VMs, the last one first; of those that no crash cut off."""
+        """Return the newest `most` finished moves of a host's VMs that no crash cut off, the last one first."""
         query = sa.select(jobs.c.plan, receipts.c.receipt).join(receipts, receipts.c.job == jobs.c.id)
         query = query.where(jobs.c.connect == connect, jobs.c.epoch == 1).order_by(jobs.c.number.desc()).limit(most)
         with self._reading() as connection:
@@ -348,7 +351,7 @@ def _journal(connection: sa.Connection, job: str) -> tuple[StepRecord, ...]:
 
 
 def _locked(connection: sa.Connection, job: str) -> Row:
-    """The job, which nobody else changes until the transaction ends."""
+    """Return the job, which nobody else changes until the transaction ends."""
     return _row(connection, job, lock=True)
 
 
@@ -374,7 +377,10 @@ def _change(connection: sa.Connection, job: str, to: JobState, why: str, kind: s
 
 
 def _slots_held(connection: sa.Connection, here: sa.ColumnElement[bool]) -> Counter[str]:
-    """Another machine's own libvirt and storages are others; a host that has a name is one for all."""
+    """Count how many jobs hold each slot.
+
+    Another machine's own libvirt and storages are others; a host that has a name is one for all.
+    """
     query = sa.select(jobs.c.slots, here.label("here")).where(jobs.c.state.in_(_values(HOLDS_SLOTS)))
     held: Counter[str] = Counter()
     for slots, is_here in connection.execute(query):

@@ -1,4 +1,4 @@
-"""A manager's lock in PostgreSQL: who holds it is alive, and whose is free is gone."""
+"""A manager's lock in PostgreSQL: a manager that holds it is alive, one whose lock is free is gone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Leases:
         self._refused = False
 
     def hold(self) -> int:
-        """Call at least four times in a lease. Returns for the how-manieth time the lock is held; 0 while it is not."""
+        """Take the lock, or keep it; call at least four times in LEASE_S.
+
+        Returns how often the lock has been taken, this time included; 0 while it is not held.
+        """
         if self._held is not None and self._still(self._held):
             return self._terms
         self._drop()
@@ -49,7 +52,7 @@ class Leases:
         return self._terms
 
     def absent(self, managers: Collection[str]) -> set[str]:
-        """Those of them whose lock is free; nobody, while this one's own is not held."""
+        """Return those of the managers whose lock is free; none, while this one's own is not held."""
         if self._held is None or not managers:
             return set()
         try:
@@ -96,13 +99,13 @@ class Leases:
 
 
 def key_of(manager: str) -> int:
-    """The advisory lock that stands for it."""
+    """Return the key of the advisory lock that stands for a manager."""
     digest = hashlib.blake2b(f"vmferry manager {manager}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 def is_gone(connection: sa.Connection, manager: str) -> bool:
-    """True if its lock is free, and then it stays so until the transaction ends: it cannot come back meanwhile."""
+    """Return True if the manager's lock is free. It then stays so, and the manager away, until the transaction ends."""
     free: Any = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key_of(manager)))).scalar_one()
     return bool(free)
 

@@ -1,4 +1,4 @@
-"""Limits that jobs share, as their tables tell them."""
+"""Reads limits that jobs share from their tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY = ("scope", "connect", "place")
 
 
 def shared_limits(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[SharedLimit, ...]:
-    """With the calendar of each, by scope, host and place."""
+    """Return the shared limits, each with its calendar, by scope, host and place."""
     joined = limits.outerjoin(calendars, sa.and_(*(limits.c[n] == calendars.c[n] for n in KEY)))
     query = sa.select(limits, calendars.c.during).select_from(joined).where(*where)
     found = connection.execute(query.order_by(limits.c.scope, limits.c.connect, limits.c.place)).mappings()

@@ -1,4 +1,4 @@
-"""What somebody is told: written in the transaction of the change that it tells of, delivered later.
+"""Notices of events: written in the transaction of the change that they tell of, delivered later.
 
 So a kill between the two loses nothing, and no change is told of that did not happen.
 """
@@ -38,7 +38,7 @@ _WAITS = notices.c.state == NoticeState.WAITING.value
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One event on its way to one receiver."""
+    """An event on its way to one receiver."""
 
     number: int
     event_id: str
@@ -62,7 +62,7 @@ class Notice:
 
     @property
     def to(self) -> str:
-        """The receiver, as others may read it."""
+        """The receiver's name, as others may read it."""
         return told_as(self.way, self.receiver)
 
     def view(self) -> NoticeView:
@@ -80,7 +80,10 @@ class Notice:
 
 
 def job_changed(connection: sa.Connection, row: Row, to: JobState, why: str, kind: str) -> None:
-    """Tell of a job's change, `row` being the job before it. A stuck one that is still stuck for that is no news."""
+    """Write notices of a job's change of state; `row` is the job before it.
+
+    A stuck job that is still stuck for the same reason is no news.
+    """
     if to not in JOB_EVENTS or (row.state is to and row.sentence == why):
         return
     about = {
@@ -98,13 +101,13 @@ def job_changed(connection: sa.Connection, row: Row, to: JobState, why: str, kin
 def transfer_changed(
     connection: sa.Connection, id: str, to: TransferState, about: Mapping[str, object], own: Receivers
 ) -> None:
-    """Tell of a transfer's change."""
+    """Write notices of a transfer's change of state."""
     if to in TRANSFER_EVENTS:
         _tell(connection, to.value, "transfer", id, {"transfer": id, "state": to.value, **about}, own)
 
 
 def of_subject(connection: sa.Connection, subject: str) -> tuple[NoticeView, ...]:
-    """All of one job or transfer, oldest first."""
+    """Return all notices of one job or transfer, oldest first."""
     query = sa.select(notices).where(notices.c.subject == subject).order_by(notices.c.number)
     return tuple(Notice.of(found).view() for found in connection.execute(query).mappings())
 
@@ -124,7 +127,7 @@ class NoticeStore:
         self._database.close()
 
     def receivers(self) -> Receivers:
-        """Those who are told of everything in this database."""
+        """Return the receivers of all events in this database."""
         with self._reading() as connection:
             return _everywhere(connection)
 
@@ -135,19 +138,19 @@ class NoticeStore:
             connection.execute(sa.insert(receivers).values(number=1, receivers=dump(to)))
 
     def add_test(self) -> str:
-        """Tell those of the state folder that this is a test. Returns the event's id."""
+        """Write a test notice to the state folder's receivers. Returns the event's id."""
         sentence = "this is a test: nothing has happened"
         with self._writing() as connection:
             return _tell(connection, TEST, TEST, "", {"sentence": sentence}, NOBODY)
 
     def waiting(self) -> list[Notice]:
-        """What is not delivered yet and not left to another manager, oldest first."""
+        """Return the notices that are not delivered yet and not left to another manager, oldest first."""
         query = sa.select(notices).where(_WAITS, self._free | (notices.c.not_before <= _now()))
         with self._reading() as connection:
             return [Notice.of(found) for found in connection.execute(query.order_by(notices.c.number)).mappings()]
 
     def take(self, number: int) -> Notice | None:
-        """For LEASE_S it is this manager's alone to tell; None if another one has it, or it is told."""
+        """Take a notice: for LEASE_S only this manager may deliver it. None if another has it, or it waits no more."""
         mine = (notices.c.number == number) & _WAITS & (self._free | (notices.c.not_before <= _now()))
         until = {"manager": self._manager, "not_before": _now(LEASE_S)}
         with self._writing() as connection:
@@ -156,13 +159,13 @@ class NoticeStore:
         return Notice.of(found) if found is not None else None
 
     def count_waiting(self) -> int:
-        """Those that are left to another manager too: somebody must be there to take them over."""
+        """Count the waiting notices, also those left to another manager: somebody must be there to take them over."""
         query = sa.select(sa.func.count()).where(_WAITS)
         with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
     def last(self, count: int) -> list[NoticeView]:
-        """The newest, newest first."""
+        """Return the newest notices, newest first."""
         query = sa.select(notices).order_by(notices.c.number.desc()).limit(count)
         with self._reading() as connection:
             return [Notice.of(found).view() for found in connection.execute(query).mappings()]
@@ -173,7 +176,10 @@ class NoticeStore:
             return [Notice.of(found).view() for found in connection.execute(query).mappings()]
 
     def tried(self, notice: Notice, state: NoticeState, sentence: str = "", again_s: float = 0.0) -> None:
-        """Record how a try has ended, after which others leave it alone for so long; nothing if another has it now."""
+        """Record how a try has ended, unless another manager has the notice now.
+
+        Other managers leave the notice alone for `again_s` seconds after that.
+        """
         columns: dict[str, object] = {"state": state.value, "tries": notice.tries + 1, "sentence": sentence}
         columns["not_before"] = _now(again_s)
         if state is not NoticeState.WAITING:
@@ -183,7 +189,7 @@ class NoticeStore:
             connection.execute(sa.update(notices).where(mine).values(**columns))
 
     def tidy(self) -> None:
-        """Forget deliveries that ended long ago."""
+        """Delete notices whose delivery ended more than KEPT ago."""
         long_ago = (datetime.now(UTC) - KEPT).isoformat(timespec="microseconds")
         with self._writing() as connection:
             connection.execute(sa.delete(notices).where(notices.c.ended < long_ago))
@@ -192,7 +198,10 @@ class NoticeStore:
 def _tell(
     connection: sa.Connection, event: str, about: str, subject: str, told: Mapping[str, object], own: Receivers
 ) -> str:
-    """One row for each receiver, under one id: a command or URL that is named twice is told once."""
+    """Write one notice for each receiver, under one event id, which is returned.
+
+    A command or URL that is named twice is told once.
+    """
     event_id, created = str(uuid.uuid4()), _now()
     body = json.dumps({"id": event_id, "time": created, "event": event, "about": about, **told}, ensure_ascii=False)
     wanted = {(way, to): secret for way, to, secret in [*_each(_everywhere(connection)), *_each(own)]}
@@ -216,7 +225,7 @@ def _everywhere(connection: sa.Connection) -> Receivers:
 
 
 def _summary(connection: sa.Connection, job: str) -> dict[str, object] | None:
-    """Of the receipt, what fits on a pager; `vmferry job receipt` has all of it."""
+    """Return what of a job's receipt fits on a pager, None without one; `vmferry job receipt` has all of it."""
     query = sa.select(tables.receipts.c.receipt).where(tables.receipts.c.job == job)
     text = connection.execute(query).scalar_one_or_none()
     if text is None:

@@ -1,4 +1,4 @@
-"""A job as the store has it."""
+"""A job's row in the store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class JobHeartbeat:
-    """What may change in an active job while it runs; a person's orders, and how far it is."""
+    """What may change in an active job while it runs: a person's orders, and how far it is."""
 
     id: str
     state: str

@@ -1,4 +1,4 @@
-"""The tables: the same on SQLite and on PostgreSQL."""
+"""The tables of the database: the same on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class TransferStore:
         self._database.close()
 
     def add(self, transfer: str, request: TransferRequest, slots: Sequence[str]) -> TransferRow:
-        """Queue one; the same id again returns the one that is there. Raises DestinationTaken."""
+        """Queue a transfer; the same id again returns the one that is there. Raises DestinationTaken."""
         columns: dict[str, object] = {
             "id": transfer,
             "state": TransferState.QUEUED.value,
@@ -112,12 +112,12 @@ class TransferStore:
             return _row(connection, transfer)
 
     def row(self, transfer: str) -> TransferRow:
-        """The transfer of exactly that id. Raises NoSuchTransfer."""
+        """Return the transfer of exactly that id. Raises NoSuchTransfer."""
         with self._reading() as connection:
             return _row(connection, transfer)
 
     def find(self, prefix: str) -> str:
-        """The id that begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
+        """Return the id that begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
         query = sa.select(transfers.c.id).where(transfers.c.id.startswith(prefix, autoescape=True))
         with self._reading() as connection:
             found: list[str] = list(connection.execute(query.order_by(transfers.c.id)).scalars())
@@ -128,7 +128,7 @@ class TransferStore:
         return found[0]
 
     def rows(self, states: Collection[TransferState] = ACTIVE_TRANSFERS) -> list[TransferRow]:
-        """This manager's in these states, by priority, then first come first served."""
+        """Return this manager's transfers in these states, by priority, then first come first served."""
         query = sa.select(transfers).where(transfers.c.state.in_([s.value for s in states]))
         query = query.where(transfers.c.manager == self._manager)
         with self._reading() as connection:
@@ -136,30 +136,33 @@ class TransferStore:
             return [TransferRow.of(each) for each in found]
 
     def all(self) -> list[TransferRow]:
-        """Every manager's, newest first."""
+        """Return every manager's transfers, newest first."""
         query = sa.select(transfers).order_by(transfers.c.number.desc())
         with self._reading() as connection:
             return [TransferRow.of(found) for found in connection.execute(query).mappings()]
 
     def notices(self, transfer: str) -> tuple[NoticeView, ...]:
-        """What somebody was or will be told of it, oldest first."""
+        """Return the notices of a transfer, delivered or not, oldest first."""
         with self._reading() as connection:
             return notices.of_subject(connection, transfer)
 
     def mine(self, transfer: str) -> TransferRow:
-        """The one of exactly that id. Raises NoSuchTransfer, and TransferElsewhere for another manager's."""
+        """Return the transfer of exactly that id. Raises NoSuchTransfer, TransferElsewhere for another manager's."""
         row = self.row(transfer)
         if row.manager != self._manager:
             raise TransferElsewhere(transfer=transfer, manager=row.manager)
         return row
 
     def take_over(self) -> None:
-        """Queue what a worker that died had at work, or had waiting for its next try."""
+        """Queue the transfers that a worker that died had at work, or waiting for their next try."""
         for row in self.rows(AT_WORK | {TransferState.TRANSIENT}):
             self.change(row.id, TransferState.QUEUED, {row.state})
 
     def change(self, transfer: str, to: TransferState, only_from: Collection[TransferState], **columns: object) -> bool:
-        """The one place where a state changes: from one of these, recorded, logged; False, and nothing done, else."""
+        """Change a transfer's state if it is in one of `only_from`; False, and nothing done, if it is not.
+
+        This is the one place where a state changes; each change is recorded and logged.
+        """
         with self._writing() as connection:
             row = _row(connection, transfer, lock=True)
             if row.state not in only_from:
@@ -176,18 +179,18 @@ class TransferStore:
         return True
 
     def ask(self, transfer: str, **columns: object) -> TransferRow:
-        """Write down what a person wants of one: priority, limit, cancel_asked; or how far it came."""
+        """Record what a person wants of a transfer: priority, limit, cancel_asked; or how far it came."""
         with self._writing() as connection:
             _write(connection, transfer, columns)
             return _row(connection, transfer)
 
     def _unique(self, destination: str) -> str:
-        """The same path is another place on another machine."""
+        """Return the destination as it must be unique: the same path is another place on another machine."""
         return f"{self._machine} {destination}" if self._machine else destination
 
 
 def _told(row: TransferRow) -> dict[str, object]:
-    """What its receivers get to know, without passwords."""
+    """Return what receivers get to know of a transfer, without passwords."""
     source, destination = (Place(at).shown for at in (row.request.source, row.request.destination))
     root_hash = json.loads(row.receipt)["root_hash"] if row.receipt else ""
     sizes = {"done_bytes": row.done_bytes, "total_bytes": row.total_bytes}

@@ -1,4 +1,4 @@
-"""Carries transfers: gives them their turns, runs each in a thread of its own, records how it ended."""
+"""Runs transfers: gives them their turns, runs each in a thread of its own, records how it ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ CarriageOf = Callable[[TransferRow], DiskCopy]
 
 
 class TransferRunner:
-    """Those at work in this process. `changed` is told the id of whatever changes, `arrived` of what is transferred."""
+    """Runs this process's transfers.
+
+    `changed` is called with the id of each transfer that changes, `arrived` with each that is transferred.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class TransferRunner:
         self._dispatcher.start()
 
     def close(self) -> bool:
-        """Stop all, as they are. False if one has not stopped: its storage does not answer."""
+        """Stop all transfers, as they are. False if one has not stopped: its storage does not answer."""
         self._closing = True
         self._wake.set()
         self._dispatcher.join()
@@ -71,7 +74,7 @@ class TransferRunner:
             return self._lock.wait_for(lambda: not self._at_work, PATIENCE_S)
 
     def look(self, *, anew: str | None = None) -> None:
-        """Give turns now; to this one even if it would have to wait for its next try."""
+        """Give turns now; `anew`: also to this transfer if it would have to wait for its next try."""
         if anew is not None:
             self._not_before.pop(anew, None)
         self._wake.set()
@@ -83,7 +86,7 @@ class TransferRunner:
                 carrying.halt(why)
 
     def steer(self, transfer: str, write: Callable[[], TransferRow]) -> TransferRow:
-        """Write down new orders and give them to the one at work; no beginning comes in between."""
+        """Write down new limits of a transfer and give them to it if it is at work; it cannot begin in between."""
         with self._lock:
             row = write()
             carrying = self._at_work.get(transfer)
@@ -97,7 +100,7 @@ class TransferRunner:
         return carrying.course if carrying is not None else None
 
     def closed(self, row: TransferRow) -> str:
-        """Why it cannot begin, if a calendar is the reason."""
+        """Say why a transfer cannot begin, if a calendar is the reason; else empty."""
         return self._limits.closed(row.slots)
 
     def _opened_or_closed(self) -> None:
@@ -144,7 +147,7 @@ class TransferRunner:
         return self._not_before.get(transfer, 0.0) <= time.monotonic()
 
     def _rest_s(self) -> float:
-        """Until the next try that is due."""
+        """Seconds until the next try that is due, LOOK_S at most."""
         now_s = time.monotonic()
         return max(0.0, min([LOOK_S, *(at - now_s for at in list(self._not_before.values()) if at > now_s)]))
 
@@ -198,7 +201,10 @@ class TransferRunner:
         self._store.change(transfer, TransferState.TRANSFERRING, {TransferState.CONNECTING})
 
     def _transferred(self, row: TransferRow, carrying: RunningTransfer, carried: CopyResult) -> None:
-        """Nothing, if it was suspended meanwhile: it is found whole when it is resumed."""
+        """Record a transfer as transferred, with its receipt.
+
+        If it was suspended meanwhile, nothing is done: it is found whole when it is resumed.
+        """
         ends = self._carriage(row)
         left = json.dumps(receipt(ends.source, ends.destination, carried))
         self._moving(row.id)  # of a disk without a byte
@@ -207,7 +213,10 @@ class TransferRunner:
             self._arrived(self._store.row(row.id))
 
     def _failed(self, row: TransferRow, carrying: RunningTransfer, error: Exception) -> None:
-        """Try again later, or wait for a person: no error of this kind passes, or it has not for too long."""
+        """Have a failed transfer tried again later, or wait for a person.
+
+        The latter if no error of this kind passes, or it has not for too long.
+        """
         far = _far(row, carrying)
         stalled = now() if carrying.far_bytes > row.done_bytes else row.stalled_since or now()
         told = {"sentence": in_words(error), "kind": type(error).__name__, "failures": row.failures + 1}
@@ -222,7 +231,7 @@ class TransferRunner:
         self._store.change(row.id, TransferState.TRANSIENT, AT_WORK, retry_at=retry_at, **columns)
 
     def _drop(self, row: TransferRow, carrying: RunningTransfer) -> None:
-        """Remove what was made; tried again and again while its storage does not let us."""
+        """Remove what a cancelled transfer made; tried again and again while its storage does not allow it."""
         try:
             self._carriage(row).give_up()
         except VmferryError as error:
@@ -237,12 +246,15 @@ def _claim(row: TransferRow, *, leaving: bool = False) -> QueueEntry:
 
 
 def _far(row: TransferRow, carrying: RunningTransfer) -> dict[str, int]:
-    """What is kept of its progress."""
+    """Return what is kept of a transfer's progress."""
     total_bytes = carrying.course.total_bytes or row.total_bytes
     return {"done_bytes": max(row.done_bytes, carrying.far_bytes), "total_bytes": total_bytes}
 
 
 def _given_up(request: TransferRequest, stalled_since: str) -> bool:
-    """As BITS: a delay that is longer than the time without progress means that it is not tried again."""
+    """Tell whether a transfer that fails is not tried again: it made no progress for `no_progress_s`.
+
+    As in BITS, a retry delay longer than that time means that it is never tried again.
+    """
     stalled_s = (datetime.now(UTC) - datetime.fromisoformat(stalled_since)).total_seconds()
     return request.retry_delay_s > request.no_progress_s or stalled_s >= request.no_progress_s

@@ -1,4 +1,4 @@
-"""One transfer at work in this process: how far it is, and how it hears that it shall stop."""
+"""A transfer at work in this process: its progress, and how it is told to stop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Halt(Enum):
 
 
 class Halted(Exception):
-    """Raised into the copy loop; all that is bookmarked stays."""
+    """Raised into the copy loop to stop a transfer; all that is bookmarked stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far it is, in one phase."""
+    """How far a transfer is, in one phase."""
 
     phase: str = ""
     done_bytes: int = 0
@@ -37,7 +37,7 @@ class TransferProgress:
 
 
 class RunningTransfer:
-    """Carries one transfer. `moving` is told once, when data begins to move; `changed` of every progress."""
+    """Carries one transfer. `moving` is called once, when data begins to move; `changed` at every progress."""
 
     def __init__(self, throttle: Throttle, moving: Callable[[], None], changed: Callable[[], None]) -> None:
         self.throttle = throttle
@@ -52,16 +52,16 @@ class RunningTransfer:
         self._lock = Lock()
 
     def halt(self, why: Halt) -> None:
-        """Stop before the next piece; the first reason counts, but a cancel outweighs all."""
+        """Have the transfer stop before its next piece; the first reason counts, but a cancel outweighs all."""
         if self.halted is None or why is Halt.CANCEL:
             self.halted = why
 
     def carry(self, carriage: DiskCopy, streams: int) -> CopyResult:
-        """Copy and compare. Raises Halted, and what DiskCopy.carry raises."""
+        """Copy and compare the transfer. Raises Halted, and what DiskCopy.carry raises."""
         return carriage.carry(_Phase(self, "copying"), _Phase(self, "comparing"), streams)
 
     def check(self) -> None:
-        """Raises Halted."""
+        """Raise Halted if the transfer is to stop."""
         if self.halted is not None:
             raise Halted
 
@@ -78,7 +78,7 @@ class RunningTransfer:
 
 
 class _Phase:
-    """The watch of one phase, as the transfer service wants it."""
+    """The watch of one phase of a transfer, as the transfer service wants it."""
 
     def __init__(self, carrying: RunningTransfer, name: str) -> None:
         self._carrying = carrying

@@ -1,4 +1,4 @@
-"""Whose turn it is: which transfers begin, and which make way for them. Pure."""
+"""Decides which transfers begin, and which make way for them. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class Schedule:
 
 
 def turns(waiting: Sequence[QueueEntry], at_work: Sequence[QueueEntry], most: Callable[[str], int]) -> Schedule:
-    """Begin those whose slots are all free; where one is full, the last of a lower priority makes way.
+    """Decide which waiting transfers begin: those whose slots are all free.
 
-    One that has to wait keeps its places in all its lines, as jobs do: no later one that needs one of them
-    passes it. An equal never makes way: equals take turns piece by piece, in the throttle.
+    Where a slot is full (`most`), the last transfer of a lower priority makes way. One that has to wait keeps its
+    places in the lines for all its slots, as jobs do: no later one that needs one of them passes it. An equal never
+    makes way: equals take turns piece by piece, in the throttle.
     """
     found = Schedule()
     held = Counter(slot for claim in at_work for slot in claim.slots)
@@ -49,7 +50,7 @@ def turns(waiting: Sequence[QueueEntry], at_work: Sequence[QueueEntry], most: Ca
 
 
 def _victims(claim: QueueEntry, full: Sequence[str], at_work: Sequence[QueueEntry]) -> list[str]:
-    """Who frees these slots; nobody, if one of them cannot be freed."""
+    """Return the transfers that make way so that these slots get free; none, if one slot cannot be freed."""
     victims: list[str] = []
     for slot in full:
         below = [other for other in at_work if slot in other.slots and other.rank > claim.rank]

@@ -1,7 +1,7 @@
-"""Transfers that outlive who asked for them: submit, list, watch, suspend, resume, cancel, acknowledge.
+"""Transfers that outlive the command that asked for them: submit, list, watch, suspend, resume, cancel, acknowledge.
 
-What a person wants is written to the store first, then told to the transfer if it is at work. There is no
-engine: a transfer is one act, and its bookmarks say how far it came.
+What a person wants is written to the store first, then told to the transfer if it is at work. There is no engine: a
+transfer is one act, and its bookmarks say how far it came.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ WAITS = frozenset({TransferState.SUSPENDED, TransferState.TRANSIENT, TransferSta
 
 
 class Transfers:
-    """All transfers of one manager. Everything but `start` and `close` may be called from any thread.
+    """All transfers of one manager. All methods but `start` and `close` may be called from any thread.
 
-    Those of other managers with the same records can be seen, and steered only there.
+    Transfers of other managers with the same records can be seen, and steered only there.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Transfers:
     # -- life
 
     def start(self) -> None:
-        """Go on with all that were in flight. The caller holds the state folder's lock."""
+        """Go on with all transfers that were in flight. The caller holds the state folder's lock."""
         self._store.take_over()
         for row in self._store.rows(OVER):
             shutil.rmtree(self._memory / row.id, ignore_errors=True)
@@ -80,15 +80,15 @@ class Transfers:
     # -- looking
 
     def list(self) -> list[TransferView]:
-        """All of them, newest first."""
+        """Return all transfers, newest first."""
         return [self._view(row) for row in self._store.all()]
 
     def get(self, id: str) -> TransferView:
-        """The one whose id begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
+        """Return the transfer whose id begins so. Raises NoSuchTransfer, AmbiguousTransfer."""
         return self._view(self._row(id))
 
     def receipt(self, id: str) -> CopyReceipt:
-        """What an acknowledged one leaves. Raises NoSuchTransfer, AmbiguousTransfer, TransferWrongState."""
+        """Return an acknowledged transfer's receipt. Raises NoSuchTransfer, AmbiguousTransfer, TransferWrongState."""
         row = self._row(id)
         if row.state is not TransferState.ACKNOWLEDGED or row.receipt is None:
             raise _wrong(row, "a receipt", "acknowledged")
@@ -96,7 +96,7 @@ class Transfers:
         return found
 
     def changed(self, id: str, after: int, timeout_s: float) -> tuple[int, TransferView]:
-        """Wait until its version differs from `after`, at most so long. Returns its version and itself.
+        """Wait until the transfer's version differs from `after`, at most `timeout_s`. Returns its version and itself.
 
         Versions belong to this process, and begin at 1: with `after` 0 this returns at once.
         """
@@ -107,7 +107,7 @@ class Transfers:
         return version, self.get(found)
 
     def in_flight(self) -> int:
-        """Those that need this worker; one that waits for a person needs none."""
+        """Count the transfers that need this worker, not those that wait for a person; 1 while the store is away."""
         try:
             return sum(row.state in NEEDS_WORKER or row.cancel_asked for row in self._store.rows())
         except StoreAway:
@@ -116,7 +116,7 @@ class Transfers:
     # -- asking
 
     def submit(self, id: str, request: TransferRequest) -> TransferView:
-        """Queue one; durable when this returns, and the same if it is asked again under the same id.
+        """Queue a transfer; durable when this returns. The same id again returns the same transfer.
 
         Raises BadPlace, DestinationExists, DestinationTaken, UsageError, and writes nothing then.
         """
@@ -131,7 +131,7 @@ class Transfers:
         return self._view(row)
 
     def suspend(self, id: str) -> TransferView:
-        """Stop it until it is resumed; one that is suspended stays so. Raises TransferWrongState."""
+        """Stop a transfer until it is resumed; one that is suspended stays so. Raises TransferWrongState."""
         row = self._mine(id)
         if not self._store.change(row.id, TransferState.SUSPENDED, NEEDS_WORKER):
             self._expect(row.id, {TransferState.SUSPENDED}, "suspend", "queued or at work")
@@ -139,7 +139,7 @@ class Transfers:
         return self._told(row.id)
 
     def resume(self, id: str) -> TransferView:
-        """Queue one that is suspended or met an error, at once. Raises TransferWrongState."""
+        """Queue a transfer that is suspended or met an error, at once. Raises TransferWrongState."""
         row = self._mine(id)
         if not self._store.change(row.id, TransferState.QUEUED, WAITS, stalled_since=None):
             self._expect(row.id, NEEDS_WORKER, "resume", "suspended or in error")
@@ -147,7 +147,7 @@ class Transfers:
         return self._told(row.id)
 
     def cancel(self, id: str) -> TransferView:
-        """Have all of it removed; durable when this returns, done soon after. Raises TransferWrongState."""
+        """Have all of a transfer removed; durable when this returns, done soon after. Raises TransferWrongState."""
         row = self._mine(id)
         with self._handing_over:
             row = self._store.row(row.id)
@@ -159,7 +159,7 @@ class Transfers:
         return self._told(row.id)
 
     def acknowledge(self, id: str) -> TransferView:
-        """Give a transferred one its name, and forget how it came there; again does nothing.
+        """Give a transferred disk its name, and forget how it came there; doing it again does nothing.
 
         Raises TransferWrongState, DestinationExists, DestinationUnwritable.
         """
@@ -171,7 +171,10 @@ class Transfers:
         return self._told(row.id)
 
     def _hand_over(self, row: TransferRow) -> None:
-        """Name, record, bookmarks: in this order, so that after a crash in between it is done again."""
+        """Give the copy its name, record that, drop the bookmarks. Raises TransferWrongState.
+
+        In this order, so that after a crash in between it is done again.
+        """
         if row.state is not TransferState.TRANSFERRED or row.receipt is None or row.cancel_asked:
             raise _wrong(row, "acknowledge", "transferred")
         carriage, told = self._carriage(row), json.loads(row.receipt)
@@ -182,12 +185,15 @@ class Transfers:
         shutil.rmtree(self._memory / row.id, ignore_errors=True)
 
     def limit(self, id: str, limit_bytes_s: int | None) -> TransferView:
-        """From now on so many bytes a second, None for no limit. Raises TransferWrongState, UsageError."""
+        """Limit a transfer to so many bytes a second from now on, None: no limit.
+
+        Raises TransferWrongState, UsageError.
+        """
         check_rate(limit_bytes_s)
         return self._set(id, "a new limit", limit_bytes_s=limit_bytes_s)
 
     def prefer(self, id: str, priority: Priority) -> TransferView:
-        """Change its place, before and at work. Raises TransferWrongState."""
+        """Change a transfer's priority, before and at work. Raises TransferWrongState."""
         return self._set(id, "another priority", priority=priority.rank)
 
     def _set(self, id: str, action: str, **columns: object) -> TransferView:
@@ -216,7 +222,10 @@ class Transfers:
         return self._store.mine(self._store.find(prefix))
 
     def _arrived(self, row: TransferRow) -> None:
-        """Hand over what was asked to be: what stands in the way is told, and somebody acknowledges it later."""
+        """Hand over a transferred disk if that was asked for.
+
+        What stands in the way is recorded, and somebody acknowledges the transfer later.
+        """
         if not row.request.hand_over or row.cancel_asked:
             return
         try:
@@ -237,7 +246,10 @@ class Transfers:
         return tuple(sorted({host_slot(request.connect)} | storages))
 
     def _storage(self, place: Place, connect: str) -> str:
-        """As jobs name it, so that both share its budget. Looks at the file system; does not talk to libvirt."""
+        """Return a place's slot, named as for jobs, so that both share its budget.
+
+        Looks at the file system; does not talk to libvirt.
+        """
         host = self._hosts.open(connect)
         if place.scheme is not Scheme.PATH:
             return storage_slot(Url(place.shown), host)
@@ -277,7 +289,7 @@ class Transfers:
 
 
 def _ends(request: TransferRequest) -> tuple[Place, Place]:
-    """Raises BadPlace."""
+    """Return source and destination of a request. Raises BadPlace."""
     return _place(request.source, request.source_format, request), _place(
         request.destination, request.destination_format, request
     )

@@ -1,4 +1,4 @@
-"""Is what the VM's disks lie on still what the job made? Asked before each act that trusts it."""
+"""Checks, before each act that relies on it, that the VM's disks still lie on what the job made."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def rounds(job: Job) -> int:
 
 
 def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
-    """All that may be there of a disk, the newest first."""
+    """Return the overlays that may exist for a disk, newest first, from round `newest` (default: the highest begun)."""
     last = rounds(job) if newest is None else newest
     return [job.overlay(disk, round_) for round_ in range(last, -1, -1)]
 
 
 def sources(job: Job) -> dict[str, list[Where]]:
-    """By disk, all that the job may have made a definition name where the VM began: what else it names, a person chose.
+    """Return, by disk target, all images that the job may have made the VM's definition at the source name.
 
-    Of another host no path is among it: the agent at the source refuses what lies in no storage of its own.
+    Any other image that the definition names was chosen by a person. Paths on another host are not listed: the agent at
+    the source refuses what lies in no storage of its own.
     """
     places: dict[str, list[Where]] = {}
     for disk in job.plan.disks:
@@ -35,7 +36,7 @@ def sources(job: Job) -> dict[str, list[Where]]:
 
 
 def note(job: Job) -> None:
-    """Write down what the disks lie on before the job touches them."""
+    """Record what each moving disk lies on, before the job touches it."""
     moving = {disk.target for disk in job.plan.disks}
     for chain in job.host.chains(job.uuid) or ():
         if chain.target in moving:
@@ -44,10 +45,11 @@ def note(job: Job) -> None:
 
 
 def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path | None = None) -> None:
-    """Is each disk on the overlay of this round, and on all that lay below it? None: on what it lay on before.
+    """Raise ChainChanged unless each disk is on the overlay of this round and on all that lay below it.
 
-    One that is off is not looked at. `mirrored`: the job's own mirrors may run, and a disk that is over is passed by.
-    `memory`: what the VM lay on when it was put into this saved state. Raises ChainChanged.
+    `round_` None: on what it lay on before the job. A VM that is off is not looked at. `mirrored`: the job's own
+    mirrors may run, and a disk that already runs from the destination is passed by. `memory`: what the VM lay on when
+    it was put into this saved state is examined.
     """
     try:
         found = job.host.chains(job.uuid, memory)
@@ -63,14 +65,17 @@ def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path 
 
 
 def heed(job: Job) -> None:
-    """The same, once a disk runs on no overlay of the job's; one may have arrived at the destination."""
+    """Raise ChainChanged unless the disks are on the newest round's overlays or have arrived at the destination.
+
+    Called when a disk is found on no overlay of the job's.
+    """
     prove(job, rounds(job), mirrored=True)
 
 
 def on_copy(job: Job, host: Host, disk: DiskMove) -> bool | None:
-    """Does the disk run, or start, from the destination, be it below an image that somebody has put on it since?
+    """Tell whether the disk runs, or starts, from the destination, also below an image that somebody put on it since.
 
-    None of a disk that the VM no longer has.
+    Returns None if the VM no longer has the disk.
     """
     active = host.active_image(job.uuid, disk.target)
     if active == disk.active.destination:
@@ -85,18 +90,18 @@ def on_copy(job: Job, host: Host, disk: DiskMove) -> bool | None:
 
 
 def disk_now(job: Job, host: Host, disk: DiskMove) -> Disk | None:
-    """With all that it lies on; None of one that the VM no longer has."""
+    """Return a moving disk as the host has it now, with its whole chain; None if the VM no longer has it."""
     return next((each for each in host.vm(job.uuid).disks if each.target == disk.target), None)
 
 
 def _over(job: Job, disk: DiskMove, there: dict[str, DiskChain]) -> bool:
-    """Of a disk of a VM that stays on its host: on another one its files may have the same paths."""
+    """Tell whether a disk runs from the destination; False for another host, where files may have the same paths."""
     chain = None if job.plan.relocates else there.get(disk.target)
     return chain is not None and any(str(image.destination) in chain.named for image in disk.images)
 
 
 def _expected(job: Job, disk: DiskMove, round_: int | None, *, mirrored: bool) -> Expected | None:
-    """None where nothing was written down: the job was begun by an earlier version."""
+    """Return the chain that a disk must have; None if none was recorded, since an earlier version began the job."""
     named, layers = job.facts.named[disk.target], job.facts.layers[disk.target]
     if named is None or layers is None:
         return None

@@ -11,26 +11,26 @@ from vmferry.model import Definition
 
 
 def forget(job: Job) -> None:
-    """Before a mirror is begun: from here on an incremental backup fails."""
+    """Make libvirt forget the VM's checkpoints before a mirror is begun: from here on an incremental backup fails."""
     if job.plan.checkpoints:
         _written(job)
         job.host.forget_checkpoints(job.uuid)
 
 
 def recall(job: Job) -> None:
-    """The move is undone: they are as good as they were."""
+    """Give the VM its checkpoints back after the move was undone: they are as good as they were."""
     if job.plan.checkpoints and job.facts.checkpoints is not None:
         job.host.recall_checkpoints(_written(job))
 
 
 def drop(job: Job) -> None:
-    """The VM has moved: they go, and what was taken over of their bitmaps."""
+    """Remove the checkpoints, and what the copies took over of their bitmaps, after the VM has moved."""
     if job.plan.checkpoints:
         job.there.drop_checkpoints(_written(job))
 
 
 def _written(job: Job) -> Definition:
-    """With its checkpoints, as it was asked for first: an attempt that was cut off may have forgotten some."""
+    """Return the definition with its checkpoints as first read: an attempt that was cut off may have forgotten some."""
     text = job.facts.checkpoints
     if text is not None:
         return Definition.load(text)

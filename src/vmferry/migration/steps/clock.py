@@ -21,7 +21,7 @@ OWN_TIME_S = 60.0
 
 
 class SetClock(Step):
-    """Put the clock of a guest right whose memory was loaded; where that cannot be done, say so. It never fails."""
+    """Correct the clock of a guest whose memory was loaded; where that cannot be done, say so. It never fails."""
 
     says = "setting the guest's clock"
 
@@ -33,7 +33,11 @@ class SetClock(Step):
 
 
 def set_clock(job: Job, host: Host, stood_s: float) -> None:
-    """Ask the guest agent to, once the guest runs; note what came of it. One that was not there is not waited for."""
+    """Have the guest agent set the guest's clock, and note in the job's facts what came of it.
+
+    `stood_s`: seconds that the guest stood still. The guest runs already. An agent is waited for, up to WAIT_S, only if
+    it answered before the move.
+    """
     until = time.monotonic() + (WAIT_S if job.plan.agent else 0.0)
     while (clock := _asked(job, host, stood_s)) is None and time.monotonic() < until:
         job.control.wait(LOOK_S)
@@ -49,7 +53,11 @@ def _asked(job: Job, host: Host, stood_s: float) -> GuestClock | None:
 
 
 def clock_note(clock: GuestClock | None, stood_s: float, command: str) -> str:
-    """What a person has to know of the clock; `command` sets it. Empty when it is right and was not set."""
+    """Return what a person has to know of the guest's clock; empty when it is right and was not set.
+
+    `clock`: what the agent said, None without an answer. `stood_s`: seconds that the guest stood still. `command`: what
+    sets the clock.
+    """
     cure = f"{command} sets it, so does the guest's own NTP, or `hwclock --hctosys` in it"
     if clock is None:
         return f"behind by {stood_s:.1f} s, no guest agent answers: {cure}" if stood_s >= LATE_S else ""

@@ -15,7 +15,7 @@ from vmferry.transfer import Transfer
 
 @dataclass(frozen=True, slots=True)
 class ClosedFile:
-    """A file that nobody writes to any more, and what it is called at the destination."""
+    """A file that nobody writes to any more, and its name at the destination."""
 
     source: Path
     final: Path
@@ -26,7 +26,7 @@ class ClosedFile:
 
     @property
     def part(self) -> Path:
-        """The name of its copy until that is whole and compared."""
+        """Temporary name of the copy, until it is whole and compared."""
         return self.final.with_name(f"{self.final.name}{COPY_SUFFIX}")
 
     def transfer(self, job: Job) -> Transfer:
@@ -34,7 +34,7 @@ class ClosedFile:
 
 
 def bring(job: Job, files: Sequence[ClosedFile], target: str, *, hurry: bool = False) -> int:
-    """Copy those that are not there yet, all at once, and name them in this order. Returns the bytes moved.
+    """Copy the files that the destination lacks, all at once, and name them in this order. Returns the bytes moved.
 
     `target`: the disk whose progress it is. `hurry`: as of `copy_verified`.
     """
@@ -48,10 +48,10 @@ def bring(job: Job, files: Sequence[ClosedFile], target: str, *, hurry: bool = F
 
 
 def fold(job: Job, overlays: Sequence[ClosedFile]) -> None:
-    """Write what the copies of these overlays hold into the images that they lie on, all at once, and remove them.
+    """Write what these overlays' copies hold into the images that they lie on, all at once, and remove the copies.
 
-    Nobody has those images open. Done again after a cut they are the same: an overlay writes all that it holds anew,
-    also what its guest discarded, which it holds as zeros.
+    Nobody has those images open. Repeating it after it was cut off gives the same images: an overlay writes all that it
+    holds anew, also what its guest discarded, which it holds as zeros.
     """
     job.there.fold([Fold(overlay.final, overlay.below) for overlay in overlays if overlay.below is not None])
     for overlay in overlays:
@@ -59,11 +59,11 @@ def fold(job: Job, overlays: Sequence[ClosedFile]) -> None:
 
 
 def drop(job: Job, file: ClosedFile) -> None:
-    """Remove its copy, whole or not."""
+    """Remove a file's copy at the destination, whole or not."""
     job.there.drop(job.closed(file.transfer(job)))
     job.there.remove(file.final)
 
 
 def forget(job: Job, file: ClosedFile) -> None:
-    """Its bookmarks."""
+    """Remove the bookmarks of a file's transfer."""
     job.there.forget(job.closed(file.transfer(job)))

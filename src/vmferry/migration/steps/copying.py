@@ -1,4 +1,4 @@
-"""The base on its way: copied, compared, given its real name."""
+"""Steps that copy the base, compare it, and give the copies their real names."""
 
 from __future__ import annotations
 
@@ -112,18 +112,18 @@ def _bring(job: Job, file: FileMove) -> None:
 
 
 def _note_mark(job: Job, image: ImageMove) -> None:
-    """What tells later whether somebody has written to a source on another host."""
+    """Record the change stamp of a source file on another host, which later tells if somebody has written to it."""
     if job.plan.relocates and isinstance(image.source, Path) and job.facts.mark[image.source] is None:
         job.facts.mark[image.source] = job.host.mark_of(image.source)
 
 
 def _named(job: Job) -> list[ImageMove]:
-    """What is copied under a temporary name; a volume has its own from the beginning."""
+    """Return the images that are copied under a temporary name; a volume has its own name from the beginning."""
     return [image for image in job.plan.images if not image.to_volume]
 
 
 def take_back(job: Job, final: Path, part: Path) -> None:
-    """Undo a promotion. While both names exist and differ, the real one was never ours: leave it."""
+    """Undo a promotion: rename `final` to `part`. While both exist and differ, `final` is not the job's, and stays."""
     if not job.there.exists(final):
         return
     try:
@@ -133,7 +133,7 @@ def take_back(job: Job, final: Path, part: Path) -> None:
 
 
 def _each_image(job: Job) -> list[tuple[ImageMove, ControlWatch]]:
-    """Every image once, bases first, with a watch that counts within its disk."""
+    """Return every image once, bases first, with a watch that counts its progress within its disk."""
     seen: set[Where] = set()
     each = []
     for disk in job.plan.disks:

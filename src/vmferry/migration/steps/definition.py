@@ -1,4 +1,4 @@
-"""What libvirt has written down about the VM."""
+"""Steps that change what libvirt has written down about the VM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Point(Step):
     says = "pointing the VM at the destination"
 
     def do(self, job: Job) -> None:
-        """Until here a VM that somebody starts runs on the overlays, also while nobody is at work on the job."""
+        """Point the definition at the copies. Raises VmChanged, ChainChanged.
+
+        Until then a VM that somebody starts runs on the overlays, also while no worker is at work on the job.
+        """
         keep_known(job)
         if not on_final_images(job):
             still_saved(job)
@@ -68,7 +71,10 @@ class Settle(Step):
     says = "settling the VM's definition"
 
     def do(self, job: Job) -> None:
-        """Where a person has made the definition name another image, that stays, and the receipt says so."""
+        """Point definition and snapshots at the destination, and check that each disk is there. Raises NotSeenRunning.
+
+        Where a person has made the definition name another image, that stays, and the receipt says so.
+        """
         known = {} if job.plan.relocates else sources(job)  # another host knows no path of the source
         others = list(job.there.point(job.uuid, final_images(job), job.file_paths(), known))
         if not job.plan.relocates:
@@ -91,7 +97,7 @@ class Settle(Step):
 
 
 def _stayed(job: Job) -> list[str]:
-    """Its other disks in the folders that are left, those that somebody attached meanwhile too."""
+    """List the VM's other disks in the folders that are left, also those that somebody attached during the move."""
     if job.plan.relocates:
         return []
     moved = {disk.target for disk in job.plan.disks}

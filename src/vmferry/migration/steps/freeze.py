@@ -36,12 +36,12 @@ LITTLE_BYTES = 16 << 20
 
 
 def reached(job: Job) -> int:
-    """The highest round in which the disks have been seen: they do not go back to an earlier one by themselves."""
+    """Return the highest round in which the disks were seen: they do not go back to an earlier one by themselves."""
     return job.facts.reached
 
 
 def folded(job: Job) -> int:
-    """How many rounds are in the copy at the destination."""
+    """Return how many rounds have been folded into the copy at the destination."""
     return job.facts.folded
 
 
@@ -51,9 +51,10 @@ class Freeze(Step):
     says = "freezing the disks"
 
     def do(self, job: Job) -> None:
-        """With the guest's file systems frozen where its agent answers; it is told to once only, and thawed for sure.
+        """Put each disk on a new overlay, with the guest's file systems frozen where its agent answers.
 
-        What comes between the freeze and the thaw, a kill of libvirtd say, would leave the guest standing for good.
+        The agent is told to freeze only once, and to thaw wherever it may have frozen: an interruption between the two,
+        such as a kill of libvirtd, would leave the guest standing for good.
         """
         cut_off = job.facts.thaw_owed
         if all(job.round_of(disk) is None for disk in job.frozen_disks):
@@ -73,9 +74,9 @@ class Freeze(Step):
             job.facts.thaw_owed = False
 
     def undo(self, job: Job) -> None:
-        """Merge the overlays back into what lies below them; a guest that runs keeps running.
+        """Merge the overlays back into what lies below them; a guest that runs keeps running. Raises StillNamed.
 
-        What another tool has put on them stays on top. Nothing is removed that anybody's disk names.
+        What another tool has put on them stays on top. No overlay is removed that a VM's disk still names.
         """
         if job.facts.thaw_owed:
             thaw(job)
@@ -96,8 +97,11 @@ class Freeze(Step):
 
 
 def put_home(job: Job) -> None:
-    """Merge each disk's overlays into what lies below. A host may stand the guest still for the instant of a switch:
-    one that was cut off in that instant is let go here, one that a person pauses meanwhile is not."""
+    """Merge each disk's overlays into what lies below.
+
+    A host may stand the guest still for the instant of a switch. A guest that an interrupted attempt left standing is
+    resumed here; one that a person pauses meanwhile is not.
+    """
     cut_off = job.facts.merging
     if cut_off is None:
         job.facts.merging = power_of(job.host, job.uuid) is Power.RUNNING
@@ -114,7 +118,7 @@ def put_home(job: Job) -> None:
 
 
 def thaw(job: Job) -> None:
-    """Tell the guest agent to thaw until it says that it has; give it up after THAW_S, and leave the fact."""
+    """Ask the guest agent to thaw until it says that it has; give up after THAW_S, with `thaw_owed` still set."""
     job.control.says("waiting for the guest agent: the guest's file systems may be frozen")
     end = time.monotonic() + THAW_S
     while not job.host.thaw(job.uuid, QUIESCE_S):
@@ -161,7 +165,10 @@ class Rounds(Step):
                 drop(job, closed_overlay(job, disk, round_))
 
     def _round(self, job: Job) -> int:
-        """Raises ChainChanged where it is none of the job's."""
+        """Return the active round and record it as reached.
+
+        Raises VmUndefined, and ChainChanged where the active image is none of the job's.
+        """
         try:
             round_ = job.round_of(job.frozen_disks[0])
         except NoSuchVm:
@@ -175,8 +182,8 @@ class Rounds(Step):
     def _fold_closed(self, job: Job, active: int) -> int:
         """Fold all overlays below the active ones, oldest first, that are not in the copy yet. Returns the bytes moved.
 
-        Each is compared before; the base was before its first. Cut off, a round is folded again, and no later one has
-        been by then.
+        Each is compared before it is folded; the base was compared before the first. A round that was cut off is folded
+        again, and no later one has been folded by then.
         """
         moved = 0
         for round_ in range(max(0, folded(job) - 1), active):
@@ -210,7 +217,7 @@ class Rounds(Step):
         job.facts.grows_since = time.time()
 
     def _wait_for_calm(self, job: Job, round_: int) -> bool:
-        """The guest writes faster than we copy: say so, and wait with the VM untouched.
+        """Say that the guest writes faster than is copied, and wait with the VM untouched.
 
         Returns whether a further round is worth it: the guest has calmed down, or a person raised a limit.
         """
@@ -231,7 +238,7 @@ class Rounds(Step):
         return more
 
     def _helps(self, job: Job, remaining: int, growth_bytes_s: float) -> bool:
-        """Would the guest, writing at this rate, leave little enough while one more round is copied?"""
+        """Tell whether one more round, with the guest writing at this rate, leaves little enough for a cut-over."""
         left = growth_bytes_s * (ROUND_FIXED_S + remaining / copy_rate(job))
         return forecast(job, self.technology, round(left)) <= job.control.max_pause_s
 
@@ -250,12 +257,12 @@ class Rounds(Step):
 
 
 def _most_rounds(job: Job) -> int:
-    """The overlay of the freeze is the first on each disk."""
+    """Return the highest number that a round may have; the freeze's overlay counts as the first on each disk."""
     return min(MOST_ROUNDS, job.plan.most_overlays - 1)
 
 
 def _note_growth(job: Job, remaining: int) -> None:
-    """How fast the guest writes, as far as the newest overlay shows."""
+    """Record how fast the guest writes, in bytes a second, as far as the newest overlay shows."""
     since = job.facts.grows_since
     if since is not None:
         job.facts.growth_bytes_s = round(remaining / max(time.time() - since, LEAST_LOOK_S))
@@ -275,7 +282,7 @@ def full_rate(job: Job) -> float:
 def carry_rate(job: Job) -> float:
     """Bytes a second that the way to another host carries.
 
-    What is too little for the memory of a guest that runs costs time alone, what is too much costs its pause.
+    An estimate that is too low for the memory of a running guest costs only time, one that is too high costs pause.
     """
     return _rate(job, CARRY_BYTES_S, LITTLE_BYTES if job.plan.precopy else SURE_BYTES)
 
@@ -286,7 +293,10 @@ def growth_rate(job: Job) -> float:
 
 
 def _rate(job: Job, assumed: float, sure_bytes: int = SURE_BYTES) -> float:
-    """What the base's copy has shown, or what is assumed while that shows little."""
+    """Return the bytes a second that the base's copy has shown, or what is assumed while that shows little.
+
+    It shows little where a limit held it back, or the job has less than `sure_bytes`: then the higher of both counts.
+    """
     measured = job.facts.rate_bytes_s
     if measured is None or measured <= 0:
         return assumed
@@ -309,7 +319,10 @@ def forecast(job: Job, technology: Technology, remaining: int) -> float:
 
 
 def closed_overlay(job: Job, disk: DiskMove, round_: int) -> ClosedFile:
-    """One overlay that is no longer written to; at the destination it lies on the copy, with all before it in that."""
+    """Return a disk's overlay of one round, no longer written to.
+
+    Its copy at the destination lies on the disk's copy, into which all earlier rounds are folded.
+    """
     return ClosedFile(job.overlay(disk, round_), job.overlay_copy(disk, round_), disk.to)
 
 

@@ -1,4 +1,4 @@
-"""The saved state goes to the other host while it is written."""
+"""Carries the saved state to the other host while it is written."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LEAST_BYTES = 8 << 20
 
 
 class MemoryStream(ControlWatch):
-    """Follows a save, and has what is written of it brought over whenever it is asked whether to go on.
+    """Watch of a save that carries what is written of it to the other host, at each `check`.
 
-    What that raises ends the save, with the guest running, unless a host is away: then the save goes on alone.
+    An error raised there ends the save, with the guest running, unless a host is away: then the save goes on alone.
     """
 
     def __init__(self, job: Job, memory: ClosedFile) -> None:
@@ -43,6 +43,6 @@ class MemoryStream(ControlWatch):
 
 
 def save_rate(job: Job) -> int:
-    """Bytes a second at which the memory of a guest that runs is written."""
+    """Bytes a second at which the memory of a running guest is to be written."""
     carry = carry_rate(job) if job.plan.relocates else None
     return round(save_bytes_s(job.plan.touched_bytes, growth_rate(job), full_rate(job), carry))

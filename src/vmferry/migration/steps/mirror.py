@@ -27,7 +27,7 @@ LITTLE_BYTES = 4 << 20
 
 
 def over(job: Job, disk: DiskMove) -> bool:
-    """Does the disk run from the destination?"""
+    """Tell whether the disk runs from the destination."""
     return on_copy(job, job.host, disk) is True
 
 
@@ -72,7 +72,7 @@ class Pivot(Step):
         self._switch(job, pending)
 
     def undo(self, job: Job) -> None:
-        """Not one disk was switched: let the guest go on."""
+        """Let the guest go on if it ran: no disk was switched."""
         if job.facts.ran and power_of(job.host, job.uuid) is Power.PAUSED:
             job.host.resume(job.uuid)
 
@@ -84,7 +84,10 @@ class Pivot(Step):
         return any(over(job, disk) for disk in job.frozen_disks)
 
     def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
-        """Whether it ran is asked as late as can be: a person may have paused it meanwhile, and that stays."""
+        """Suspend the guest, pivot the disks, resume it if it ran; record the pause in seconds. Raises ChainChanged.
+
+        Whether it ran is asked as late as possible: a person may have paused it meanwhile, and then it stays paused.
+        """
         cut_off = job.facts.standing
         if not cut_off:
             job.facts.ran = job.host.power(job.uuid) is Power.RUNNING
@@ -100,7 +103,10 @@ class Pivot(Step):
         job.facts.pause_s = round(time.monotonic() - begun, 4)
 
     def _finish_off(self, job: Job) -> None:
-        """QEMU ended between two pivots: fold what is left over as files, and start from there."""
+        """After QEMU ended between two pivots, fold the other overlays as files, and point the VM at the copies.
+
+        Raises GuestGone if no disk was switched.
+        """
         if not self.crossed(job):
             raise GuestGone(vm=job.plan.vm)
         for disk in job.frozen_disks:
@@ -137,7 +143,7 @@ def _limit(job: Job, disks: list[DiskMove]) -> int | None:
 
 
 def _wait_until_open(job: Job) -> None:
-    """While a calendar lets nothing move, no mirror is begun: one that runs has to go on to its end."""
+    """Wait while a calendar lets nothing move: a mirror that was begun has to go on to its end."""
     while why := job.control.throttle.closed:
         job.control.says(why)
         job.control.wait(CLOSED_LOOK_S)
@@ -146,7 +152,7 @@ def _wait_until_open(job: Job) -> None:
 
 
 def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
-    """What is left when the guest stands is written while it stands: let that become little first."""
+    """Wait, CATCH_UP_LOOKS looks at most, until the mirrors have little left: it is written while the guest stands."""
     disks = list(disks)
     for _ in range(CATCH_UP_LOOKS):
         left = 0

@@ -1,4 +1,4 @@
-"""libvirt's storage pools over the folders that a job has used."""
+"""Refreshes libvirt's storage pools over the folders that a job has used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vmferry.model import Where
 
 
 def refresh(job: Job) -> None:
-    """Let pools see what has come and gone. It is no part of the move: what fails here fails nothing else."""
+    """Let libvirt's pools see what has come and gone. This is no part of the move: its failures are ignored."""
     _refresh(job.host, (image.source for image in job.plan.images if not image.from_volume))
     _refresh(job.there, (image.destination for image in job.plan.images if not image.to_volume))
 

@@ -18,7 +18,11 @@ SOURCE_FLOOR_BYTES = 64 << 20
 
 
 class ControlWatch:
-    """What a transfer is given to report to."""
+    """Receives a transfer's progress for one disk, and passes the job's limits and commands to the transfer.
+
+    `before_bytes` of the disk's `total_bytes` are done already. `hurry`: no limit holds, and the room at the source is
+    not watched.
+    """
 
     def __init__(
         self, job: Job, target: str, before_bytes: int = 0, total_bytes: int = 0, *, hurry: bool = False
@@ -46,7 +50,11 @@ class ControlWatch:
 
 
 def spare_source(job: Job) -> None:
-    """Raise SourceFilling while there is still room to merge the overlays back."""
+    """Raise SourceFilling when the source's room gets low, while the overlays can still be merged back.
+
+    Nothing is watched before the freeze, or once the VM is gone. Raises ChainChanged for a disk on no overlay of the
+    job's.
+    """
     if not job.facts.frozen:
         return
     for disk in job.frozen_disks:
@@ -65,7 +73,7 @@ def spare_source(job: Job) -> None:
 
 @contextmanager
 def phase(job: Job, name: str) -> Iterator[list[int]]:
-    """Time a phase for the receipt; what is appended to the list is counted as its bytes."""
+    """Time a phase for the receipt; the sum of what is appended to the yielded list is its bytes."""
     moved: list[int] = []
     begun = time.monotonic()
     yield moved

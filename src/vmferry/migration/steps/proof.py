@@ -1,4 +1,4 @@
-"""That the guest can be started again: proved before its memory leaves QEMU, and waited for when it has to go back."""
+"""Proof that the guest can be started again: before its memory leaves QEMU, and waited for when it has to go back."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vmferry.model import Changes, Lack, Placed
 
 
 def prove_start(job: Job) -> None:
-    """Could libvirt start the guest again where it is, and where it goes to? Raises CannotStart: nothing is done yet.
+    """Raise CannotStart unless libvirt could start the guest again where it is and where it goes to.
 
-    Things vanish while a job copies for hours. Where it is, a disc that is gone is no obstacle to a move to another
-    host: to come back it is taken out of its drive.
+    Nothing is done yet. Things vanish while a job copies for hours. Where the guest is, a disc that is gone is no
+    obstacle to a move to another host: to come back, it is taken out of its drive.
     """
     here = job.host.lacks_to_start(job.uuid)
     if not job.plan.relocates:
@@ -26,13 +26,13 @@ def prove_start(job: Job) -> None:
 
 
 def load(job: Job, host: Host, images: Mapping[str, Placed]) -> None:
-    """Load the saved state; what had to be taken out of its drives for that is said."""
+    """Load the saved state at `host`, and note the discs that had to be taken out of their drives for that."""
     ejected = host.restore(job.uuid, job.memory, job.changes(images))
     note_ejected(job, ejected)
 
 
 def load_home(job: Job, images: Mapping[str, Placed]) -> None:
-    """Load it where it was saved. Raises StartNeeds while something is missing there: the job waits for that."""
+    """Load the saved state at the source. Raises StartNeeds while something is missing there: the job waits for it."""
     try:
         note_ejected(job, job.host.restore(job.uuid, job.saved, Changes(images)))
     except HostRefused:

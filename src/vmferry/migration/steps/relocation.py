@@ -48,10 +48,10 @@ class Relinquish(Step):
     says = "giving up the VM at the source"
 
     def do(self, job: Job) -> None:
-        """Read once: an attempt that was cut off may have forgotten its snapshots already.
+        """Record the VM's definition, then make the source unable to start the VM by itself.
 
-        One that somebody has undefined meanwhile is written down as it runs, or as it was saved, for the time of the
-        move alone.
+        The definition is read once: an attempt that was cut off may have forgotten its snapshots already. A VM that
+        somebody has undefined meanwhile is defined as it runs, or as it was saved, for the time of the move alone.
         """
         fresh = written(job) is None
         if job.plan.technology in SAVES:
@@ -63,7 +63,11 @@ class Relinquish(Step):
         job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
 
     def _definition(self, job: Job) -> Definition:
-        """With the disks for whose next start a person has chosen another image: that is not at the other host."""
+        """Return the VM's definition at the source.
+
+        Disks for whose next start a person chose another image are noted: that image is not at the other host. So is
+        that somebody undefined the VM.
+        """
         frozen = job.facts.frozen
         named = first_images(job) if frozen else {disk.target: disk.from_ for disk in job.plan.disks}
         chosen = job.host.point(job.uuid, named, {}, sources(job))
@@ -74,7 +78,7 @@ class Relinquish(Step):
         return definition
 
     def undo(self, job: Job) -> None:
-        """Only once the destination can never run it."""
+        """Give the VM back to the source, only after the destination can never run it."""
         job.there.void(job.memory)
         definition = written(job)
         if definition is not None:
@@ -96,7 +100,7 @@ class StillOff(Step):
                 raise SourceChanged(path=image.source)
 
     def found(self, job: Job) -> bool:
-        """Of a source that is lost there is nothing to look at: the copy is all that is left."""
+        """True where the source is lost: there is nothing to look at, the copy is all that is left."""
         return job.lost is Lost.SOURCE
 
 
@@ -106,8 +110,9 @@ class Migrate(Step):
     The last changes go straight into the copies. What an attempt that was cut off has left there does no harm: see
     Mirror.
 
-    It arrives standing, and it is written down before it is let run: what was not has never run there, so that an
-    end in doubt is decided for the source. What was may have, and its disks are the newer ones whatever became of it.
+    The guest arrives standing, and `let_go` is recorded before it is resumed. Without that record it has never run at
+    the destination, so that an end in doubt is decided for the source. With it the guest may have run there, and the
+    destination's disks are the newer ones whatever became of it.
     """
 
     says = "migrating the guest to the other host"
@@ -128,9 +133,10 @@ class Migrate(Step):
             job.facts.pause_s = round(_stood_s(job, begun), 4)
 
     def _carry(self, job: Job) -> None:
-        """More than once, if need be: what was away for a moment costs the memory again, and not all that was copied.
+        """Migrate the guest, in up to ATTEMPTS attempts.
 
-        Raises HostUnreachable where the destination is away for longer, HostRefused.
+        Raises HostUnreachable where the destination is away for longer, HostRefused, CannotStart, ChainChanged. A host
+        that was away for a moment costs the memory again, and not all that was copied.
         """
         changes = job.changes(final_images(job))
         for attempt in range(1, ATTEMPTS + 1):
@@ -147,9 +153,10 @@ class Migrate(Step):
                     raise
 
     def _let_go(self, job: Job) -> None:
-        """Nothing is asked here that can be asked later: the guest stands.
+        """Record that the guest may run at the destination, then resume it if it ran.
 
-        Raises GuestGone for one that ended before it was let run: the source has all that it wrote.
+        The guest stands meanwhile: nothing is asked here that can be asked later. Raises GuestGone for one that ended
+        before it was let run: the source has all that it wrote.
         """
         if not job.facts.let_go:
             if not self._arrived(job):
@@ -160,7 +167,11 @@ class Migrate(Step):
                 job.there.resume(job.uuid)
 
     def _arrived(self, job: Job) -> bool:
-        """One that is not there may be about to be: QEMU's end is seen before libvirt has told both sides of it."""
+        """Tell whether the guest has arrived at the destination.
+
+        It is asked again once libvirt at the source has answered: QEMU's end is seen before libvirt has told both sides
+        of it.
+        """
         if job.there.arrived(job.uuid):
             return True
         power_of(job.host, job.uuid)  # waits until libvirt has
@@ -170,7 +181,7 @@ class Migrate(Step):
         self._back(job)
 
     def _back(self, job: Job) -> None:
-        """After an attempt that was cut off: the guest lives at the source, so the destination's half has to go."""
+        """Remove what a cut-off attempt left at the destination, and resume the guest at the source if it ran."""
         job.there.end_serving()
         job.there.unload(job.uuid)
         if job.facts.ran and power_of(job.host, job.uuid) is Power.PAUSED:
@@ -186,7 +197,10 @@ class Migrate(Step):
 
 
 class _Proving(ControlWatch):
-    """Proves the chain while libvirt is at work on the VM: until then somebody may have changed it."""
+    """Watch of a migration that proves the disks' chains every PROVE_S.
+
+    Until libvirt is at work on the VM, somebody may have changed them.
+    """
 
     def __init__(self, job: Job, target: str) -> None:
         super().__init__(job, target)
@@ -215,7 +229,7 @@ class Arrive(Step):
         job.there.adopt(definition, changes)
 
     def undo(self, job: Job) -> None:
-        """Cut off before it took effect."""
+        """Do nothing: it is undone only if it was cut off before it took effect."""
 
     def found(self, job: Job) -> bool:
         return self.crossed(job)
@@ -225,7 +239,7 @@ class Arrive(Step):
 
 
 def _stood_s(job: Job, begun: float) -> float:
-    """How long the guest has stood until now; since `begun`, by the monotonic clock, where the source cannot tell."""
+    """Seconds that the guest has stood until now; since `begun`, on the monotonic clock, if the source cannot tell."""
     ended = time.monotonic()
     stands = 0.0
     with suppress(VmferryError):  # whom the source does not answer now need not wait for it
@@ -234,13 +248,13 @@ def _stood_s(job: Job, begun: float) -> float:
 
 
 def written(job: Job) -> Definition | None:
-    """The VM's definition, once the source has given it up."""
+    """Return the VM's definition as recorded when the source gave it up; None before."""
     text = job.facts.definition
     return None if text is None else Definition.load(text)
 
 
 def forget_carried(job: Job) -> None:
-    """The bookmarks of what was carried beside the disks."""
+    """Remove the bookmarks of what was carried beside the disks: the memory and the VM's other files."""
     forget(job, saved_memory(job))
     for file in job.plan.files:
         job.there.forget(job.closed(job.transfer(file.source, job.file_part(file))))

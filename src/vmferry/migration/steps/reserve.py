@@ -1,4 +1,4 @@
-"""Before anything is touched."""
+"""First steps: check the plan once more, and define a transient VM, before anything is copied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmferry.model import ImageMove, listed
 
 
 class Reserve(Step):
-    """Look once more, since the job may have waited: is all as it was planned?
+    """Check once more that all is as it was planned, since the job may have waited.
 
     The room itself is reserved by the job's being active: preflight counts the plans of all active jobs.
     """
@@ -36,7 +36,7 @@ class Reserve(Step):
 
 
 def _change(job: Job, image: ImageMove) -> str:
-    """Why a volume may no longer be written to: somebody may have begun to use it while the job waited."""
+    """Say why a volume may no longer be written to, empty if it may: somebody may have begun to use it meanwhile."""
     volume = job.there.volume(image.destination)
     if volume is None:
         return "it is gone"

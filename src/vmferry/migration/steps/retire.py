@@ -1,4 +1,4 @@
-"""The source, last of all."""
+"""The last step: the source is removed or kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vmferry.model.outcomes import dumped
 class Retire(Step):
     """Remove the source, or keep it under a dated name, once the VM has been seen at the destination.
 
-    Before each file goes it is asked once more who needs it: a file that has got a user since the plan was made stays.
+    Before each file goes, its users are looked for once more: a file that has got a user since the plan was made stays.
     """
 
     says = "retiring the source"
@@ -87,7 +87,10 @@ class Retire(Step):
         _remove_links(job, source)
 
     def _keep_definition(self, job: Job, names: Mapping[Path, Path]) -> list[str]:
-        """On a host that has forgotten the VM: what to define it from, on the kept images."""
+        """Write a file from which a host that has forgotten the VM can define it on the kept images. Returns its path.
+
+        Empty where the VM stays on its host.
+        """
         definition = written(job)
         if definition is None or not job.plan.relocates:
             return []
@@ -115,12 +118,12 @@ class Retire(Step):
 
 
 def _going(job: Job) -> Iterator[SourceFileFate]:
-    """What the plan takes away, those that lie on others first."""
+    """Yield the files that the plan takes away at the source, those that lie on others first."""
     yield from (source for source in job.plan.sources if source.goes)
 
 
 def _asked(job: Job, source: SourceFileFate, own: Collection[Where] = ()) -> SourceFileFate:
-    """The same, as it is now: somebody may need it since, or its link may lead elsewhere.
+    """Return a source file's fate as it is now, and note it: it may have got a user, or its link may lead elsewhere.
 
     `own`: files that need it and go with it, or have gone to where they need it no longer.
     """
@@ -146,7 +149,7 @@ def _note(job: Job, source: SourceFileFate) -> None:
 
 
 def _remove_links(job: Job, source: SourceFileFate) -> None:
-    """Links that led to what has gone; a link of a folder is none of them."""
+    """Remove the links that led to a file that has gone; a link of a folder is none of them."""
     for link in source.links:
         if job.host.entry(link) is None and job.host.exists(link):
             job.host.remove(link)

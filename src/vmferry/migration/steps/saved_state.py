@@ -43,7 +43,10 @@ class Save(Step):
             note_standing(job)
 
     def _save(self, job: Job) -> None:
-        """What was brought over of another saved state, by an attempt that was cut off, goes first."""
+        """Write the guest's memory.
+
+        What an attempt that was cut off carried of another saved state to the other host is dropped first.
+        """
         watch = ControlWatch(job, job.plan.disks[0].target)
         if job.plan.relocates:
             drop(job, saved_memory(job))
@@ -78,9 +81,10 @@ class Save(Step):
             set_clock(job, job.host, job.facts.stood_back_s or 0.0)
 
     def _fold_home(self, job: Job) -> dict[str, Placed]:
-        """What it is loaded on: what another tool put on the overlays stays on top.
+        """Fold the overlays into the source's images and return, by target, what the VM is to be loaded on.
 
-        The definition names the overlays until the saved state is dated anew: cut off before, it is still found.
+        What another tool put on the overlays stays on top. The definition names the overlays until the saved state is
+        dated anew: if this is cut off before, the saved state is still found.
         """
         homes = {disk.target: disk.from_ for disk in job.plan.disks}
         for disk in job.frozen_disks:
@@ -102,7 +106,10 @@ class CopyLast(Step):
     says = "copying the last changes"
 
     def do(self, job: Job) -> None:
-        """What the disks were as the guest stopped is what counts, if nobody has started it since."""
+        """Copy the disks as they were when the guest stopped.
+
+        Raises VmChanged, ChainChanged if somebody has started the VM or changed its disks since.
+        """
         keep_known(job)
         still_saved(job)
         prove(job, rounds(job), memory=job.saved)
@@ -135,7 +142,10 @@ class Restore(Step):
     says = "restoring the guest from the destination"
 
     def do(self, job: Job) -> None:
-        """Where somebody has started the VM from the copies meanwhile, its memory is of no use any more."""
+        """Load the saved state, unless somebody has started the VM from the copies: then it is of no use any more.
+
+        Raises VmChanged where the VM runs from other images than the copies.
+        """
         keep_known(job)
         with phase(job, "restore"):
             try:
@@ -148,7 +158,10 @@ class Restore(Step):
             raise _started(job)
 
     def _load(self, job: Job) -> None:
-        """Once it was begun, a QEMU of the job's own may have written to the copies' headers too."""
+        """Load the saved state on the copies. Raises VmChanged if they were written to since a load was begun.
+
+        Once it was begun, a QEMU of the job's own may have written to the copies' headers too.
+        """
         if job.facts.loading and _copies_written(job):
             raise _started(job)
         images = {**final_images(job), **_put_on_copies(job)}
@@ -156,7 +169,7 @@ class Restore(Step):
         load(job, job.there, images)
 
     def _from_copies(self, job: Job) -> bool:
-        """Or off: then it ended, as Resume finds."""
+        """Tell whether the VM runs from the copies, or is off: then it ended, as Resume finds."""
         return _on_copies(job) or job.there.power(job.uuid) is Power.OFF
 
     def undo(self, job: Job) -> None:
@@ -189,13 +202,16 @@ class Resume(Step):
 
 
 def note_saved(job: Job) -> None:
-    """What shows later whether somebody has started the VM since its memory was saved."""
+    """Record the last overlays' change stamps, which show later whether somebody has started the VM since the save."""
     for disk in job.frozen_disks:
         job.facts.saved[disk.target] = job.host.mark_of(job.overlay(disk, rounds(job)))
 
 
 def keep_known(job: Job) -> None:
-    """A VM that runs outlives that somebody undefines it: so does one whose memory is saved, until it runs again."""
+    """Define a VM again that somebody undefined while its memory is saved, until the source gives it up.
+
+    A VM that runs survives being undefined; so does, by this, one whose memory is saved, until it runs again.
+    """
     given_up = job.facts.definition is not None
     if given_up or known(job.host, job.uuid) or not job.host.saved(job.uuid, job.saved):
         return
@@ -204,7 +220,7 @@ def keep_known(job: Job) -> None:
 
 
 def still_saved(job: Job) -> None:
-    """Is the VM off at the source, and are its disks as they were when it stopped? Raises VmChanged, ChainChanged."""
+    """Raise VmChanged or ChainChanged unless the VM is off at the source, its disks as they were when it stopped."""
     marks = {job.overlay(disk, rounds(job)): job.facts.saved[disk.target] for disk in job.frozen_disks}
     if power_of(job.host, job.uuid) is not Power.OFF or _written(job.host, marks):
         raise _started(job)
@@ -212,7 +228,7 @@ def still_saved(job: Job) -> None:
 
 
 def nothing_put_on(job: Job) -> None:
-    """Is there a snapshot that somebody took of the VM that is off? It lies on the overlays, which will be gone."""
+    """Raise ChainChanged if somebody took a snapshot of the VM while off: it lies on overlays that will be gone."""
     for disk in job.frozen_disks:
         own = overlays(job, disk)
         named = job.host.active_image(job.uuid, disk.target)
@@ -227,9 +243,10 @@ def nothing_put_on(job: Job) -> None:
 
 
 def overtaken(job: Job) -> bool:
-    """Has somebody started the VM from the copies, which its definition names by now?
+    """Tell whether somebody has started the VM from the copies, which its definition names by now.
 
-    What it wrote then is nowhere else: there is no way back. Another host has but a placeholder until it runs there.
+    What it wrote then is nowhere else: there is no way back. False for another host, which has only a placeholder until
+    the VM runs there.
     """
     if job.plan.relocates:
         return False
@@ -243,7 +260,10 @@ def _on_copies(job: Job) -> bool:
 
 
 def _put_on_copies(job: Job) -> dict[str, Placed]:
-    """Snapshots that somebody took of the VM that is off, once its definition named the copies: it runs on those."""
+    """Return, by target, snapshots that somebody took of the VM while it was off and its definition named the copies.
+
+    The VM is loaded on those.
+    """
     if job.plan.relocates:
         return {}
     put = {}
@@ -267,7 +287,7 @@ def _started(job: Job) -> VmChanged:
 
 
 def _marked(job: Job) -> list[DiskMove]:
-    """Disks of whose copies a file system tells when they were written."""
+    """Return the disks of whose copies a file system on this host tells when they were written."""
     return [disk for disk in job.frozen_disks if not disk.active.to_volume and not job.plan.relocates]
 
 
@@ -276,7 +296,7 @@ def _written(host: Host, marks: Mapping[Path, object]) -> bool:
 
 
 def saved_memory(job: Job) -> ClosedFile:
-    """The saved state, on its way to another host."""
+    """Return the saved state as a file on its way to another host."""
     return ClosedFile(job.saved, job.memory, grows=True)
 
 
@@ -286,7 +306,7 @@ def _last(job: Job) -> list[ClosedFile]:
 
 
 def first_images(job: Job) -> dict[str, Placed]:
-    """What each moving disk runs on at the source, once frozen."""
+    """Return, by target, what each moving disk runs on at the source once it is frozen."""
     return {
         disk.target: Placed(job.overlay(disk, rounds(job)), "qcow2") if disk.frozen else disk.from_
         for disk in job.plan.disks
@@ -294,17 +314,17 @@ def first_images(job: Job) -> dict[str, Placed]:
 
 
 def final_images(job: Job) -> dict[str, Placed]:
-    """What each moving disk runs on at the destination."""
+    """Return, by target, what each moving disk runs on at the destination."""
     return {disk.target: disk.to for disk in job.plan.disks}
 
 
 def note_standing(job: Job) -> None:
-    """Since when the guest stands, by this process's clock: the two hosts' clocks may differ."""
+    """Record since when the guest stands, by this process's clock: the two hosts' clocks may differ."""
     job.facts.stands_since = time.time() - job.host.standing_s(job.uuid)
 
 
 def stood_s(job: Job, otherwise: float) -> float:
-    """How long it stood, now that it runs again; where one host saw all of it, as that one says."""
+    """Seconds that the guest stood, now that it runs again; `otherwise`, one host's measure, if that saw all of it."""
     since = job.facts.stands_since
     return max(0.0, time.time() - since) if since is not None else otherwise
 

@@ -1,4 +1,4 @@
-"""The step contract, and what a step sees of its job."""
+"""The contract of steps, and a job as its steps see it."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ COPY_SUFFIX = ".part"
 
 
 class Control(Protocol):
-    """Where a long step reports, and hears of cancel, pause and new limits: at least once a second."""
+    """The interface by which a long step reports, and hears of cancel, pause and new limits: once a second at least."""
 
     throttle: Throttle
 
     @property
     def max_pause_s(self) -> float:
-        """As asked now; it may change while the job runs."""
+        """Allowed pause of the guest in seconds, as asked now; it may change while the job runs."""
 
     @property
     def suspended(self) -> bool:
-        """Does the user want the job to stand still where it can?"""
+        """True while the user wants the job to stand still where it can."""
 
     def check(self) -> None:
-        """Raises Cancelled if the user wants the job undone, Superseded if another worker has it.
+        """Raise Cancelled if the user wants the job undone, Superseded if another worker has it.
 
-        A suspendable one raises Suspended too.
+        A suspendable control raises Suspended too.
         """
 
     def wait(self, seconds: float) -> None:
-        """Stand still for so long, or until something changes; checks first."""
+        """Stand still for so many seconds, or until something changes. Checks first, and raises what `check` raises."""
 
     def disk(self, progress: DiskProgress, rate_bytes_s: float) -> None:
-        """Report how far one disk is."""
+        """Report how far one disk is, and the rate in bytes a second."""
 
     def says(self, now: str) -> None:
         """Report what happens, in words."""
 
     def waits(self, why: str) -> None:
-        """Report what it waits for; said until progress is reported, or what happens."""
+        """Report what the job waits for; shown until progress, or what happens, is reported."""
 
     def forecast(self, pause_s: float) -> None:
-        """Report the pause expected if the job were cut over now."""
+        """Report the pause in seconds that is expected if the job were cut over now."""
 
     def phase(self, phase: Phase) -> None:
         """Record a finished phase for the receipt; one of the same name is replaced."""
@@ -77,10 +77,10 @@ class Control(Protocol):
         """Change the job's state, recorded before this returns."""
 
     def suspendable(self) -> Control:
-        """The same control, hearing suspend: for steps that may stand still."""
+        """Return a control of this job that also raises Suspended: for steps that may stand still."""
 
     def uncancellable(self) -> Control:
-        """The same control, no longer hearing cancel: for undo, and past the point of no return."""
+        """Return a control of this job that no longer raises Cancelled: for undo, and past the point of no return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +101,16 @@ class Job:
     """Who needs a file."""
 
     def suspendable(self) -> Job:
-        """The same job, hearing suspend."""
+        """Return this job with a control that also raises Suspended."""
         return replace(self, control=self.control.suspendable())
 
     def uncancellable(self) -> Job:
-        """The same job, no longer hearing cancel."""
+        """Return this job with a control that no longer raises Cancelled."""
         return replace(self, control=self.control.uncancellable())
 
     @property
     def lost(self) -> Lost | None:
-        """The end that an operator has declared lost: nothing is asked of it any more."""
+        """The end that an operator has declared lost, else None: nothing is asked of it any more."""
         told = self.facts.lost
         return None if told is None else Lost(told)
 
@@ -121,38 +121,38 @@ class Job:
         return f"vmferry-{self.id}"
 
     def part(self, image: ImageMove) -> Path:
-        """The temporary name of a file that is made, while it is copied."""
+        """Return the temporary name of an image's file at the destination, while it is copied."""
         return beside(file_of(image.destination), f".{self.tag}.part")
 
     def file_part(self, file: FileMove) -> Path:
         return beside(file.destination, f".{self.tag}.part")
 
     def overlay(self, disk: DiskMove, round_: int) -> Path:
-        """The overlay at the source that takes the writes of a round."""
+        """Return the path of the overlay at the source that takes the writes of a round."""
         return beside(disk.overlays, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
 
     def overlay_copy(self, disk: DiskMove, round_: int) -> Path:
-        """The same overlay at the destination, until it is folded into the copy."""
+        """Return the path of a round's overlay at the destination, until it is folded into the copy."""
         return beside(disk.overlay_copies, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
 
     @property
     def memory(self) -> Path:
-        """The saved state, beside the first disk's overlays at the destination."""
+        """Path of the saved state at the destination, beside the first disk's overlays there."""
         return self.plan.disks[0].overlay_copies.with_name(f"{self.tag}.memory")
 
     @property
     def saved(self) -> Path:
-        """Where the saved state is written: at the destination, or at the source to be carried to another host."""
+        """Path that the saved state is written to: at the destination, or at the source to be carried elsewhere."""
         if not self.plan.relocates:
             return self.memory
         return self.plan.disks[0].overlays.with_name(f"{self.tag}.memory")
 
     def transfer(self, source: Path, destination: Path) -> Transfer:
-        """Of a file, byte for byte."""
+        """Return the transfer of a file, byte for byte."""
         return Transfer(source, destination, self._bookmarks_of(destination))
 
     def base_transfer(self, image: ImageMove) -> DiskTransfer:
-        """Of an image of the base: byte for byte between files, else what the guest sees of it."""
+        """Return the transfer of an image of the base: byte for byte between files, else of what the guest sees."""
         if image.bytewise:
             return self.transfer(file_of(image.source), self.part(image))
         destination = image.destination if image.to_volume else self.part(image)
@@ -161,24 +161,24 @@ class Job:
         return Transfer(source, there, self._bookmarks_of(destination))
 
     def opened(self, transfer: DiskTransfer) -> DiskTransfer:
-        """The same transfer for the host that it goes to."""
+        """Return the transfer as the host that it goes to can run it: what lies on another host is served to it."""
         return self.all_opened([transfer])[0]
 
     def all_opened(self, transfers: Sequence[DiskTransfer]) -> Sequence[DiskTransfer]:
-        """The same transfers for the host that they go to: what lies on another one is served to it."""
+        """Return the transfers as the host that they go to can run them: what lies on another host is served to it."""
         if not self.plan.relocates:
             return transfers
         served = self.host.serve([transfer.source for transfer in transfers])
         return [from_served(source, transfer) for source, transfer in zip(served, transfers, strict=True)]
 
     def closed(self, transfer: DiskTransfer) -> DiskTransfer:
-        """The same transfer for what asks only for its destination: another host knows no path of this one."""
+        """Return a transfer for calls that need only its destination: another host knows no path of this one."""
         if not self.plan.relocates:
             return transfer
         return Transfer(transfer.destination, transfer.destination, transfer.bookmarks)
 
     def _bookmarks_of(self, destination: Where) -> Path:
-        """Disks of one name may go to several folders."""
+        """Return a destination's bookmark file, by a hash of its path: disks of one name may go to several folders."""
         name = blake3(str(destination).encode()).hexdigest(8)
         return self.bookmarks / f"{name}.bookmarks"
 
@@ -194,11 +194,11 @@ class Job:
 
     @property
     def persistent(self) -> bool:
-        """Will the VM be defined in the end? Not one that was transient, nor one that somebody has undefined."""
+        """Tell whether the VM will be defined in the end: not if it was transient, nor if somebody has undefined it."""
         return self.plan.persistent and not self.facts.undefined
 
     def round_of(self, disk: DiskMove) -> int | None:
-        """The round whose overlay is active at the source now; None before the freeze."""
+        """Return the round whose overlay is active at the source now; None before the freeze. Raises NoSuchVm."""
         active = self.host.active_image(self.uuid, disk.target)
         if not isinstance(active, Path):
             return None
@@ -206,13 +206,13 @@ class Job:
         return found.round if found and active == self.overlay(disk, found.round) else None
 
     def paths(self) -> dict[Path, Path]:
-        """Old place to new place of every file that moves."""
+        """Return old path to new path of every file that moves."""
         moved = {image.source: image.destination for image in self.plan.images}
         files = {s: d for s, d in moved.items() if isinstance(s, Path) and isinstance(d, Path)}
         return files | self.file_paths()
 
     def changes(self, disks: Mapping[str, Placed]) -> Changes:
-        """What is another at the destination once these are the active images."""
+        """Return what differs in the definition at the destination once these are the active images."""
         return Changes(disks, self.file_paths(), self.plan.networks, self.plan.media)
 
     def file_paths(self) -> dict[Path, Path]:
@@ -220,20 +220,20 @@ class Job:
 
 
 def from_served(source: Place, transfer: DiskTransfer) -> DiskTransfer:
-    """The same transfer for the host that it goes to, of what another one serves."""
+    """Return the transfer with its source replaced by what another host serves of it, for the host that it goes to."""
     there = transfer.destination
     return replace(transfer, source=source, destination=Place(str(there)) if isinstance(there, Path) else there)
 
 
 def file_of(where: Where) -> Path:
-    """What the plan says is a file."""
+    """Return the path of a place that the plan says is a file. Raises TypeError for a URL."""
     if isinstance(where, Url):
         raise TypeError(f"{where} is no file")
     return where
 
 
 def power_of(host: Host, uuid: str) -> Power:
-    """Of a VM that is not known there: off."""
+    """Return the VM's power state at the host; OFF if the VM is not known there."""
     try:
         return host.power(uuid)
     except NoSuchVm:
@@ -241,7 +241,7 @@ def power_of(host: Host, uuid: str) -> Power:
 
 
 def known(host: Host, uuid: str) -> bool:
-    """Also of a VM that only runs."""
+    """Tell whether the host knows the VM, also if it only runs and is not defined."""
     try:
         host.power(uuid)
     except NoSuchVm:
@@ -250,7 +250,7 @@ def known(host: Host, uuid: str) -> bool:
 
 
 class Step:
-    """One thing that a job does, that it can put back, and of which it can tell whether it took effect.
+    """One thing that a job does: it can be undone, and can tell after a crash whether it took effect.
 
     It keeps nothing in itself. `do` and `undo` may each be called twice, or after being cut off half way.
     """
@@ -267,16 +267,16 @@ class Step:
         raise NotImplementedError
 
     def undo(self, job: Job) -> None:
-        """Nothing to put back, unless a step says otherwise."""
+        """Put back what `do` changed; nothing, unless a step says otherwise."""
 
     def found(self, job: Job) -> bool:
-        """Has `do` taken full effect? False when in doubt: `do` can be repeated."""
+        """Tell whether `do` has taken full effect. False when in doubt: `do` can be repeated."""
         return False
 
     def crossed(self, job: Job) -> bool:
-        """Asked of the point of no return only: has any part of it taken effect?"""
+        """Tell whether any part of the step has taken effect. Asked of the point of no return only."""
         return self.found(job)
 
     def overtaken(self, job: Job) -> bool:
-        """Asked of steps before that one: has somebody else made the way back one that loses writes?"""
+        """Tell whether somebody else made the way back lose writes. Asked of steps before the point of no return."""
         return False

@@ -1,4 +1,4 @@
-"""An open thing with bytes in it, and what makes an endpoint of the copy loop out of it.
+"""The Medium protocol for open storage, and adapters that make a source or destination of the copy loop from it.
 
 A medium raises OSError and knows nothing of sources and destinations; a device and an NBD connection are media.
 """
@@ -23,13 +23,13 @@ class Medium(Protocol):
     def size(self) -> int: ...
 
     def extents(self, within: Range) -> Iterator[Range]:
-        """The ranges that may hold data, in order; all else reads as zero."""
+        """Yield the ranges that may hold data, in order; all else reads as zero."""
 
     def read(self, offset: int, into: memoryview) -> None:
-        """Fill all of into, from the storage and not from a cache of ours."""
+        """Fill all of `into` from the storage, not from a cache of this process."""
 
     def write(self, offset: int, content: memoryview) -> None:
-        """Write all of it, not necessarily durably."""
+        """Write all of `content`, not necessarily durably."""
 
     def zero(self, where: Range) -> None:
         """Make the range read as zero, as a hole if it can."""
@@ -39,7 +39,7 @@ class Medium(Protocol):
 
 
 class MediumSource:
-    """A medium to be read, as the copy loop wants it."""
+    """A medium adapted to be the source of a copy; its OSErrors become source errors."""
 
     def __init__(self, medium: Medium, name: str) -> None:
         self._medium = medium
@@ -63,7 +63,7 @@ class MediumSource:
 
 
 class MediumDestination:
-    """A medium to be written, of which only the first `size` bytes are used."""
+    """A medium adapted to be the destination of a copy; only its first `size` bytes are used."""
 
     def __init__(self, medium: Medium, name: str, size: int) -> None:
         self._medium = medium

@@ -1,9 +1,9 @@
-"""Who owns the destination: it is written, or removed, only if the bookmarks prove that it is ours.
+"""Ownership of the destination: it is written or removed only if the bookmarks prove that this transfer made it.
 
 The order that makes this hold after a crash at any instant: the bookmarks are durable first, saying that a
 destination is about to be created; then it is created, exclusively; then its inode is recorded; only then
 does it grow. So a file without bookmarks, or with another inode, is somebody else's. An image is recorded as
-made once it is durable and empty; one of which that is not known is made again.
+made once it is durable and empty; an image that is not recorded as made is made again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Asked = Transfer[Where, Where]
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A destination of ours, open, with its bookmarks."""
+    """A destination that this transfer owns, open, with its bookmarks."""
 
     opened: Opened
     journal: Journal
@@ -41,7 +41,7 @@ class Claimed:
 
 @contextmanager
 def claimed(transfer: Asked, original: OpenedSource, connections: int) -> Iterator[Claimed]:
-    """Make the destination, or go on with the one that we made.
+    """Create the destination, or open the one that an earlier call of this transfer created. A context manager.
 
     Raises DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, SourceChanged,
     ExportFailed, DestinationFull, DestinationUnwritable.
@@ -64,7 +64,7 @@ def claimed(transfer: Asked, original: OpenedSource, connections: int) -> Iterat
 
 @contextmanager
 def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> Iterator[Claimed]:
-    """The destination that these bookmarks prove to be ours, of this size, to go on with.
+    """Open the destination of `size` bytes that these bookmarks prove to be ours, to go on with it. A context manager.
 
     Raises ExportFailed, DestinationInUse, DestinationTooSmall, DestinationFull, DestinationUnwritable.
     """
@@ -76,16 +76,16 @@ def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> 
 
 
 def owned(transfer: Asked) -> Bookmarks | None:
-    """The bookmarks, if they prove that what lies at the destination is ours; None if they do not.
+    """Return the bookmarks if they prove that the file or device at the destination is ours, else None.
 
-    Raises DestinationUnwritable when it cannot be told.
+    Raises DestinationUnwritable when that cannot be found out.
     """
     found = _bookmarks(transfer)
     return found if found and site_of(transfer.destination).owned(found) else None
 
 
 def discard(transfer: Asked) -> None:
-    """Remove the destination if it is ours to remove. Raises DestinationUnwritable."""
+    """Remove the destination if its bookmarks prove that it is ours. Raises DestinationUnwritable."""
     if owned(transfer):
         site_of(transfer.destination).remove()
 
@@ -101,7 +101,11 @@ def _bookmarks(transfer: Asked) -> Bookmarks | None:
 
 
 def _found(transfer: Asked, site: Site, source: SourceIdentity) -> Bookmarks | None:
-    """The bookmarks to go on with; None to begin afresh, after what was ours and useless has been removed."""
+    """Return the bookmarks to go on with, or None to begin afresh.
+
+    A destination of ours whose bookmarks are damaged is removed first. Raises SourceChanged, and what the site's
+    refuse() raises if the destination is not ours.
+    """
     found = _bookmarks(transfer)
     if found is None or not site.owned(found):
         site.refuse(found, transfer.bookmarks)
@@ -116,7 +120,7 @@ def _found(transfer: Asked, site: Site, source: SourceIdentity) -> Bookmarks | N
 
 
 def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: SourceIdentity, stack: ExitStack) -> Journal:
-    """The bookmarks, open; of a destination that exists and is recorded as ours."""
+    """Open the bookmarks; create the destination and record it as ours if that is not done yet."""
     with writing(transfer.bookmarks):
         opened = (
             Journal.begin(transfer.bookmarks, source) if found is None else Journal.resume(transfer.bookmarks, found)
@@ -137,7 +141,7 @@ def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: Sourc
 
 
 def _remade(target: OpenedDestination, found: Bookmarks | None, original: OpenedSource) -> bool:
-    """Make the image, unless it was made before and is intact."""
+    """Make the image, unless it was made before and is intact. Return whether it was made."""
     if found is not None and found.made and (target.place.format != "qcow2" or img.mend(target.place)):
         return False
     source = original.source
@@ -146,5 +150,5 @@ def _remade(target: OpenedDestination, found: Bookmarks | None, original: Opened
 
 
 def _reads_as_zero(target: OpenedDestination, opened: Opened) -> bool:
-    """Is all that we have not written a hole? Not on what existed before us."""
+    """Does all that this transfer has not written read as zero? Not on a device or export that existed before."""
     return opened.file is not None or target.is_made

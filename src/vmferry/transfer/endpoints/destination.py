@@ -31,7 +31,7 @@ WRITABLE = ("raw", "qcow2")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A destination, and how it is left when all has been written: durable, with its name, owner and mode."""
+    """An open destination, and `settle`, which finishes it: durable, with its name, owner and mode."""
 
     destination: Destination
     settle: Settle
@@ -40,7 +40,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class OpenedDestination:
-    """A destination of which it is known how it is opened."""
+    """A destination, not open yet, with the way in which it is opened."""
 
     place: Place
     way: Opening
@@ -56,14 +56,14 @@ class OpenedDestination:
         return self.way is Opening.EXPORT and (self.place.format != "raw" or self.end.kind is PlaceKind.NFS)
 
     def check(self) -> None:
-        """Raises BadPlace if nothing can be written in this format."""
+        """Raise BadPlace if nothing can be written in this format, or not over TLS."""
         if self.way is not Opening.FILE and self.place.format not in WRITABLE:
             raise BadPlace(place=self.place.shown, reason=f"only {' and '.join(WRITABLE)} can be written")
         if self.way is Opening.EXPORT and self.place.encrypted:
             raise BadPlace(place=self.place.shown, reason="over TLS only raw can be written")
 
     def make(self, data_bytes: int, options: Options) -> None:
-        """An empty image there, durable. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
+        """Make an empty image there, durably. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
         options = options if self.place.format == "qcow2" else ()
         standing = self.end.kind not in (PlaceKind.FILE, PlaceKind.NFS)
         with self._guard():
@@ -80,7 +80,10 @@ class OpenedDestination:
 
     @contextmanager
     def opened(self, connections: int) -> Iterator[Opened]:
-        """Raises DestinationInUse, DestinationTooSmall, DestinationUnwritable, ExportFailed."""
+        """Open the destination for writing. A context manager.
+
+        Raises DestinationInUse, DestinationTooSmall, DestinationUnwritable, ExportFailed.
+        """
         with ExitStack() as stack:
             if self.way is Opening.FILE:
                 yield self._file(stack)
@@ -90,7 +93,7 @@ class OpenedDestination:
             yield Opened(MediumDestination(medium, self.place.shown, self.size), self._settled)
 
     def _guard(self) -> AbstractContextManager[object]:
-        """Keep mounts and other tools off a device that QEMU writes for us."""
+        """Keep mounts and other tools off a device while QEMU's tools write to it; for other places do nothing."""
         return device_to_write(self.place.path) if self.end.kind is PlaceKind.DEVICE else nullcontext()
 
     def _file(self, stack: ExitStack) -> Opened:
@@ -121,7 +124,7 @@ class OpenedDestination:
         return device
 
     def _settled(self, attributes: os.stat_result | None) -> None:
-        """An image in a file gets the source's owner and mode, and its name is made durable."""
+        """Give an image in a file the source's owner and mode, where permitted, and make its name durable."""
         if self.end.kind is not PlaceKind.FILE:
             return
         path = self.place.path
@@ -135,6 +138,6 @@ class OpenedDestination:
 
 
 def enough(place: Place, size: int, needed: int) -> None:
-    """Raise DestinationTooSmall unless it is."""
+    """Raise DestinationTooSmall if a place of `size` bytes has less than the needed bytes."""
     if size < needed:
         raise DestinationTooSmall(path=place.shown, size=size, needed=needed)

@@ -19,7 +19,7 @@ _NO_ZEROING = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class Device:
-    """An open block device. It has no map of its data, so all of it may be data."""
+    """An open block device as a medium. It has no map of its data, so all of it may be data."""
 
     def __init__(self, raw: RawFile) -> None:
         self._raw = raw
@@ -45,7 +45,7 @@ class Device:
         self._raw.write(offset, content)
 
     def zero(self, where: Range) -> None:
-        """Discarded where the device then reads as zero, else zeroed by it or by the kernel."""
+        """Make the range read as zero: by discarding if the device promises zeros then, else by writing zeros."""
         body = Range(where.start, where.end - where.length % ALIGN)
         if body.length:
             self._zero_pages(body)
@@ -72,7 +72,7 @@ class Device:
 
 @contextmanager
 def device_to_read(path: Path) -> Iterator[Device]:
-    """Raises SourceUnreadable."""
+    """Open a block device for reading. A context manager. Raises SourceUnreadable."""
     with reading(path):
         raw = RawFile(path, os.O_RDONLY)
     try:
@@ -85,9 +85,9 @@ def device_to_read(path: Path) -> Iterator[Device]:
 
 @contextmanager
 def device_to_write(path: Path) -> Iterator[Device]:
-    """Held exclusively, so that no mount, LVM or other tool of that kind has it, or takes it meanwhile.
+    """Open a block device for writing, exclusively, so that no mount, LVM or such tool has it or takes it meanwhile.
 
-    Raises DestinationInUse, DestinationUnwritable.
+    A context manager. Raises DestinationInUse, DestinationUnwritable.
     """
     try:
         with writing(path):

@@ -31,7 +31,7 @@ _ZEROS = bytes(CHUNK)
 
 
 def unwritable(path: Path | str, error: OSError) -> VmferryError:
-    """The error that a person meets when writing to path failed."""
+    """Return the DestinationFull or DestinationUnwritable that stands for an OSError while writing to `path`."""
     if error.errno in _FULL:
         return DestinationFull(path=path)
     return DestinationUnwritable(path=path, reason=error.strerror or str(error))
@@ -39,7 +39,7 @@ def unwritable(path: Path | str, error: OSError) -> VmferryError:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn an OSError into DestinationFull or DestinationUnwritable."""
+    """Turn an OSError into DestinationFull or DestinationUnwritable. A context manager."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path | str, offset: int = 0) -> Iterator[None]:
-    """Turn an OSError into SourceUnreadable, a file that became shorter into SourceChanged."""
+    """Turn an OSError into SourceUnreadable, and a file that became shorter into SourceChanged. A context manager."""
     try:
         yield
     except EndedEarly as error:
@@ -58,14 +58,14 @@ def reading(path: Path | str, offset: int = 0) -> Iterator[None]:
 
 
 def identity(path: Path) -> SourceIdentity:
-    """What the file at path is now. Raises SourceUnreadable."""
+    """Return size, inode and modification time of the file at `path`. Raises SourceUnreadable."""
     with reading(path):
         found = path.stat()
     return SourceIdentity(found.st_size, found.st_ino, found.st_mtime_ns)
 
 
 class _Closing:
-    """A with block around a raw file; a close error never hides the first one."""
+    """A context manager that closes a raw file; an error of closing never hides an earlier one."""
 
     raw: RawFile
     path: Path
@@ -157,7 +157,7 @@ class DestinationFile(_Closing):
         return self.raw.extents(within, self._size)
 
     def share(self, source: SourceFile) -> bool:
-        """Share all blocks of the source, if the file system can."""
+        """Share all blocks of the source by reflink. Return False if the file system cannot."""
         with writing(self.path):
             return clone(source.raw.fd, self.raw.fd)
 
@@ -182,7 +182,7 @@ class DestinationFile(_Closing):
         self.raw.read(offset, into)
 
     def take_attributes(self, of: os.stat_result | None) -> None:
-        """Take over mode and, where we may, owner of a source that has some; then make everything durable."""
+        """Take over mode and, where permitted, owner of the source, if there are any; then make everything durable."""
         with writing(self.path):
             if of is not None:
                 # Not root: the file stays ours, and libvirt gives it to QEMU when the VM starts.
@@ -193,10 +193,10 @@ class DestinationFile(_Closing):
             os.fsync(self.raw.fd)
 
     def _hold_first_block(self) -> None:
-        """Write out the first block of a file of an odd size, also if it holds zeros.
+        """Write out the first block of a file whose size is no multiple of 4096, even if it holds zeros.
 
-        QEMU finds the size of the sectors by reading that block, takes them for 4096 bytes where it is a hole, and does
-        not open a disk past the cache then that ends within 4096.
+        QEMU finds the size of the sectors by reading that block, takes them for 4096 bytes where it is a hole, and then
+        refuses to open a disk with O_DIRECT whose size is no multiple of 4096.
         """
         if self._size <= ALIGN or self._size % ALIGN == 0:
             return
@@ -209,7 +209,7 @@ class DestinationFile(_Closing):
         return unwritable(self.path, failed)
 
     def _write_zeros(self, where: Range) -> None:
-        """For file systems without holes to punch (NFS before 4.2): only what holds data is overwritten."""
+        """Overwrite with zeros the parts of a range that hold data: for file systems without holes (NFS before 4.2)."""
         for extent in list(self.extents(where)):
             for piece in pieces(extent, lambda: CHUNK):
                 self.raw.write(piece.start, memoryview(_ZEROS)[: piece.length])

@@ -1,4 +1,4 @@
-"""An endpoint in memory, for tests: both a source and a destination, which can be told to fail."""
+"""An endpoint in memory, for tests: both a source and a destination, which can be made to fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Trouble = Callable[[str, int], None]
 
 
 def no_trouble(action: str, offset: int) -> None:
-    """Let every call pass."""
+    """Let every call pass: the default of InMemoryDisk, which fails nowhere."""
 
 
 class InMemoryDisk:
@@ -65,7 +65,7 @@ class InMemoryDisk:
         self.flushes += 1
 
     def _allocate(self, start: int, end: int) -> None:
-        """Remember written data block by block."""
+        """Record the bytes from `start` to `end` as data, in whole blocks."""
         blocks = {b for r in self.data for b in range(r.start // BLOCK, -(-r.end // BLOCK))}
         blocks |= set(range(start // BLOCK, -(-end // BLOCK)))
         self.data = [Range(b * BLOCK, min((b + 1) * BLOCK, self.size)) for b in sorted(blocks)]

@@ -1,8 +1,7 @@
-"""What the copy loop needs of a place that it reads from or writes to.
+"""The protocols of the copy loop's two ends: a source to read, a destination to write.
 
-file.py does it for local files, medium.py for devices and NBD, memory.py for tests. All methods may be called
-from several threads at once.
-Offsets are multiples of 4096; so are lengths, except at the end of the file.
+file.py implements them for local files, adapters.py for devices and NBD, in_memory.py for tests. All methods may be
+called from several threads at once. Offsets are multiples of 4096; so are lengths, except at the end of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from vmferry.transfer.ranges import Range
 
 
 class Can(Flag):
-    """What an endpoint is able to do, beyond moving bytes."""
+    """What an endpoint is able to do besides reading and writing."""
 
     EXTENTS = auto()  # tells data from holes; without it extents() is the whole range
     ZERO = auto()  # makes a range a hole without writing it
@@ -26,7 +25,7 @@ class Can(Flag):
 
 
 class Source(Protocol):
-    """A frozen thing to read."""
+    """A source that does not change while it is read."""
 
     @property
     def can(self) -> Can: ...
@@ -38,10 +37,10 @@ class Source(Protocol):
     def size(self) -> int: ...
 
     def extents(self, within: Range) -> Iterator[Range]:
-        """The ranges that may hold data, in order; all else reads as zero. Raises SourceUnreadable."""
+        """Yield the ranges that may hold data, in order; all else reads as zero. Raises SourceUnreadable."""
 
     def read(self, offset: int, into: memoryview) -> None:
-        """Fill all of into. Raises SourceUnreadable; SourceChanged if the source ends too early."""
+        """Fill all of `into`. Raises SourceUnreadable, or SourceChanged if the source ends too early."""
 
 
 class Destination(Protocol):
@@ -57,19 +56,19 @@ class Destination(Protocol):
     def size(self) -> int: ...
 
     def extents(self, within: Range) -> Iterator[Range]:
-        """The ranges that may hold data, in order; all else reads as zero. Raises OSError."""
+        """Yield the ranges that may hold data, in order; all else reads as zero. Raises OSError."""
 
     def write(self, offset: int, content: memoryview) -> None:
-        """Write all of it, not necessarily durably. Raises DestinationFull, DestinationUnwritable."""
+        """Write all of `content`, not necessarily durably. Raises DestinationFull, DestinationUnwritable."""
 
     def zero(self, where: Range) -> None:
-        """Make the range read as zero, as a hole if it can. Raises as write does."""
+        """Make the range read as zero, as a hole if possible. Raises DestinationFull, DestinationUnwritable."""
 
     def flush(self) -> None:
-        """Make all that was written durable. Raises as write does."""
+        """Make all that was written durable. Raises DestinationFull, DestinationUnwritable."""
 
     def read_back(self, offset: int, into: memoryview) -> None:
-        """Fill all of into with what the storage holds, not with what a cache remembers of it.
+        """Fill all of `into` from the storage, past any cache.
 
-        Raises OSError: for the caller that is a chunk which differs.
+        Raises OSError, which the caller treats as a chunk that differs.
         """

@@ -1,4 +1,4 @@
-"""An NBD export as a medium, through libnbd: several connections, and no wait without an end.
+"""An NBD export as a medium, through libnbd, with several connections and bounded waits.
 
 Follows the NBD protocol (doc/proto.md of the NetworkBlockDevice project) and libnbd(3).
 """
@@ -55,7 +55,7 @@ class NbdLink:
             self._free.put(connection)
 
     def extents(self, within: Range) -> Iterator[Range]:
-        """What the server does not promise to read as zero, widened to 4096."""
+        """Yield the ranges that the server does not report as zero, widened to 4096 bytes."""
         if Can.EXTENTS not in self.can:
             if within.length:
                 yield within
@@ -74,7 +74,7 @@ class NbdLink:
         self._read(whole, into)
 
     def write(self, offset: int, content: memoryview) -> None:
-        """The rest of a last block that the server does not let us split is filled with zeros."""
+        """Write `content`; if it ends within one of the server's smallest blocks, fill that block up with zeros."""
         body = len(content) - len(content) % self._smallest
         self._write(Range(offset, offset + body), content[:body])
         if body < len(content):
@@ -82,7 +82,7 @@ class NbdLink:
             self._write(self._whole(offset + body, len(tail)), memoryview(tail))
 
     def zero(self, where: Range) -> None:
-        """The server may make a hole of it; one without such a request gets zeros to write."""
+        """Make the range read as zero, perhaps as a hole; to a server without such a request, write zeros."""
         whole = self._whole(where.start, where.length)
         if Can.ZERO not in self.can:
             for piece in pieces(whole, lambda: CHUNK):
@@ -121,12 +121,12 @@ class NbdLink:
                 start = wanted.end
 
     def _requests(self, where: Range, content: memoryview) -> list[tuple[memoryview, int]]:
-        """Parts of the content, no larger than the server takes them, and where each belongs."""
+        """Split the content into requests of a size that the server takes. Return each part with its offset."""
         parts = pieces(Range(0, where.length), lambda: self._request)
         return [(content[part.start : part.end], where.start + part.start) for part in parts]
 
     def _whole(self, start: int, length: int) -> Range:
-        """Widened at its end to the server's blocks."""
+        """Return the range of `length` bytes from `start`, its end rounded up to the server's smallest block."""
         return Range(start, start + -(-length // self._smallest) * self._smallest)
 
     @contextmanager
@@ -146,7 +146,10 @@ class NbdLink:
 
 @contextmanager
 def nbd_link(connect: Connect, count: int, explain: Explain = _as_it_is) -> Iterator[NbdLink]:
-    """At most so many connections, closed afterwards; explain may say more of an error. Raises OSError."""
+    """Open at most `count` connections to an NBD export, and close them afterwards. A context manager.
+
+    `explain` may add detail to an error. Raises OSError.
+    """
     with ExitStack() as stack:
         connections = [stack.enter_context(NbdConnection.opened(connect))]
         with failing():
@@ -169,7 +172,7 @@ def _can(handle: nbd.NBD) -> Can:
 
 
 def _noting(told: list[int]) -> Callable[[str, int, list[int], object], int]:
-    """A callback that keeps what the server tells of the one context that was asked for."""
+    """Return a block status callback for libnbd that appends the entries of the requested context to `told`."""
 
     def note(context: str, offset: int, entries: list[int], error: object) -> int:
         if context == CONTEXT and not told:

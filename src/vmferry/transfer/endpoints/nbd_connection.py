@@ -1,4 +1,4 @@
-"""One connection to an NBD server. Whatever the server does, each call ends."""
+"""One connection to an NBD server, of which each call ends in bounded time, whatever the server does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Ask = Callable[[nbd.Buffer, int], int]
 
 
 class NbdConnection:
-    """A handle of libnbd. After the first call that the server did not answer, it answers no more."""
+    """A libnbd handle. After the first call that the server did not answer, the connection is given up."""
 
     def __init__(self) -> None:
         self._handle: nbd.NBD | None = nbd.NBD()
@@ -39,7 +39,7 @@ class NbdConnection:
     @classmethod
     @contextmanager
     def opened(cls, connect: Connect) -> Iterator[Self]:
-        """Begin to connect as told, finish it here. Raises OSError."""
+        """Connect as `connect` says, wait until ready, disconnect afterwards. A context manager. Raises OSError."""
         made = cls()
         try:
             with failing():
@@ -51,18 +51,18 @@ class NbdConnection:
 
     @property
     def handle(self) -> nbd.NBD:
-        """Nobody keeps it: libnbd closes the connection when the last reference goes."""
+        """The handle, or OSError; do not keep it: libnbd closes the connection when its last reference goes."""
         if self._handle is None:
             raise OSError(errno.ENOTCONN, "the connection to the NBD server is lost")
         return self._handle
 
     @property
     def broke(self) -> bool:
-        """Has the server ended it?"""
+        """Did the server end the connection?"""
         return self._broke or (self._handle is not None and self._is_over())
 
     def move(self, ask: Ask, parts: Parts) -> None:
-        """Ask for all the parts to be read or written, and wait. Raises as wait_for does."""
+        """Send the requests to read or write all the parts, and wait for them. Raises nbd.Error, OSError."""
         before = _references(parts)
         try:
             commands = [ask(nbd.Buffer.from_buffer(part), offset) for part, offset in parts]
@@ -132,7 +132,7 @@ class NbdConnection:
             self._tcp = None
 
     def _end(self) -> None:
-        """Say goodbye, so that a server of one connection is free for the next; nbd_shutdown(3) would wait for ever."""
+        """Disconnect, so that a server of one connection is free for the next; nbd_shutdown(3) would wait for ever."""
         if self._handle is None or not self._handle.aio_is_ready():
             return
         with suppress(nbd.Error, OSError):
@@ -144,7 +144,7 @@ class NbdConnection:
 
 
 def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
-    """Another descriptor of its socket, once that is connected; None if it is not, or is no TCP."""
+    """Return a duplicate of the handle's socket. None if it is not connected yet, or is not TCP."""
     with suppress(nbd.Error), ExitStack() as stack:
         found = stack.enter_context(socket.socket(fileno=os.dup(handle.aio_get_fd())))
         if found.family in (socket.AF_INET, socket.AF_INET6):
@@ -157,10 +157,10 @@ def _tcp_of(handle: nbd.NBD) -> socket.socket | None:
 
 @contextmanager
 def failing(link: NbdConnection | None = None) -> Iterator[None]:
-    """Turn libnbd's error into an OSError with the server's errno.
+    """Turn libnbd's error into an OSError with the server's errno. A context manager.
 
-    One without is no answer of the server: TLS tells so of a connection that broke. Nor is EINVAL, once it broke: so
-    libnbd refuses the next request.
+    An error without errno, by which TLS reports a broken connection, becomes ECONNRESET. So does EINVAL on a link that
+    broke: so libnbd refuses the next request.
     """
     try:
         yield
@@ -170,14 +170,14 @@ def failing(link: NbdConnection | None = None) -> Iterator[None]:
 
 
 def _references(parts: Parts) -> list[int]:
-    """How many there are to each part; one function, so that two counts can be compared."""
+    """Return the reference count of each part; a function of its own, so that two counts can be compared."""
     return [sys.getrefcount(part) for part, _ in parts]
 
 
 def _give_back(parts: Parts, before: list[int]) -> None:
-    """Undo what libnbd's binding forgets: up to 1.14 at least it takes a reference for each request and keeps it.
+    """Drop the references that libnbd's binding leaks: up to 1.14 at least, it keeps one for each request.
 
-    The memory of each stream, 4 MiB, would stay for ever.
+    Without this the memory of each stream, 4 MiB, would stay for ever.
     """
     for (part, _), known, now in zip(parts, before, _references(parts), strict=True):
         for _ in range(now - known):

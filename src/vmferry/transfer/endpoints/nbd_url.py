@@ -1,4 +1,4 @@
-"""NBD URLs: how libnbd is told to connect to one, with TLS where the URL asks for it."""
+"""NBD URLs: how libnbd connects to one, with TLS where the URL asks for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _PSK = "keys.psk"
 
 
 def connecting(place: Place) -> Connect:
-    """Raises BadPlace if the URL asks for TLS and there is nothing to prove who we are, or the other way round."""
+    """Return the function that lets a libnbd handle connect to the place's URL.
+
+    Raises BadPlace if keys for TLS are given and the URL does not use TLS, or if their folder has no keys.
+    """
     if place.tls and not place.encrypted:
         raise BadPlace(place=place.shown, reason="keys for TLS are given but it does not use TLS: write nbds://")
     psk = _psk(place) if place.encrypted else None
@@ -33,7 +36,10 @@ def connecting(place: Place) -> Connect:
 
 
 def _psk(place: Place) -> Path | None:
-    """The file of pre-shared keys, None if there are certificates, or the system's certificates are to do."""
+    """Return the file of pre-shared keys; None to use the folder's certificates, or the system's without a folder.
+
+    Raises BadPlace if the folder has neither.
+    """
     if place.tls is None:
         return None
     if (place.tls / _PSK).is_file():

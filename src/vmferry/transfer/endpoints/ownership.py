@@ -1,4 +1,4 @@
-"""Where a destination lies, and how it is known whether it is ours.
+"""Sites of destinations, and how each proves whether what lies there is this transfer's.
 
 A file is made by us, exclusively, and its inode is the proof. A device, a LUN or an export exists already: it
 is ours while the bookmarks name it. A file on NFS by URL is made by us, but QEMU's driver can neither make it
@@ -23,26 +23,26 @@ from vmferry.transfer.endpoints.route import PlaceKind
 
 
 class Site(Protocol):
-    """Every method raises DestinationUnwritable when it cannot be told."""
+    """A destination's location and its ownership. Every method raises DestinationUnwritable if the state is unknown."""
 
     def owned(self, found: Bookmarks) -> bool:
-        """Do these bookmarks prove that what lies there is ours?"""
+        """Do these bookmarks prove that the file or device there is ours?"""
 
     def refuse(self, found: Bookmarks | None, path: Path) -> None:
-        """Raise DestinationExists or DestinationChanged if what lies there, not owned, must stay as it is."""
+        """Raise DestinationExists or DestinationChanged if something there is not ours and must stay as it is."""
 
     def create(self) -> None:
-        """Make it, if it is of the kind that we make. Raises DestinationExists."""
+        """Create the destination, if it is of a kind that transfers create. Raises DestinationExists."""
 
     def claim(self) -> int:
-        """What the bookmarks shall remember it by."""
+        """Return the number by which the bookmarks recognise the destination later."""
 
     def remove(self) -> None:
-        """Remove it for good, if it is of the kind that we make; it may be gone already."""
+        """Remove the destination durably, if it is of a kind that transfers create; it may be gone already."""
 
 
 def site_of(destination: Where) -> Site:
-    """Raises DestinationUnwritable if it cannot be told what it is."""
+    """Return the site for a destination's kind. Raises DestinationUnwritable if the kind cannot be found out."""
     place = place_of(destination)
     try:
         kind = end_of(place).kind
@@ -54,13 +54,13 @@ def site_of(destination: Where) -> Site:
 
 
 class FileSite:
-    """A local file that we make."""
+    """A local file that the transfer creates."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def owned(self, found: Bookmarks) -> bool:
-        """The inode is the proof; before it was recorded, an empty file is the one that we were about to make."""
+        """Is the file ours, by its inode? If no inode was recorded yet, an empty file is the one about to be made."""
         there = self._status()
         if there is None or not stat.S_ISREG(there.st_mode):
             return False
@@ -98,7 +98,7 @@ class FileSite:
 
 
 class StandingSite:
-    """A device, a LUN or an export: there before us, and after us."""
+    """A device, a LUN or an export, which exists before the transfer and stays after it."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -111,30 +111,30 @@ class StandingSite:
             raise DestinationChanged(path=self._place.shown, bookmarks=path)
 
     def create(self) -> None:
-        """It exists."""
+        """Do nothing: a device or an export exists already."""
 
     def claim(self) -> int:
         with writing(self._place.shown):
             return claim_of(self._place)
 
     def remove(self) -> None:
-        """It is not ours to remove."""
+        """Do nothing: a device or an export is never removed."""
 
 
 class NfsSite(StandingSite):
-    """A file on NFS, by URL."""
+    """A file on NFS, by URL, that the transfer makes but cannot remove."""
 
     def refuse(self, found: Bookmarks | None, path: Path) -> None:
         super().refuse(found, path)
         self.create()
 
     def create(self) -> None:
-        """Only look: the image is made, over whatever came there meanwhile, when it is written for the first time."""
+        """Raise DestinationExists if the file exists; the first write makes it, over whatever came there meanwhile."""
         if not absent(self._place):
             raise DestinationExists(path=self._place.shown)
 
 
 def remove(path: Path) -> None:
-    """Remove a file for good; it may be gone already."""
+    """Remove a file durably; it may be gone already. Raises DestinationUnwritable."""
     with writing(path):
         durable.remove(path)

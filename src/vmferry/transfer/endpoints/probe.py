@@ -1,4 +1,4 @@
-"""What a place is in this world, and what tells it from all others."""
+"""What kind of storage a place is, and what tells it from all others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SYS = Path("/sys/dev/block")
 
 
 def end_of(where: Where) -> End:
-    """A path that does not exist yet is that of a file. Raises SourceUnreadable if it cannot be told."""
+    """Return kind and format of a place; a path that does not exist counts as a file. Raises SourceUnreadable."""
     place = place_of(where)
     if place.scheme is not Scheme.PATH:
         return End(_KINDS[place.scheme], place.format)
@@ -36,17 +36,17 @@ def end_of(where: Where) -> End:
 
 
 def digest(*facts: object) -> bytes:
-    """16 bytes that stand for these facts."""
+    """Return a BLAKE3 digest of 16 bytes of these facts."""
     return blake3("\0".join(map(str, facts)).encode()).digest(16)
 
 
 def number(*facts: object) -> int:
-    """The same in 64 bits, as large as an inode."""
+    """Return a digest of these facts as a number of 64 bits, the size of an inode number."""
     return int.from_bytes(digest(*facts)[:8], "little")
 
 
 def device_facts(status: os.stat_result) -> tuple[str, ...]:
-    """What tells a block device from others, also after a reboot; a device without such a name has its number."""
+    """Return what identifies a block device, also after a reboot; without such a name, its major and minor number."""
     mine = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     folder = (_SYS / mine).resolve()
     part = _text(folder / "partition")
@@ -57,7 +57,7 @@ def device_facts(status: os.stat_result) -> tuple[str, ...]:
 
 
 def file_facts(name: str) -> tuple[str, ...]:
-    """What tells one of the files of an image from a changed one; of a URL there is only its text."""
+    """Return what tells a file of an image from a changed one; of a URL only its text is known."""
     path = Path(name)
     try:
         status = path.stat()
@@ -69,7 +69,7 @@ def file_facts(name: str) -> tuple[str, ...]:
 
 
 def claim_of(place: Place) -> int:
-    """What a destination that we did not make is remembered by. Raises OSError."""
+    """Return the number that identifies a destination that existed before. Raises OSError."""
     if place.scheme is not Scheme.PATH:
         return number("url", place.shown, place.format)
     fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""qemu-nbd as our reader and writer of formats and protocols: started for one call, gone after it."""
+"""qemu-nbd as reader and writer of QEMU's formats and protocols: started for one call, gone after it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LOCKED = "Failed to get"  # QEMU's words: Failed to get "write" lock; Failed to
 
 @contextmanager
 def exported(place: Place, connections: int, *, writable: bool) -> Iterator[NbdLink]:
-    """The content of an image, as QEMU sees it, past the page cache; qemu-nbd dies with this process.
+    """Open the content of an image through a qemu-nbd, past the page cache. A context manager.
 
-    QEMU's image locks hold: what a VM has open for writing is refused. Call and leave it in one thread: the
-    kernel ends qemu-nbd with the thread that started it. Raises ExportFailed, BadPlace.
+    qemu-nbd dies with this process. QEMU's image locks hold: what a VM has open for writing is refused. Enter and leave
+    it in one thread: the kernel ends qemu-nbd with the thread that started it. Raises ExportFailed, BadPlace.
     """
     if place.encrypted:
         raise BadPlace(place=place.shown, reason="over TLS only raw can be read and written")
@@ -48,7 +48,7 @@ class _Wanted(NamedTuple):
 
 
 class _QemuNbd:
-    """A qemu-nbd that runs, and connections that wait in its queue."""
+    """A running qemu-nbd, with connected sockets that wait in its queue."""
 
     def __init__(self, wanted: _Wanted, cache: str) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
@@ -68,11 +68,11 @@ class _QemuNbd:
             shutil.rmtree(folder, ignore_errors=True)
 
     def connect(self, handle: nbd.NBD) -> None:
-        """Give one of the connections to libnbd, which closes it."""
+        """Hand one of the connected sockets to libnbd, which closes it."""
         handle.aio_connect_socket(self._sockets.pop().detach())
 
     def explain(self, error: OSError) -> OSError:
-        """An error of the connection, with the server's reason if it has ended."""
+        """Return the error of a connection, with qemu-nbd's exit code and last words if it has ended."""
         if error.errno in _LOST:
             with suppress(subprocess.TimeoutExpired):  # its sockets are closed before it can be waited for
                 self._process.wait(_LAST_WORDS_S)
@@ -80,14 +80,14 @@ class _QemuNbd:
         return error if code is None else OSError(error.errno, f"qemu-nbd ended with {code}: {self._last_words()}")
 
     def reason(self, error: OSError) -> str:
-        """Why it could not begin: what it said, if it ended."""
+        """Return why qemu-nbd could not start: its last words if it ended, else the error's text."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_WORDS_S)
             return self._last_words()
         return error.strerror or str(error)
 
     def end(self) -> None:
-        """Stop it and take its status."""
+        """End qemu-nbd and reap it."""
         for each in self._sockets:
             each.close()
         end(self._process)
@@ -100,10 +100,10 @@ class _QemuNbd:
 
 
 def _opened(wanted: _Wanted, stack: ExitStack) -> NbdLink:
-    """Open it; without O_DIRECT on a tmpfs, which has nothing past the cache.
+    """Start qemu-nbd and connect to it; on a tmpfs, which has no O_DIRECT, with the page cache. Raises ExportFailed.
 
-    Again and again for LOCKED_S while the lock is held: by a qemu-nbd, perhaps, that dies with a process of
-    ours that was killed.
+    While the image is locked, it tries again for LOCKED_S: the lock may be held by a qemu-nbd that is dying with a
+    killed process of vmferry.
     """
     cache, until = "none", time.monotonic() + LOCKED_S
     while True:
@@ -126,7 +126,7 @@ def _opened(wanted: _Wanted, stack: ExitStack) -> NbdLink:
 
 
 def _command(wanted: _Wanted, cache: str) -> list[str]:
-    """The image is named so that neither its format nor its path is guessed at."""
+    """Return the command line; it names the image so that neither format nor path is guessed."""
     aio = "native" if cache == "none" else "threads"
     words = ["qemu-nbd", "--persistent", f"--shared={wanted.connections}", f"--cache={cache}", f"--aio={aio}"]
     words += ["--discard=unmap", "--detect-zeroes=off", f"--format={wanted.place.format}"]

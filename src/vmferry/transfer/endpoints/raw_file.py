@@ -1,4 +1,4 @@
-"""One open file, read and written past the page cache where its file system can do that."""
+"""One open file, read and written past the page cache where its file system supports that."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 class EndedEarly(OSError):
-    """The file is shorter than it was said to be."""
+    """The file is shorter than expected."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(errno.EIO, f"the file ends at byte {offset}")
 
 
 class RawFile:
-    """A file descriptor with O_DIRECT, and one without for what O_DIRECT cannot do: the odd tail.
+    """A file descriptor with O_DIRECT, and one without for what O_DIRECT cannot do: the unaligned tail.
 
-    Offsets and buffers are aligned to 4096, lengths too except at the end of the file. Where the file system
-    refuses O_DIRECT all goes through the page cache, which is told to forget. Every method raises OSError.
+    Offsets and buffers are aligned to 4096, lengths too except at the end of the file. Where the file system refuses
+    O_DIRECT, all goes through the page cache, from which it is dropped. Every method raises OSError.
     """
 
     def __init__(self, path: Path, flags: int) -> None:
@@ -51,7 +51,7 @@ class RawFile:
             raise
 
     def close(self) -> None:
-        """Give the descriptors back, both of them even if one fails."""
+        """Close both descriptors, the second one even if the first one fails."""
         try:
             os.close(self._plain)
         finally:
@@ -72,20 +72,20 @@ class RawFile:
             _write_all(self._plain, offset + body, content[body:])
 
     def extents(self, within: Range, size: int) -> Iterator[Range]:
-        """The data ranges, widened to 4096; unwritten preallocated extents count as holes."""
+        """Yield the data ranges, widened to 4096 bytes; unwritten preallocated extents count as holes."""
         found = _data(self.fd, within)
         return align(found, ALIGN, min(within.end, size))
 
     def punch(self, where: Range) -> None:
-        """Make the range a hole. Raises OSError EOPNOTSUPP where the file system has none."""
+        """Make the range a hole. Raises OSError with EOPNOTSUPP if the file system has no holes."""
         self._allocate(_PUNCH_HOLE_KEEP_SIZE, where)
 
     def zero(self, where: Range) -> None:
-        """Make the range zero, allocated or not. Raises OSError EOPNOTSUPP where that is only possible by writing."""
+        """Make the range read as zero, allocated or not. Raises OSError with EOPNOTSUPP if only writing can do it."""
         self._allocate(_ZERO_RANGE_KEEP_SIZE, where)
 
     def sync(self) -> None:
-        """Make what was written durable, and drop it from the page cache if it went through that."""
+        """Make what was written durable; if it went through the page cache, drop it from there."""
         os.fdatasync(self.fd)
         if not self.direct:
             self.forget_cache()
@@ -100,7 +100,7 @@ class RawFile:
             raise OSError(code, os.strerror(code))
 
     def _aligned(self, act: Callable[[int, int, memoryview], None], offset: int, content: memoryview) -> None:
-        """Do it directly; at the first EINVAL go over to the page cache for good."""
+        """Call `act` with O_DIRECT; at the first EINVAL go over to the page cache for good."""
         if not content:
             return
         if self.direct:
@@ -144,7 +144,7 @@ def _write_all(fd: int, offset: int, content: memoryview) -> None:
 
 
 def _data(fd: int, within: Range) -> Iterator[Range]:
-    """Data ranges by SEEK_DATA and SEEK_HOLE, cut to within."""
+    """Yield the data ranges by SEEK_DATA and SEEK_HOLE, cut to `within`."""
     start = within.start
     while start < within.end:
         try:

@@ -24,7 +24,7 @@ _IMPOSSIBLE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.
 
 
 class Mapping(NamedTuple):
-    """Where a part of a file lies on its device."""
+    """One extent of a file: its offset in the file and on the device, its length in bytes, and its FIEMAP flags."""
 
     logical: int
     physical: int
@@ -33,7 +33,7 @@ class Mapping(NamedTuple):
 
 
 def clone(source_fd: int, destination_fd: int) -> bool:
-    """Make the destination share all blocks of the source; False where these files cannot. Raises OSError."""
+    """Make the destination share all blocks of the source. Return False if these files cannot share. Raises OSError."""
     try:
         fcntl.ioctl(destination_fd, _FICLONE, source_fd)
     except OSError as error:
@@ -44,10 +44,10 @@ def clone(source_fd: int, destination_fd: int) -> bool:
 
 
 def same_blocks(a_fd: int, b_fd: int) -> bool:
-    """Proof that two files of one file system hold the same: each extent of both is the same shared one.
+    """Do two files of one file system provably hold the same: each extent of both is the same shared one?
 
     Unwritten extents are left out: they read as zero like a hole, and xfs preallocates some at the source that
-    a clone does not get.
+    a clone does not get. False where the file system reports no extents.
     """
     try:
         a, b = list(_joined(_mappings(a_fd))), list(_joined(_mappings(b_fd)))
@@ -57,7 +57,7 @@ def same_blocks(a_fd: int, b_fd: int) -> bool:
 
 
 def _mappings(fd: int) -> Iterator[Mapping]:
-    """The written extents of a file, in order, after its dirty pages were written."""
+    """Yield the written extents of a file, in order, after flushing its dirty pages."""
     start = 0
     while True:
         request = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
@@ -76,7 +76,7 @@ def _mappings(fd: int) -> Iterator[Mapping]:
 
 
 def _joined(mappings: Iterator[Mapping]) -> Iterator[Mapping]:
-    """Join what lies next to each other on both sides: the two files may be cut up differently."""
+    """Join extents that are adjacent both in the file and on the device: two files may be cut up differently."""
     last: Mapping | None = None
     for m in mappings:
         if last and _continues(last, m):

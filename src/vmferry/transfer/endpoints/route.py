@@ -1,4 +1,4 @@
-"""Which way a copy takes: a pure decision from what its two ends are."""
+"""The way that a copy takes: a pure decision from the kinds and formats of its two ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class PlaceKind(Enum):
-    """What a place turned out to be."""
+    """The kind of storage that a place is."""
 
     FILE = "file"
     DEVICE = "device"
@@ -18,7 +18,7 @@ class PlaceKind(Enum):
 
 
 class Opening(Enum):
-    """What an end of a copy is read or written through."""
+    """How an end of a copy is opened for reading or writing."""
 
     FILE = "file"  # the bytes of a local file, whatever they mean
     DEVICE = "device"  # the bytes of a block device
@@ -32,19 +32,19 @@ class End(NamedTuple):
 
 
 def byte_for_byte(source: End, destination: End) -> bool:
-    """The same format from file to file: snapshots inside, bitmaps and the layout of clusters survive."""
+    """Are both ends files of the same format? Then internal snapshots, bitmaps and the layout of clusters survive."""
     return source.kind is destination.kind is PlaceKind.FILE and source.format == destination.format
 
 
 def openings(source: End, destination: End) -> tuple[Opening, Opening]:
-    """How each end is opened."""
+    """Return how the source and the destination are opened."""
     if byte_for_byte(source, destination):
         return Opening.FILE, Opening.FILE
     return opening(source), opening(destination)
 
 
 def opening(end: End) -> Opening:
-    """How an end is opened for its content, as a guest would see it."""
+    """Return how an end is opened for its content as a guest sees it."""
     if end.format != "raw":
         return Opening.EXPORT
     return {PlaceKind.FILE: Opening.FILE, PlaceKind.DEVICE: Opening.DEVICE, PlaceKind.NBD: Opening.NBD}.get(

@@ -1,4 +1,4 @@
-"""The source of a copy, open, with what proves that it is still the same."""
+"""The source of a copy, open, with a check that it is still the same."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from vmferry.transfer.endpoints.route import Opening, PlaceKind, opening, openin
 
 @dataclass(frozen=True, slots=True)
 class OpenedSource:
-    """A frozen source."""
+    """An open source that is expected not to change."""
 
     source: Source
     identity: SourceIdentity
     confirm: Callable[[], None]
-    """Raises SourceChanged unless it is still what was opened; of a URL nobody can tell."""
+    """Raise SourceChanged if the source is no longer what was opened; a change behind a URL is not noticed."""
     file: SourceFile | None = None  # if its bytes are what is copied
     attributes: os.stat_result | None = None  # owner and mode, if it is a file
     options: Options = ()  # with which an image of its kind is made
@@ -41,7 +41,7 @@ class OpenedSource:
 def opened_source(
     source: Where, destination: Where, connections: int, *, grows: bool = False
 ) -> Iterator[OpenedSource]:
-    """Open the source of a copy to that destination; of one that grows, what there is of it.
+    """Open the source of a copy to that destination; if it grows, what is there so far. A context manager.
 
     Raises SourceUnreadable, SourceInUse, ExportFailed, BadPlace.
     """
@@ -52,7 +52,7 @@ def opened_source(
 
 @contextmanager
 def opened_alone(source: Where, connections: int) -> Iterator[OpenedSource]:
-    """Open a source for its content; a bare path for its bytes. Raises as original does."""
+    """Open a place for its content, a bare path for its bytes. A context manager. Raises as opened_source does."""
     with _opened(source, opening(end_of(source)), connections) as found:
         yield found
 
@@ -75,7 +75,10 @@ def _opened(where: Where, way: Opening, connections: int) -> Iterator[OpenedSour
 
 
 def _file(where: Where, stack: ExitStack) -> OpenedSource:
-    """Whoever gives a bare path sees to it himself that nobody writes there."""
+    """Open a local file for its bytes. The caller makes sure that nobody writes to a bare path; a Place is guarded.
+
+    Raises SourceInUse, or BadPlace if a qcow2 keeps its data in another file.
+    """
     place = place_of(where)
     source = stack.enter_context(SourceFile(place.path if isinstance(where, Place) else where))
     if isinstance(where, Place):
@@ -109,7 +112,7 @@ def _image(place: Place, connections: int, stack: ExitStack) -> OpenedSource:
 
 
 def identity_of_image(place: Place, seen: ImageInfo) -> SourceIdentity:
-    """Size, and a digest of all the files that the content comes from."""
+    """Return an image's size with a digest of all the files that its content comes from."""
     facts = [fact for name in seen.files for fact in file_facts(name)]
     return SourceIdentity(seen.size, 0, 0, digest(place.format, place.shown, *facts))
 
@@ -120,9 +123,9 @@ def _confirm_image(place: Place, mine: SourceIdentity) -> None:
 
 
 def _growing(found: OpenedSource, name: str) -> OpenedSource:
-    """It has another size each time, so its name is all that is the same."""
+    """Give a growing source an identity of its name only, since its size differs each time."""
     return replace(found, identity=SourceIdentity(0, 0, 0, digest("grows", name)), confirm=_untold)
 
 
 def _untold() -> None:
-    """A device and a URL have no time of change."""
+    """Accept the source unchecked: a device and a URL have no modification time."""

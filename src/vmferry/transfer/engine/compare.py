@@ -1,4 +1,4 @@
-"""Comparing: each chunk is read back from the storage, held against its bookmark, mended if it differs."""
+"""Comparing: each chunk is read back from the storage, checked against its bookmark, and repaired if it differs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNREADABLE = b"unreadable"  # differs from every digest and from None
 
 
 class Comparer:
-    """Compares and mends the chunks of one copy; used by several streams at once."""
+    """Compares and repairs the chunks of one copy; used by several streams at once."""
 
     def __init__(self, source: Source, destination: Destination, copier: Copier) -> None:
         self.recopied: list[int] = []
@@ -24,9 +24,10 @@ class Comparer:
         self._copier = copier
 
     def chunk(self, index: int, expected: Mapping[int, bytes | None], lane: Lane) -> None:
-        """Make sure that the destination holds the chunk; a chunk without bookmark has to be zero.
+        """Make sure that the destination holds the chunk: read it back, and copy it again if it differs.
 
-        Raises CopyDiffers after TRIES, SourceChanged if the source no longer holds it either.
+        A chunk without bookmark has to be zero. Raises CopyDiffers after TRIES, SourceChanged if the source no longer
+        holds it either.
         """
         digest = expected.get(index)
         if self._held(index, lane) == digest:

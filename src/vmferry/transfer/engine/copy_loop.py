@@ -22,14 +22,14 @@ BATCH_CHUNKS = 64
 
 
 class Reader(NamedTuple):
-    """One side of a copy, to be read: the source's read(), or the destination's read_back()."""
+    """A read function and the size behind it: the source's read(), or the destination's read_back()."""
 
     read: Callable[[int, memoryview], None]
     size: int
 
 
 def scan(reader: Reader, chunk: Chunk, lane: Lane, keep: Keep | None = None) -> bytes | None:
-    """Read the data of a chunk and return its digest; keep gets each piece with its parts that are not zero.
+    """Read the data of a chunk and return its digest; call `keep` with each piece and its parts that are not zero.
 
     Pieces are whole blocks, so they may reach a little into the holes around the data, which costs no reads
     of the disk. Raises what reader, keep and lane raise.
@@ -49,7 +49,7 @@ def scan(reader: Reader, chunk: Chunk, lane: Lane, keep: Keep | None = None) -> 
 
 
 def held(destination: Destination, index: int, lane: Lane) -> bytes | None:
-    """The digest of what the destination holds of a chunk. Raises OSError."""
+    """Read a chunk back from the destination and return its digest. Raises OSError."""
     data = tuple(destination.extents(chunk_range(index, destination.size)))
     return scan(Reader(destination.read_back, destination.size), Chunk(index, data), lane)
 
@@ -66,12 +66,12 @@ class Copier:
         self._recorder = recorder
 
     def fresh(self, chunk: Chunk, lane: Lane) -> None:
-        """Copy a chunk to where all reads as zero."""
+        """Copy a chunk to a destination where all of it still reads as zero."""
         digest, _ = self._moved(chunk, lane)
         self.note(chunk.index, digest)
 
     def note(self, index: int, digest: bytes | None) -> None:
-        """A chunk lies at the destination, perhaps not yet durably."""
+        """Record that a chunk was written to the destination, perhaps not yet durably."""
         self.digests[index] = digest
         self._recorder.add(index, digest)
 
@@ -80,7 +80,7 @@ class Copier:
         self._recorder.flush()
 
     def again(self, chunk: Chunk, lane: Lane) -> None:
-        """Copy a chunk to where anything may lie; what reads as zero there already is not written."""
+        """Copy a chunk over unknown content; zeros are written only where the destination holds data."""
         whole = chunk_range(chunk.index, self._source.size)
         with writing(self._destination.name):
             before = list(self._destination.extents(whole))
@@ -90,7 +90,7 @@ class Copier:
         self.note(chunk.index, digest)
 
     def resumed(self, chunk: Chunk, known: Mapping[int, bytes | None], lane: Lane) -> None:
-        """Keep a chunk that is bookmarked and really there, copy it again otherwise."""
+        """Keep a chunk that is bookmarked and proves intact when read back; copy it again otherwise."""
         before = lane.moved
         if chunk.index in known and self._holds(chunk.index, known[chunk.index], lane):
             lane.settle(before)
@@ -100,13 +100,13 @@ class Copier:
         self.again(chunk, lane)
 
     def kept(self, chunk: Chunk, digest: bytes | None, lane: Lane) -> None:
-        """A chunk that lies at the destination already."""
+        """Count a chunk that is at the destination already as done and reused."""
         self.digests[chunk.index] = digest
         self.reused.append(total(chunk.data))
         lane.count(total(chunk.data))
 
     def _moved(self, chunk: Chunk, lane: Lane) -> tuple[bytes | None, list[Range]]:
-        """Write what is not zero in a chunk; its digest and what was written."""
+        """Write the parts of a chunk that are not zero. Return its digest and the ranges written."""
         runs = list[Range]()
 
         def keep(piece: Range, content: memoryview, kept: list[Range]) -> None:
@@ -125,7 +125,7 @@ class Copier:
 
 
 def with_strays(data: Iterable[Chunk], there: Iterable[Chunk]) -> Iterator[Chunk]:
-    """The source's chunks, then those that hold data at the destination only and shall become holes."""
+    """Yield the source's chunks, then those with data at the destination only, which shall become holes."""
     wanted = set[int]()
     for chunk in data:
         wanted.add(chunk.index)
@@ -136,7 +136,7 @@ def with_strays(data: Iterable[Chunk], there: Iterable[Chunk]) -> Iterator[Chunk
 
 
 class Recorder:
-    """Notes each chunk at once, and makes chunks and notes durable now and then, in whichever stream finds it due."""
+    """Records each chunk at once; from time to time the stream that finds it due makes chunks and records durable."""
 
     def __init__(self, destination: Destination, journal: Journal, path: Path) -> None:
         self._destination = destination
@@ -148,7 +148,7 @@ class Recorder:
         self._flushing = Lock()
 
     def add(self, index: int, digest: bytes | None) -> None:
-        """Note a chunk that was written. Raises as flush does."""
+        """Record a chunk that was written. Raises DestinationFull, DestinationUnwritable."""
         with self._lock:
             with writing(self._path):
                 self._journal.note(chunk_record(index, digest))
@@ -161,12 +161,12 @@ class Recorder:
                 self._flushing.release()
 
     def proved(self, index: int) -> None:
-        """Note that a durable chunk was read back, and need not be again. Raises DestinationUnwritable."""
+        """Record that a durable chunk was read back and need not be read again. Raises DestinationUnwritable."""
         with self._lock, writing(self._path):
             self._journal.note(Record(RecordKind.PROVED, index))
 
     def flush(self) -> None:
-        """Make all that was noted durable. Raises DestinationFull, DestinationUnwritable."""
+        """Make all recorded chunks durable, then their records. Raises DestinationFull, DestinationUnwritable."""
         with self._flushing:
             self._flush()
 

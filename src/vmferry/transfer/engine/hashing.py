@@ -32,7 +32,7 @@ class ChunkDigest:
         self._blocks = 0
 
     def update(self, piece: Range, content: memoryview) -> list[Range]:
-        """Take in a piece that begins at a block's border; give back its parts that are not zero."""
+        """Add a piece that begins at a block border to the digest. Return its parts that are not zero."""
         kept = nonzero(piece, content)
         for run in kept:
             self._hash.update(content[run.start - piece.start : run.end - piece.start])
@@ -41,7 +41,7 @@ class ChunkDigest:
         return kept
 
     def digest(self) -> bytes | None:
-        """The chunk's digest, None if it is all zero."""
+        """Return the chunk's digest, or None if the chunk is all zero."""
         if not self._blocks:
             return None
         self._hash.update(struct.pack("<Q", self._blocks))
@@ -49,7 +49,7 @@ class ChunkDigest:
 
 
 def nonzero(piece: Range, content: memoryview) -> list[Range]:
-    """The runs of blocks in a piece that are not all zero."""
+    """Return the runs of blocks in a piece that are not all zero."""
     runs: list[Range] = []
     begun = 0
     for start in _zero_blocks(content):
@@ -62,7 +62,7 @@ def nonzero(piece: Range, content: memoryview) -> list[Range]:
 
 
 def _zero_blocks(content: memoryview) -> Iterator[int]:
-    """Where the blocks begin that are all zero."""
+    """Yield the offset of each block of the content that is all zero."""
     whole = len(content) - len(content) % BLOCK
     first = content[:whole].cast("Q")[:: BLOCK // _WORD].tolist()
     for number, word in enumerate(first):
@@ -75,7 +75,7 @@ def _zero_blocks(content: memoryview) -> Iterator[int]:
 
 
 def root_hash(size: int, digests: Mapping[int, bytes | None]) -> str:
-    """The root hash of a file of that size with these chunks; those absent or None are zero."""
+    """Return the root hash of a file of `size` bytes with these chunks; those absent or None are zero."""
     root = blake3(struct.pack("<Q", size))
     for index in sorted(digests):
         digest = digests[index]

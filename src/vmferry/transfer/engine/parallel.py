@@ -1,4 +1,4 @@
-"""Several transfers side by side, which their watch sees as one."""
+"""Several transfers in parallel, which their watch sees as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def in_parallel(acts: Sequence[Callable[[Watch], T]], watch: Watch) -> list[T]:
-    """Call each with a watch of its own, all at once, and return what they return.
+    """Call all functions at once, each with a watch of its own, and return their results in order.
 
     The first error stops the others, and is raised when all have ended.
     """
@@ -32,7 +32,7 @@ def in_parallel(acts: Sequence[Callable[[Watch], T]], watch: Watch) -> list[T]:
 
 
 class _Share:
-    """The watch of one of them. Implements Watch."""
+    """The watch of one of several parallel transfers, which all report to one. Implements Watch."""
 
     def __init__(self, watch: Watch, progress: ProgressCounter, lane: Lane) -> None:
         self._watch = watch

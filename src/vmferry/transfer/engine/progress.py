@@ -1,4 +1,4 @@
-"""Bytes done and the rate of late, told to the watch."""
+"""Counts bytes done and the recent rate, which the watch is given."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ProgressCounter:
         self._seen = deque([(clock(), 0)])
 
     def add(self, count: int, total: int = 0) -> None:
-        """So many more are done, and so many more are to be done."""
+        """Add to the bytes done, and to the total of bytes to do."""
         with self._lock:
             self._done += count
             self.total_bytes += total
 
     def look(self) -> tuple[int, int, float]:
-        """Bytes done, bytes to do, bytes per second."""
+        """Return bytes done, bytes to do, and bytes per second over the last WINDOW_S seconds."""
         now = self._clock()
         with self._lock:
             done = self._done

@@ -25,7 +25,7 @@ _further = BoundedSemaphore(48)
 
 @contextmanager
 def _lanes(wanted: int) -> Iterator[int]:
-    """How many lanes a transfer gets: one at least, as many as it wants while they last."""
+    """Reserve lanes for a transfer and yield their number: one at least, as many as wanted while some are free."""
     further = 0
     while further < wanted - 1 and _further.acquire(blocking=False):
         further += 1
@@ -37,14 +37,14 @@ def _lanes(wanted: int) -> Iterator[int]:
 
 
 class _Stopped(Exception):
-    """Another stream failed."""
+    """Ends a stream because another stream failed."""
 
 
 def _buffer() -> memoryview:
-    """A chunk of memory in huge pages: the kernel pins 2 of them for an O_DIRECT request instead of 1024 pages.
+    """Allocate a buffer of one chunk in huge pages: the kernel then pins 2 pages for an O_DIRECT request, not 1024.
 
-    Private, since shared memory gets no huge pages by default; a huge page longer than needed, so that whole ones
-    lie in it.
+    It is private memory, since shared memory gets no huge pages by default; one huge page longer than needed, so that
+    whole ones lie in it.
     """
     memory = mmap.mmap(-1, CHUNK + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without huge pages
@@ -54,7 +54,7 @@ def _buffer() -> memoryview:
 
 
 class Lane:
-    """What one stream works with: an aligned buffer of a chunk, and the gate before each piece."""
+    """What one stream works with: an aligned buffer of one chunk, and the checks before each piece."""
 
     def __init__(self, watch: Watch, progress: ProgressCounter, stopped: Event) -> None:
         self.buffer = _buffer()
@@ -69,34 +69,34 @@ class Lane:
         return self._stopped.is_set()
 
     def check(self) -> None:
-        """Raise or block as the watch says; raise when another stream failed."""
+        """Call the watch's check, which may block or raise; raise if another stream failed."""
         if self.stopped:
             raise _Stopped
         self._watch.check()
 
     def pieces(self, whole: Range) -> Iterator[Range]:
-        """Cut a range as small as the throttle wants it."""
+        """Cut a range into pieces as small as the throttle wants them."""
         return pieces(whole, lambda: self._watch.throttle.piece(CHUNK))
 
     def admit(self, count: int) -> None:
-        """Wait until this many bytes may move."""
+        """Wait until the throttle lets `count` bytes pass."""
         self.check()
         self._watch.throttle.take(count, self.check)
 
     def count(self, moved: int) -> None:
-        """So many more bytes are done."""
+        """Add bytes to this lane's count and to the progress."""
         self.moved += moved
         self._progress.add(moved)
 
     def settle(self, moved: int) -> None:
-        """Correct what this lane has counted to this many bytes."""
+        """Correct this lane's count, and the progress with it, to `moved` bytes."""
         self.count(moved - self.moved)
 
 
 class Streams:
     """Runs do(work, lane) for each piece of work, on several threads.
 
-    Meanwhile the calling thread tells the watch of the progress. When anything raises, the others stop before
+    Meanwhile the calling thread reports progress to the watch. When anything raises, the others stop before
     their next piece; the call returns when all have stopped, so a paused watch holds it back.
     """
 
@@ -133,14 +133,14 @@ class Streams:
             do(work, lane)
 
     def _note(self, lane: Future[None]) -> None:
-        """Called in the stream's own thread as soon as it ends."""
+        """Record the error of a stream that ended, and stop the others; called in that stream's thread."""
         error = lane.exception()
         if error is not None and not isinstance(error, _Stopped):
             self._errors.append(error)
             self._stopped.set()
 
     def _attend(self, lanes: list[Future[None]]) -> None:
-        """Report and look for cancel until the streams are done."""
+        """Report progress and call the watch's check until the streams are done."""
         while wait(lanes, TICK_S, FIRST_EXCEPTION).not_done and not self._stopped.is_set():
             self._watch.moved(*self._progress.look())
             self._watch.check()

@@ -1,4 +1,4 @@
-"""What a finished copy leaves for programs, and for `vmferry verify`."""
+"""The receipt of a finished copy, for programs and for `vmferry verify`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CopyReceipt = dict[str, Any]
 
 
 def receipt(source: Place, destination: Place, done: CopyResult) -> CopyReceipt:
-    """What was done; what an earlier call did and this one did not is None. Pure."""
+    """Return a copy's receipt; figures of an earlier call that this one does not know are None. Pure."""
     copied = done.copied
     told = {
         "event": "end",
@@ -36,6 +36,6 @@ def receipt(source: Place, destination: Place, done: CopyResult) -> CopyReceipt:
 
 
 def resealed(told: CopyReceipt, seal: Seal | None) -> CopyReceipt:
-    """The same with this seal, and a checksum of it all. Pure."""
+    """Return the receipt with this seal and a new checksum over all of it. Pure."""
     told = {**told, "seal": asdict(seal) if seal else None}
     return {**told, "checksum": checksum(told)}

@@ -1,4 +1,4 @@
-"""Seals: taken of a destination when it has been proved, held against it later."""
+"""Seals: taken of a destination when it has been proved, checked against it later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRITTEN, _DISCARDED = 6, 13  # sectors; Documentation/block/stat.rst
 
 
 class Written(Enum):
-    """Has something been written there since the seal was taken?"""
+    """Whether a place has been written since its seal was taken."""
 
     NO = "no"
     UNSURE = "unsure"
@@ -36,7 +36,7 @@ class Written(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What can be told of a place without reading it."""
+    """What is known of a place without reading its content: identity, modification marker, change time."""
 
     identity: str = ""
     marker: str = ""
@@ -44,7 +44,7 @@ class Stamp:
 
 
 def stamp(place: Place) -> Stamp:
-    """What the place is now; nothing can be told of a URL. Raises OSError, BadReceipt if it can hold no disk."""
+    """Return the stamp of a place now, empty for a URL. Raises OSError, BadReceipt if it can hold no disk."""
     if place.scheme is not Scheme.PATH:
         return Stamp()
     status = place.path.stat()
@@ -58,7 +58,7 @@ def stamp(place: Place) -> Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What has been proved of a place."""
+    """What has been proved of a place: size in bytes, root hash, digests of its chunks, and what was hashed."""
 
     size: int
     root_hash: str
@@ -67,7 +67,7 @@ class Proof:
 
 
 def sealed(place: Place, proof: Proof) -> Seal | None:
-    """The seal of what lies there now; None of something too large or no longer there."""
+    """Return a seal of the place as it is now; None if it is too large to seal or does not exist any more."""
     try:
         now = stamp(place)
     except OSError:
@@ -89,7 +89,7 @@ def sealed(place: Place, proof: Proof) -> Seal | None:
 
 
 def moved(seal: Seal | None, to: Place) -> Seal | None:
-    """The same seal, of what got another name since; what was written meanwhile stays told."""
+    """Return the seal for a file renamed to `to`; a write in between is still detected. None without a seal."""
     if seal is None:
         return None
     try:
@@ -99,7 +99,7 @@ def moved(seal: Seal | None, to: Place) -> Seal | None:
 
 
 def written(seal: Seal, now: Stamp) -> tuple[Written, str]:
-    """Has it been written since, and why that is so. Pure."""
+    """Return whether the place has been written since the seal was taken, and why. Pure."""
     if now.identity != seal.identity:
         return Written.YES, "it is another file or device, or has another size"
     if not seal.marker or not now.marker:
@@ -114,13 +114,13 @@ def written(seal: Seal, now: Stamp) -> tuple[Written, str]:
 
 
 def pack_marks(size: int, digests: Mapping[int, bytes | None]) -> str:
-    """The marks of all chunks, in order."""
+    """Pack the marks of all chunks, in order: compressed, in base64."""
     marks = b"".join((digests.get(index) or _NONE)[:MARK] for index in range(chunks_of(size)))
     return b64encode(zlib.compress(marks)).decode()
 
 
 def unpack_marks(seal: Seal) -> list[bytes]:
-    """One for each chunk. Raises BadReceipt if there are not as many as the size needs."""
+    """Return the seal's marks, one for each chunk. Raises BadReceipt if they are damaged or their number is wrong."""
     wanted = chunks_of(seal.size)
     if seal.size < 0 or wanted > MOST_CHUNKS:
         raise BadReceipt(receipt=seal.at, reason="its size is impossible")
@@ -150,7 +150,7 @@ def _device_bytes(path: Path) -> int:
 
 
 def _device_marker(status: os.stat_result) -> str:
-    """Empty where the kernel does not count."""
+    """Return boot id, medium and write counts, which tell of writes to a device; "" if the kernel has none."""
     folder = _SYS / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     try:
         counts = (folder / "stat").read_text().split()
@@ -161,7 +161,7 @@ def _device_marker(status: os.stat_result) -> str:
 
 
 def _sequence(folder: Path) -> str:
-    """Which medium it is that lies behind the name; "0" with kernels before 5.15, and for partitions."""
+    """Return the kernel's number of the medium behind a device name; "0" before kernel 5.15, and for partitions."""
     try:
         return (folder / "diskseq").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Verifying: what a seal names is read again, past the page cache, and held against its hashes."""
+"""Verifying: read again what a seal names, past the page cache, and check it against the seal's hashes."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class DiskVerdict:
 
 
 def verify(seal: Seal, watch: Watch, tls: Path | None = None, streams: int = 4) -> DiskVerdict:
-    """Read all that the seal names, unless it was written since.
+    """Read all that the seal names, unless it was written since, and return the verdict.
 
-    SAME is said only of what was read from the storage and has the root hash. Raises BadReceipt, BadPlace,
+    SAME is the verdict only on what was read from the storage and has the root hash. Raises BadReceipt, BadPlace,
     ExportFailed, SourceUnreadable if it cannot be opened, and what watch.check() raises.
     """
     place, marks = _place(seal, tls), unpack_marks(seal)
@@ -87,7 +87,7 @@ def _place(seal: Seal, tls: Path | None) -> Place:
 
 
 def _refuse_open(place: Place) -> None:
-    """A VM that has it open for writing holds QEMU's lock. Raises SourceInUse, OSError."""
+    """Raise SourceInUse if a VM has the file open for writing, by QEMU's lock. Raises OSError."""
     if place.scheme is not Scheme.PATH:
         return
     fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -100,7 +100,7 @@ def _refuse_open(place: Place) -> None:
 
 
 def _read(seal: Seal, place: Place, watch: Watch, streams: int) -> _Found:
-    """The digest of each chunk; of a file or device also where it cannot be read."""
+    """Hash each chunk of the place; of a file or device, chunks that cannot be read are marked so."""
     with opened_alone(place, streams) as of:
         size = min(seal.size, of.source.size)
         data = list(clip(of.source.extents(Range(0, size)), Range(0, size)))
@@ -122,7 +122,7 @@ def _read(seal: Seal, place: Place, watch: Watch, streams: int) -> _Found:
 
 
 def _judged(seal: Seal, marks: list[bytes], found: _Found, why: str) -> DiskVerdict:
-    """Pure."""
+    """Compare what was read with the seal. Return the verdict, with the ranges that differ or are unreadable. Pure."""
     if found.size < seal.size:
         return DiskVerdict(seal.at, VerifyOutcome.WRITTEN, f"it has {found.size} bytes, not {seal.size}")
     unreadable = [index for index, digest in found.digests.items() if digest == _UNREADABLE]
