@@ -24,7 +24,7 @@ class HostDenied(HostUnreachable):
 
 
 class HostNotFound(HostUnreachable):
-    """The name in its URI has no address."""
+    """The host's name in a libvirt URI has no address."""
 
     says = "{host} cannot be found ({reason}): look at how its name is spelled, and whether it resolves here"
 
@@ -98,7 +98,7 @@ class HostRefused(VmferryError):
 
 
 class WayBroke(HostRefused):
-    """libvirt at the source lost the other host in the midst of a migration; it answers for itself."""
+    """libvirt at the source lost its connection to the other host during a migration; it still answers itself."""
 
     says = (
         "the way from {host} to the other host broke ({action}: {reason}): look at the link, and at libvirtd and "
@@ -126,7 +126,7 @@ class VmHalfStarted(VmHeld):
 
 
 class VmRunningUnseen(VmHeld):
-    """libvirtd was killed in a bad moment and cannot read its own note of the VM: to take it for off would be wrong."""
+    """A running VM counts as off, since libvirtd was killed in a bad moment and cannot read its own note of it."""
 
     says = (
         "{host} takes {vm} for off, but its QEMU runs (process {pid}), since libvirtd was killed and cannot read its "
@@ -136,7 +136,7 @@ class VmRunningUnseen(VmHeld):
 
 
 class StartedOnOverlay(VmHeld):
-    """It was started again while a job had its disks frozen: QEMU may write the overlay that it found, not the base."""
+    """A VM was started again while a job had its disks frozen: QEMU may write the overlay it found, not the base."""
 
     says = (
         "{host} may not merge {path} while {vm} runs ({reason}), since {vm} was started on it in the midst of the job: "
@@ -145,14 +145,14 @@ class StartedOnOverlay(VmHeld):
 
 
 class CannotStart(VmferryError):
-    """Seen before the VM's memory leaves QEMU: nothing was saved."""
+    """Something needed to start the VM again is missing, seen before its memory leaves QEMU: nothing was saved."""
 
     says = "{host} could not start {vm} again, since this is not there: {what}; {cure}, then start the job again"
     exit_code = 3
 
 
 class StartNeeds(VmHeld):
-    """It went missing while the guest stood. Its memory is kept, and loaded as soon as that can be."""
+    """What the VM needs to start went missing while the guest stood. Its memory is kept, and loaded once it can be."""
 
     says = (
         "{host} cannot start {vm} again, since this is not there: {what}; its memory is kept in {path}: {cure}, "
@@ -203,7 +203,7 @@ class SnapshotHeld(VmHeld):
 
 
 class MemoryElsewhere(VmHeld):
-    """A person saved a VM's memory to a file of their own while a job had its disks frozen: that file names them."""
+    """A person saved a VM's memory to a file of their own while a job had its disks frozen: it names the overlays."""
 
     says = (
         "{vm} was saved to a file on {host} while it was being moved, and that file needs {path}: restore it "

@@ -88,7 +88,7 @@ class NotResolvable(VmferryError):
 
 
 class DestinationLost(VmferryError):
-    """An operator has said so: `vmferry job resolve`."""
+    """An operator has declared the destination host lost: `vmferry job resolve`."""
 
     says = (
         "{host} was declared lost, {vm} is taken back on {source}{as_of}: never start it on {host} again; "

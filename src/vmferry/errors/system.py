@@ -45,20 +45,20 @@ _WORDS: Mapping[int, str] = {
 
 
 def said(error: OSError) -> str:
-    """What the operating system means, without the file's name: "no space left"."""
+    """Return what the operating system means, without the file's name: "no space left"."""
     if error.errno is None:
         return str(error) or type(error).__name__
     return _WORDS.get(error.errno) or (error.strerror or os.strerror(error.errno)).lower()
 
 
 def said_of_file(error: OSError) -> str:
-    """The same with the files that it was about: "/san2/a.img: no space left"."""
+    """Return what the operating system means, with the names of the files: "/san2/a.img: no space left"."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return f"{' and '.join(names)}: {said(error)}" if names else said(error)
 
 
 def in_words(error: Exception) -> str:
-    """What any error says, for a sentence."""
+    """Return what an error of any kind says, as a part of a sentence."""
     if isinstance(error, OSError):
         return said_of_file(error)
     return str(error) or repr(error)

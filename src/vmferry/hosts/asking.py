@@ -9,9 +9,9 @@ from vmferry.hosts.interface import Host
 from vmferry.model import FileUser, Where
 
 AskUsers = Callable[[Host, Sequence[Where], Sequence[Path]], Sequence[FileUser]]
-"""Of a host's files, with the folders where images may lie: all who need them, as far as anybody knows."""
+"""Given a host, files and folders where images may lie: returns all users of these files that anybody knows of."""
 
 
 def ask_host(host: Host, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
-    """What the host itself knows."""
+    """Return the users of these files that the host itself knows; `folders`: where images may lie that no VM names."""
     return host.file_users(files, folders)

@@ -16,7 +16,7 @@ from vmferry.errors import Superseded
 from vmferry.model import FencingToken
 
 KEPT_JOBS = 1000
-"""Of more jobs than that the ones that were admitted longest ago are forgotten."""
+"""The most jobs that are remembered; beyond that those whose epoch was recorded longest ago are forgotten."""
 
 
 class Fence:
@@ -65,7 +65,7 @@ class Fence:
 
 class Admits(Protocol):
     def admit(self) -> None:
-        """Raises Superseded."""
+        """Return if this host may act for its job. Raises Superseded when a newer epoch of the job has acted."""
 
 
 H = TypeVar("H", bound=Admits)
@@ -74,7 +74,7 @@ R = TypeVar("R")
 
 
 def fenced(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
-    """Mark a method of a host that acts in a job's name: a job's earlier epoch is refused with Superseded."""
+    """Mark a host's method that acts for a job: it raises Superseded once a newer epoch of the job has acted."""
 
     @functools.wraps(method)
     def admitted(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:

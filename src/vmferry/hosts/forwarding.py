@@ -17,12 +17,12 @@ from vmferry.transfer import Compared, Copied, Place, Watch
 
 
 class ForwardingHost:
-    """Implements hosts.interface.Host by `forward`, which a host of that kind has."""
+    """Implements hosts.interface.Host by passing every method to `forward`, which a subclass defines."""
 
     name: str
 
     def forward(self, method: str, /, *arguments: object, **named: object) -> Any:
-        """What this method of the interface does, with these arguments."""
+        """Carry out this method of the interface with these arguments, and return its answer."""
         raise NotImplementedError
 
     # -- vms

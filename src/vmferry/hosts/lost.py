@@ -1,7 +1,7 @@
 """A host that an operator has declared lost: nothing is asked of it any more.
 
-What a job would have taken away there is noted instead, for the day on which the host is back. Looks answer that
-nothing is there. Whatever would need the host raises HostLost.
+What a job would have taken away there is noted instead, for the day on which the host is back. Queries answer
+that nothing is there. Whatever would need the host raises HostLost.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ NOT_THERE: Mapping[str, object] = {
     "arrived": False,
     "mark_of": "",
 }
-"""The looks that have an answer."""
+"""Queries that are answered for a lost host, with the answer: nothing is there."""
 LEFT = frozenset({"clear_out", "drop", "forget", "remove", "void", "unload", "withdraw", "end_serving"})
-"""Acts that only take away: they are left to whoever cleans up there."""
+"""Acts that only take away: nothing is done, and they are left to the person who cleans up on that host."""
 
 
 class LostHost(ForwardingHost):
-    """Asks nothing of anybody."""
+    """A host declared lost, which is never contacted: queries find nothing, and what would need it raises HostLost."""
 
     def __init__(self, name: str, left: Callable[[Path], None]) -> None:
-        """`left` is told of each file that may still lie there."""
+        """`left` is called with each file that may still lie on the lost host."""
         self.name = name
         self._left = left
 

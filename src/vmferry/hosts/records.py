@@ -1,4 +1,4 @@
-"""What is told to a host, and what it answers."""
+"""Records that are passed to a host, or returned by it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Quiesced(StrEnum):
     YES = "yes"
     NO = "no"
     UNSURE = "unsure"
-    """The agent was told to and did not say that it had: it may do so yet, and has to be told to thaw."""
+    """The guest agent was asked to freeze and did not confirm it: it may do so yet, and has to be asked to thaw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Prefix:
 
 
 class GuestClock(NamedTuple):
-    """Seconds that a guest's own clock is behind its host's; less than 0 when it is ahead."""
+    """Seconds that a guest's own clock was behind its host's and is now; less than 0 when it is ahead."""
 
     before_s: float
     now_s: float
 
 
 class Fold(NamedTuple):
-    """Overlays that no QEMU has open, to be merged down."""
+    """Overlays that no QEMU has open, from `top` down, which are to be merged into `base`."""
 
     top: Path
     base: Placed

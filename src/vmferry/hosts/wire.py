@@ -1,6 +1,6 @@
-"""The protocol of a host as JSON, read from its own signatures: a method that is added there travels by itself.
+"""The calls of hosts.interface.Host as JSON, derived from its signatures: a method added there is carried at once.
 
-Where an image lies stays told apart: a path travels as a string, a Url or a Place as an object.
+Paths stay distinct from other places: a path travels as a string, a Url or a Place as an object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vmferry.hosts.interface.query import is_query
 from vmferry.transfer import Watch
 
 PROTOCOL = 7
-"""Of requests, answers and the calls in them. One more whenever an agent or a manager of before would misread."""
+"""Version of requests, answers and the calls in them; raised whenever an older agent or manager would misread them."""
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ def ends(line: Json) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """One method of the protocol."""
+    """One method of hosts.interface.Host, and how its arguments and its answer travel as JSON."""
 
     name: str
     signature: inspect.Signature
@@ -42,11 +42,14 @@ class Call:
     watched: str | None
     """The argument that is a Watch: such a call is long."""
     looks: bool
-    """It changes nothing."""
+    """The method is a query: it changes nothing."""
 
     @cached_property
     def types(self) -> Mapping[str, TypeAdapter[Any]]:
-        """Made when first needed: a worker without agents needs none, and all take a tenth of a second."""
+        """Type adapters of the arguments that travel, by name.
+
+        Made when first needed: a worker without agents needs none, and making all of them takes 0.1 s.
+        """
         return {name: TypeAdapter(hint) for name, hint in self.hints.items() if name != "return"}
 
     @cached_property
@@ -54,7 +57,7 @@ class Call:
         return TypeAdapter(self.hints["return"])
 
     def bind(self, *args: object, **kwargs: object) -> dict[str, Any]:
-        """Arguments by name, those with defaults too."""
+        """Return the arguments by name, including those left at their defaults."""
         bound = self.signature.bind(None, *args, **kwargs)
         bound.apply_defaults()
         return {name: value for name, value in bound.arguments.items() if name != "self"}
@@ -63,7 +66,7 @@ class Call:
         return {name: _dump(self.types[name], arguments[name]) for name in self.types}
 
     def load(self, told: object) -> dict[str, Any]:
-        """Raises BadRequest."""
+        """Return the arguments by name, read from their JSON. Raises BadRequest."""
         if not isinstance(told, dict) or told.keys() != self.types.keys():
             raise BadRequest(reason=f"{self.name} takes {', '.join(self.types) or 'nothing'}")
         return {name: _load(type_, told[name], f"{self.name}: {name}") for name, type_ in self.types.items()}
@@ -72,7 +75,7 @@ class Call:
         return _dump(self.answer, answer)
 
     def load_answer(self, told: object) -> Any:
-        """Raises BadRequest."""
+        """Return the method's answer, read from its JSON. Raises BadRequest."""
         return _load(self.answer, told, f"the answer to {self.name}")
 
 
@@ -109,15 +112,18 @@ CALLS: Mapping[str, Call] = {
 
 
 def dump_error(error: VmferryError) -> Json:
-    """By name and fields: it is raised again as the same class. The sentence is for an older reader."""
+    """Return an error as JSON: class name and fields, from which the same class is raised again on the other side.
+
+    Its sentence goes along for an older reader, which may not have the class.
+    """
     fields = {name: _plain(value) for name, value in error.fields.items()}
     return {"kind": type(error).__name__, "fields": fields, "sentence": str(error)}
 
 
 def load_error(told: object, host: str) -> VmferryError:
-    """The error that was raised there; AgentFailed with its sentence if there is no such class here.
+    """Return the error that `host` raised; AgentFailed with its sentence if this side has no such class.
 
-    What it says of that host's libvirt by its URI, which is another one here, it says of the host by its name.
+    A libvirt URI in its field `host`, which would mean another libvirt here, is replaced by the host's name.
     """
     if not isinstance(told, dict) or not isinstance(fields := told.get("fields"), dict):
         return AgentFailed(host=host, reason=f"it answered {str(told)[:200]}")

@@ -47,14 +47,15 @@ Info = TypedDict(
 
 
 SMALL_BYTES = 128 << 20
-"""An overlay that the page cache takes without pushing out what guests of the host have in it."""
+"""Bytes of an overlay that the page cache takes without pushing out what guests of the host have in it."""
 LOOK_S = 30
-"""A server that does not answer must not keep a list of VMs."""
+"""Seconds for looking at an image: a server that does not answer must not hold up a list of VMs."""
 
 
 def run(*arguments: str, patience_s: float | None = None, shown: object = None) -> str:
-    """What qemu-img prints. Raises ImageToolFailed with its last line, DestinationFull where that is the reason.
+    """Run qemu-img and return what it prints, ended after `patience_s` seconds.
 
+    Raises ImageToolFailed with its last line, or when it takes too long; DestinationFull where space is the reason.
     `shown`: how an error names what it is about, by default the last argument.
     """
     path = arguments[-1] if shown is None else shown
@@ -75,7 +76,7 @@ def run(*arguments: str, patience_s: float | None = None, shown: object = None) 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What qemu-img tells of an image."""
+    """What qemu-img reports of an image."""
 
     size: int
     files: tuple[str, ...]  # the image and all that it rests on, as QEMU names them
@@ -84,12 +85,12 @@ class ImageInfo:
 
 
 def image_name(place: Place) -> str:
-    """How QEMU's tools are given a place. An absolute path is never taken for a protocol."""
+    """Return the name by which QEMU's tools are given a place. An absolute path is never taken for a protocol."""
     return str(place.path.absolute()) if place.scheme is Scheme.PATH else place.at
 
 
 def look(place: Place) -> ImageInfo:
-    """Read the image's header and those below it. Raises SourceUnreadable."""
+    """Read the header of an image and of all images below it. Raises SourceUnreadable."""
     words = ("info", "--backing-chain", "--output=json", "-f", place.format, image_name(place))
     try:
         layers = json.loads(run(*words, patience_s=_CREATE_S))
@@ -100,7 +101,7 @@ def look(place: Place) -> ImageInfo:
 
 
 def absent(place: Place) -> bool:
-    """Is there no such file? For URLs whose files we make. Raises ImageToolFailed if that cannot be told."""
+    """Is there no file at this place? For URLs whose files vmferry makes. Raises ImageToolFailed if that is unclear."""
     try:
         run("info", "-f", "raw", image_name(place), patience_s=_CREATE_S, shown=place.shown)
     except ImageToolFailed as error:
@@ -111,18 +112,18 @@ def absent(place: Place) -> bool:
 
 
 def missing(reason: str) -> bool:
-    """Is that why QEMU could not open it?"""
+    """Does the reason that QEMU gave for not opening an image mean that the file is missing?"""
     return _MISSING.search(reason) is not None
 
 
 def create(place: Place, size: int, options: Options = ()) -> None:
-    """A new image in which all reads as zero, over whatever is there. Raises DestinationFull, ImageToolFailed."""
+    """Create an image in which all reads as zero, over whatever is there. Raises DestinationFull, ImageToolFailed."""
     words = ("create", "-q", "-f", place.format, *_given(options), image_name(place), str(size))
     run(*words, patience_s=_CREATE_S, shown=place.shown)
 
 
 def mend(place: Place) -> bool:
-    """Free what an interrupted writer allocated in vain; False if the image is damaged beyond that."""
+    """Free clusters that an interrupted writer allocated in vain; False if the image is damaged beyond that."""
     try:
         run("check", "-q", "-r", "leaks", "-f", place.format, image_name(place), patience_s=_CREATE_S)
     except (ImageToolFailed, DestinationFull):
@@ -131,7 +132,7 @@ def mend(place: Place) -> bool:
 
 
 def required(place: Place, size: int, data_bytes: int, options: Options) -> int:
-    """Bytes that an image with so much data takes. Raises ImageToolFailed."""
+    """Return the bytes that an image of this size with so much data takes. Raises ImageToolFailed."""
     words = ("measure", "--output=json", "-O", place.format, *_given(options), "--size", str(size))
     told = json.loads(run(*words, patience_s=_CREATE_S, shown=place.shown))
     return int(told["required"]) + data_bytes
@@ -142,14 +143,14 @@ def _given(options: Options) -> list[str]:
 
 
 def _specific(layer: dict[str, object]) -> dict[str, object]:
-    """What qemu-img tells of this format only."""
+    """Return what qemu-img reports of an image that is specific to its format."""
     specific = layer.get("format-specific")
     data = specific.get("data") if isinstance(specific, dict) else None
     return data if isinstance(data, dict) else {}
 
 
 def _options(layer: dict[str, object]) -> Options:
-    """What a qcow2 image was made with, for another of its kind."""
+    """Return the options that a qcow2 image was made with, to make another like it; none for other formats."""
     if layer.get("format") != "qcow2":
         return ()
     told = _specific(layer)
@@ -169,12 +170,12 @@ def _data_file(layer: dict[str, object]) -> str | None:
 
 
 def chain(placed: Placed) -> list[Image]:
-    """The image and all below it, as the headers tell; the top one's format is given, never probed."""
+    """Return the image and all below it, as their headers say; the top one's format is given, never probed."""
     return _chain(placed, _told(placed))
 
 
 def layers(placed: Placed) -> list[Layer]:
-    """The same, with the names of the snapshots in each image."""
+    """Return the image and all below it, as their headers say, with the names of the snapshots in each."""
     told = _told(placed)
     names = [tuple(snapshot["name"] for snapshot in info.get("snapshots", [])) for info in told]
     return [
@@ -195,7 +196,7 @@ def _told(placed: Placed) -> list[Info]:
 
 
 def size(name: str, patience_s: float) -> int:
-    """Bytes of a raw volume."""
+    """Return the size of a raw volume in bytes, waiting for it at most `patience_s`."""
     told: Info = json.loads(run("info", "-U", "--output=json", "-f", "raw", name, patience_s=patience_s))
     return told["virtual-size"]
 
@@ -221,7 +222,7 @@ def _image(info: Info) -> Image:
 
 
 def bitmaps(placed: Placed) -> list[str]:
-    """The names of the bitmaps that lie in a qcow2."""
+    """Return the names of the bitmaps in a qcow2 image."""
     words = ("info", "-U", "--output=json", "-f", placed.format, qemu_name(placed))
     info: Info = json.loads(run(*words, patience_s=LOOK_S))
     found = info.get("format-specific", {}).get("data", {}).get("bitmaps", [])
@@ -229,7 +230,7 @@ def bitmaps(placed: Placed) -> list[str]:
 
 
 def remove_bitmap(placed: Placed, name: str) -> None:
-    """Remove one from an image that nobody has open."""
+    """Remove one bitmap from an image that nobody has open."""
     run("bitmap", "--remove", "-f", placed.format, qemu_name(placed), name)
 
 
@@ -238,10 +239,10 @@ def rebase(path: Path, backing: Placed) -> None:
 
 
 def commit(top: Path, base: Placed) -> None:
-    """Write what lies above `base` into it, leaving the overlays as they are (-b implies -d).
+    """Merge the overlays from `top` down into `base`, leaving them as they are (-b implies -d).
 
-    A small one goes through the page cache, which sorts it: 32 MiB in 0.11 s, past it in 0.17 s. QEMU flushes either
-    way before it ends.
+    A small overlay goes through the page cache, which sorts its writes: 32 MiB in 0.11 s, past the cache in 0.17 s.
+    QEMU flushes either way before it ends.
     """
     words = ("commit", "-q", "-t", "writeback" if top.stat().st_blocks * 512 <= SMALL_BYTES else "none", "-b")
     if isinstance(base.path, Path) and not base.path.is_block_device():
@@ -251,10 +252,11 @@ def commit(top: Path, base: Placed) -> None:
 
 
 def _volume_below(top: Path) -> tuple[str, ...]:
-    """The volume at the bottom of a chain by QEMU's own name for it, and the chain opened with it writable.
+    """Return arguments to commit into the volume at a chain's bottom: QEMU's own name for it, and the chain to open.
 
-    libvirt's names in the overlays' headers are others than ours ("Did not find ... in the backing chain"), and
-    what is on NFS cannot be made writable later ("Cannot open a read-only mount as read-write").
+    The chain is opened with the volume writable: libvirt's names in the overlays' headers are others than ours ("Did
+    not find ... in the backing chain"), and what is on NFS cannot be made writable later ("Cannot open a read-only
+    mount as read-write").
     """
     layers: list[Info] = json.loads(run("info", "--backing-chain", "--output=json", "-f", "qcow2", str(top)))
     file = str(top).replace(",", ",,")

@@ -22,13 +22,13 @@ _WITHOUT_LOCKS = {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP}
 def guard_reading(fd: int) -> bool:
     """Keep writers away from an open image; False if one has it already. Raises OSError.
 
-    A file system without such locks is left unguarded, and that is True.
+    A file system without such locks is left unguarded, and the answer is True.
     """
     return _guarded(fd, take=[_UNSHARED + _WRITE, _UNSHARED + _RESIZE], free=[_USED + _WRITE])
 
 
 def guard_writing(fd: int) -> bool:
-    """Keep all other users away from what is open for writing; False if there is one. Raises OSError."""
+    """Keep all other users away from an image open for writing; False if there is one. Raises OSError."""
     take = [_USED + _WRITE, _UNSHARED + _WRITE, _UNSHARED + _RESIZE]
     return _guarded(fd, take=take, free=[_USED + _WRITE, _UNSHARED + _WRITE])
 

@@ -21,7 +21,7 @@ PORTS = {"nbd": 10809, "iscsi": 3260, "nfs": 2049}
 
 
 class NfsIdentity(NamedTuple):
-    """Who asks an NFS server, by number: it believes whoever asks."""
+    """The user and group, by number, in whose name an NFS server is asked: it believes its clients."""
 
     uid: int
     gid: int
@@ -37,17 +37,17 @@ class _Parts(NamedTuple):
 
 
 def canonical(url: Url) -> Url:
-    """The one way to write it. Raises ValueError for what is no nbd, iscsi or nfs URL."""
+    """Return the URL written in the one way used here. Raises ValueError for what is no nbd, iscsi or nfs URL."""
     return _url(_parts(url))
 
 
 def identity_of(url: Url) -> NfsIdentity | None:
-    """Who asks for a file on NFS, if the URL says so."""
+    """Return the user and group that the URL of a file on NFS names; None if it names none. Raises ValueError."""
     return _parts(url).identity
 
 
 def whoever_asks(url: Url) -> Url:
-    """The same place without that, to compare places; what is no URL of ours stays as it is."""
+    """Return an NFS URL without user and group, to compare places; any other URL means the same, or stays as it is."""
     try:
         return _url(_parts(url)._replace(identity=None))
     except ValueError:
@@ -55,10 +55,10 @@ def whoever_asks(url: Url) -> Url:
 
 
 def qemu_name(placed: Placed) -> str:
-    """A path, a URL, or a json: name where only a part of a raw volume is meant, and for NFS.
+    """Return QEMU's name for an image: a path, a URL, or a json: name for a part of a raw volume and for NFS.
 
     In the URL of a backing image libvirt 9.0 loses the first slash of an NFS export ("Mount failed with error
-    MNT3ERR_ACCES"), and json: without user and group it refuses.
+    MNT3ERR_ACCES"), and a json: name without user and group it refuses.
     """
     if placed.slice_bytes is not None:
         part = {"driver": "raw", "offset": 0, "size": placed.slice_bytes, "file": _options(placed.path)}
@@ -69,7 +69,10 @@ def qemu_name(placed: Placed) -> str:
 
 
 def where_named(name: str) -> tuple[Where, int | None]:
-    """What such a name means, and how much of it. Raises ValueError for what is named in another way."""
+    """Return the place that a name of QEMU's means, and how many bytes of it (None for all).
+
+    Raises ValueError for what is named in another way.
+    """
     if name.startswith("json:"):
         told = _unwrapped(json.loads(name.removeprefix("json:")))
         if told.get("driver") != "raw" or told.get("offset"):
@@ -81,7 +84,7 @@ def where_named(name: str) -> tuple[Where, int | None]:
 
 
 def network_source(url: Url) -> etree._Element:
-    """The <source> of a network disk."""
+    """Return libvirt's <source> element for a network disk with this URL."""
     parts = _parts(url)
     source = etree.Element("source", protocol=parts.scheme)
     if parts.scheme == "nfs":
@@ -100,7 +103,7 @@ def network_source(url: Url) -> etree._Element:
 
 
 def url_of(source: etree._Element) -> Url | None:
-    """The URL of a network disk's <source>; None where there is none, or it needs a secret or TLS."""
+    """Return the URL of a network disk's <source>; None where there is none, or it needs a secret or TLS."""
     host = source.find("host")
     protocol = source.get("protocol", "")
     if host is None or protocol not in PORTS or source.find("auth") is not None or source.get("tls") == "yes":
@@ -113,7 +116,7 @@ def url_of(source: etree._Element) -> Url | None:
 
 
 def _identity_in(source: etree._Element) -> NfsIdentity | None:
-    """libvirt takes names too, and numbers with a plus before them."""
+    """Return the user and group of a <source>: libvirt takes names, and numbers with a plus before them."""
     told = source.find("identity")
     if told is None:
         return None
@@ -184,14 +187,14 @@ def _options(where: Where) -> dict[str, object]:
 
 
 def _unwrapped(told: dict[str, Any]) -> dict[str, Any]:
-    """libvirt puts raw around what it names, slices too, and leaves out to say so."""
+    """Strip the raw layers that libvirt puts around what it names, slices too, and does not always declare."""
     while told.keys() <= {"driver", "file"} and "file" in told and told.get("driver", "raw") == "raw":
         told = told["file"]
     return told
 
 
 def _where_of(told: dict[str, Any]) -> Where:
-    """From QEMU's options, nested or flat as it writes them for old ways of naming."""
+    """Return the place that QEMU's options name, nested or flat as it writes them for old ways of naming."""
     if "filename" in told:
         return Path(told["filename"])
     server = told.get("server") or {k.removeprefix("server."): v for k, v in told.items()}

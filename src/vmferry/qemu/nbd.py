@@ -22,7 +22,7 @@ _START = (
 def start(
     command: Sequence[str], listening: socket.socket, errors: IO[bytes] | int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """Start a qemu-nbd that takes its connections from this socket; what it says of errors goes to `errors`.
+    """Start a qemu-nbd that takes its connections from this socket; its standard error goes to `errors`.
 
     The kernel ends it with the thread that called this, so that thread has to outlive it.
     """
@@ -36,7 +36,7 @@ def start(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop it and take its status, by SIGKILL after 10 s."""
+    """Terminate a qemu-nbd and take its status; it is killed if it still runs after 10 s."""
     process.terminate()
     try:
         process.wait(_END_S)

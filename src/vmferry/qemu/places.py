@@ -21,7 +21,7 @@ _ISCSI_PATH = re.compile(r"/[^/]+/[0-9]+")
 
 
 class Scheme(Enum):
-    """What the first letters of a place say of it."""
+    """The kind of a place, as its first letters say."""
 
     PATH = "path"  # a file or a block device: which one, only a look can tell
     NBD = "nbd"
@@ -45,9 +45,9 @@ class Place:
     """Where a disk lies and in which format; the format is said, never probed (decision 0004).
 
     `tls` is a folder as QEMU's tls-creds take it: ca-cert.pem with client-cert.pem and client-key.pem, or
-    keys.psk. `exists` says of a file on NFS by URL that it is there before us and after us, as devices, LUNs and
-    exports always are: what it holds is written over. `through`: a ticket; what listens there is the end of a tunnel,
-    which whoever copies has to have the other end of. Raises BadPlace if the words make no sense.
+    keys.psk. `exists` says of a file on NFS by URL that it is there before and after the copy, as devices, LUNs and
+    exports always are: what it holds is overwritten. `through`: the ticket of a tunnel; the place is then one end of
+    that tunnel, and the side that copies needs its other end. Raises BadPlace if the words make no sense.
     """
 
     at: str
@@ -83,7 +83,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """As a person may see it, and as it is remembered: without a password."""
+        """The place as it is shown to people and recorded: without a password."""
         return self.known_as or _PASSWORD.sub(r"\1@", self.at)
 
 
@@ -91,17 +91,17 @@ Where = Path | Place
 
 
 def place_of(where: Where) -> Place:
-    """A bare path is a file of bytes."""
+    """Return where a disk lies as a Place; a bare path is a raw file."""
     return where if isinstance(where, Place) else Place(str(where.absolute()))
 
 
 def shown(where: Where) -> str:
-    """How errors name it."""
+    """Return how errors name where a disk lies: without a password."""
     return where.shown if isinstance(where, Place) else str(where)
 
 
 def _wrong(at: str) -> str | None:
-    """What is wrong with a place and what to write instead, None if nothing is."""
+    """Return what is wrong with the words of a place and what to write instead; None if nothing is."""
     if not at or "\0" in at:
         return "it is empty: name a file, a device or a URL"
     if _OLD_NBD.match(at):

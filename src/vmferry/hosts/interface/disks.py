@@ -18,27 +18,29 @@ class Disks(Protocol):
 
     @query
     def active_image(self, uuid: str, target: str) -> Where:
-        """What the disk runs on now; when the VM is off, what it would start from."""
+        """Return the image that the disk runs on now or, when the VM is off, would start from; "/" if it has none."""
 
     @query
     def chains(self, uuid: str, memory: Path | None = None) -> Sequence[DiskChain] | None:
-        """What its disks lie on now, in libvirt's eyes and in QEMU's; None of one that is off.
+        """Return what the VM's disks lie on now, as libvirt and as QEMU see it; None for a VM that is off.
 
-        `memory`: what it lay on when it was put into this saved state. Waits for nothing that is in flight.
+        With `memory`: what they lay on when the VM was put into this saved state. Does not wait for libvirt operations
+        in flight.
         """
 
     @query
     def users(self, path: Where) -> tuple[str, ...]:
-        """UUIDs of the VMs that name it, or whose images lie on it, as they run or from their next start on."""
+        """Return UUIDs of the VMs that name the image or have images on it, as they run or from their next start on."""
 
     @query
     def volume(self, where: Where) -> Volume | None:
-        """The device, LUN or export there; None for a path that is no block device."""
+        """Return the block device, LUN or export at this place; None for a path that is no block device."""
 
     def freeze(self, uuid: str, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
-        """Send writes of all these disks to new overlays, at one moment, leaving no metadata.
+        """Switch all these disks (by target) to new overlays at one moment, leaving no snapshot metadata in libvirt.
 
-        `quiesce_s`: ask the guest agent to freeze file systems, waiting for it at most so long.
+        `quiesce_s`: ask the guest agent to freeze file systems, waiting for it at most so many seconds. Returns whether
+        they were frozen.
         """
 
     def unfreeze(
@@ -52,31 +54,33 @@ class Disks(Protocol):
     ) -> Placed:
         """Take a job's overlays, the newest first, out of a disk's chain: each is merged into what lies below it.
 
-        Whatever somebody else has put on them stays on top. VM running, paused, off, saved by libvirt, gone, or its
-        disk detached; or in this saved state of the job's own, which is dated anew. Its definition follows where it
-        names them. Returns what the disk lies on then; `base` is what lay below them at first.
+        Images that somebody else has put on the overlays stay on top. The VM may run, be paused, off, saved by libvirt
+        or gone, or its disk detached; with `memory` it is in this saved state of the job's own, which gets a new date.
+        The VM's definition is changed where it names the overlays. Returns what the disk lies on then; `base` is what
+        lay below the overlays at first.
 
-        A guest that runs may stand for the instant of the switch: who is cut off within leaves it standing.
+        A running guest may be paused for the instant of the switch, and stays paused if the caller is killed within.
         Removes no files. Raises StartedOnOverlay where a QEMU that was started on an overlay may not write the base;
-        DiskHeld, SnapshotHeld, MemoryElsewhere and StillNamed where what somebody made needs them.
+        DiskHeld, SnapshotHeld, MemoryElsewhere and StillNamed where something that somebody made needs the overlays.
         """
 
     def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:
-        """Start copying the active image's own data, and every further write, into an image that exists.
+        """Start mirroring the active image's own data, and every further write, into an image that exists.
 
-        That one holds what lies below the active image. A mirror that runs already gets this limit.
+        `destination` holds what lies below the active image already. A mirror to it that runs gets the new limit, in
+        bytes per second. Raises HostRefused while another mirror runs.
         """
 
     @query
     def mirrored(self, uuid: str, target: str) -> tuple[bool, int, int]:
-        """(ready, done bytes, total bytes) of a mirror. Raises HostRefused when there is none."""
+        """Return (ready, done bytes, total bytes) of the disk's mirror. Raises HostRefused when there is none."""
 
     @query
     def mirroring(self, uuid: str, target: str) -> bool:
         """Does a mirror run on the disk?"""
 
     def pivot(self, uuid: str, target: str) -> None:
-        """Make the mirror's destination the active image."""
+        """Make the destination of the disk's mirror its active image, which ends the mirror."""
 
     def end_mirror(self, uuid: str, target: str, destination: Placed) -> None:
-        """Stop the mirror to there; the disk stays where it was. None running is fine, another one runs on."""
+        """Stop the disk's mirror to `destination`, if it runs; the disk stays where it was, another mirror goes on."""

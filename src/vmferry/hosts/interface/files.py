@@ -23,45 +23,44 @@ class Files(Protocol):
 
     @query
     def probe(self, folder: Path, use: FolderUse) -> Sequence[Finding]:
-        """What stands against such files there, tried as QEMU's user with a file that is gone at once."""
+        """Return what keeps such files from lying there, tried as QEMU's user with a file that is removed at once."""
 
     @query
     def allocated(self, path: Path) -> int:
-        """Bytes that a file takes on its storage; 0 when it is not there."""
+        """Return the bytes that a file takes on its storage; 0 when it is not there."""
 
     @query
     def exists(self, path: Path) -> bool: ...
 
     @query
     def entry(self, path: Path) -> FileEntry | None:
-        """What the path leads to; None where no file is."""
+        """Return the file that the path leads to, with the links on the way; None where there is no file."""
 
     @query
     def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
-        """All who need one of these files, as far as this host knows; who cannot be asked counts as one.
+        """Return all users of these files that this host knows, the job's own VM too; one that cannot be asked counts.
 
         `folders`: where images may lie that no VM names, besides the files' own folders and those of libvirt's pools.
-        The job's own VM is among them.
         """
 
     @query
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
-        """Files there that carry a job's id."""
+        """Return the files in these folders that carry a job's id in their names."""
 
     @query
     def mark_of(self, path: Path) -> str:
-        """Changes with every write to the file; empty when it is not there."""
+        """Return a mark that changes with every write to the file; empty when the file is not there."""
 
     @query
     def content_of(self, path: Path) -> str:
-        """A hash of what a guest reads of a raw file, in whole sectors; empty when it is not there."""
+        """Return a hash of what a guest reads of a raw file, in whole sectors; empty when the file is not there."""
 
     @query
     def unchanged_since(self, transfer: DiskTransfer) -> bool:
-        """Is the source still, by size and time of change, what was copied?"""
+        """Is the transfer's source still, by size and time of change, what was copied?"""
 
     def copy(self, transfer: DiskTransfer, watch: Watch) -> Copied:
-        """Copy a file that does not change; resumes from its bookmarks. Raises what transfer.copy raises."""
+        """Copy a source that does not change, resuming from the bookmarks. Raises what transfer.copy raises."""
 
     def compare(self, transfer: DiskTransfer, watch: Watch) -> Compared:
         """Compare every byte of a copy by hash with its source."""
@@ -76,19 +75,19 @@ class Files(Protocol):
         """Remove a finished copy's bookmarks."""
 
     def small_copy(self, source: Path, destination: Path) -> None:
-        """Copy a small file (NVRAM) whole and durably, mode and owner with it, replacing only our own."""
+        """Copy a small file (NVRAM) whole and durably, with mode and owner. It may replace only vmferry's own file."""
 
     def rebase(self, path: Path, backing: Placed) -> None:
-        """Write another backing file into the header; data stays (qemu-img rebase -u)."""
+        """Write another backing file into the image's header; its data stays as it is (qemu-img rebase -u)."""
 
     def fold(self, folds: Sequence[Fold]) -> None:
         """Merge overlays that no QEMU has open into their bases, all at once; a `top` that is gone is fine.
 
-        Removes no files. May be cut off and done again: the overlays stay as they are, and write all they hold anew.
+        Removes no files. May be cut off and done again: the overlays stay as they are, and all of it is merged anew.
         """
 
     def promote(self, part: Path, final: Path) -> None:
-        """Give a finished copy its real name, or take it back; done already is fine.
+        """Rename a finished copy to its real name, or back; done already is fine.
 
         Raises DestinationExists, never overwrites.
         """
@@ -100,4 +99,4 @@ class Files(Protocol):
         """Rename a file that nobody uses; done already is fine. Raises DestinationExists."""
 
     def refresh_pools(self, folders: Sequence[Path]) -> None:
-        """Let libvirt's storage pools over these folders look again what is there."""
+        """Make libvirt's storage pools over these folders list anew what is there."""

@@ -12,7 +12,7 @@ R = TypeVar("R")
 def query(method: Callable[P, R]) -> Callable[P, R]:
     """Mark a method that changes nothing.
 
-    All others act: they carry a token, and an agent takes those of one job one after another.
+    All others act: they carry a token, and an agent carries out those of one job one after another.
     """
     method.__dict__["query"] = True
     return method

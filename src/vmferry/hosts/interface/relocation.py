@@ -16,29 +16,32 @@ class Relocation(Protocol):
     """A VM on its way from this host to another, or from another to this one."""
 
     def serve(self, sources: Sequence[Path | Place]) -> Sequence[Place]:
-        """Let the other hosts read images that do not change, over NBD with TLS, until `end_serving`.
+        """Serve images that do not change to other hosts, over NBD with TLS, until `end_serving`. Returns where.
 
-        A path is served byte for byte, a place as the content of its image.
+        A path is served byte for byte, a Place as the content of its image.
         """
 
     def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Prefix | None:
-        """Let the other hosts read what of the VM's saved state, which is being written, will stay as it is.
+        """Serve the settled beginning of the VM's saved state to other hosts, while the state is being written.
 
-        That is its beginning, in whole chunks of a transfer; the first chunk alone is written again at the end. None
-        while that is no more than `beyond` bytes, and while nothing is written: what lies there may be an older one.
-        What was served of it before is no longer.
+        The beginning counts in whole chunks of a transfer; the first chunk alone is written again at the end. None
+        while it is no more than `beyond` bytes, and while no state is being written: the file may be an older one.
+        What was served of the file before is no longer served.
         """
 
     def end_serving(self) -> None:
-        """Nothing of this job is served any more, and nothing that `receive` let in passes."""
+        """End all exports of this job, and cut all that `receive` let in."""
 
     @query
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
-        """Networks and bridges that the VM is connected to, once mapped, and that are not here."""
+        """Return the networks, bridges and devices that the VM is connected to, once mapped, and that are not here."""
 
     @query
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
-        """Files, folders, sockets and devices of a host that the VM's definition names, disks aside, and not here."""
+        """Return what the VM's definition names of its host, disks aside, and is not here.
+
+        That is files, folders, sockets and devices; unless `changes.cold` also free huge pages and screens' ports.
+        """
 
     def announce(self, definition: Definition) -> None:
         """Define a placeholder: it shows the VM's name, carries the job's id, takes no memory and cannot start.
@@ -48,41 +51,43 @@ class Relocation(Protocol):
 
     @query
     def announced(self, uuid: str) -> bool:
-        """Is what is defined there this job's placeholder?"""
+        """Is the VM with this UUID, as it is defined here, this job's placeholder?"""
 
     def withdraw(self, uuid: str) -> None:
-        """Remove this job's placeholder; none there is fine, any other VM stays."""
+        """Remove this job's placeholder for the VM, if it is there; any other VM stays."""
 
     def relinquish(self, uuid: str, *, runs: bool) -> None:
-        """From now on the VM cannot start here; one that runs goes on, with a placeholder for a definition.
+        """Keep the VM from ever starting here; one that runs goes on, with a placeholder as its definition.
 
-        Raises HostRefused of one that runs though it should not.
-
-        Its snapshots and checkpoints are forgotten, in libvirt only. `withdraw` removes the placeholder.
+        Its snapshots and checkpoints are forgotten, in libvirt only. `withdraw` removes the placeholder. Raises
+        HostRefused for a VM that runs without `runs`.
         """
 
     def reclaim(self, definition: Definition) -> None:
-        """Take back a VM that was relinquished, running or off, with all that was written down."""
+        """Define a VM that was relinquished again, running or off, with all that its definition holds."""
 
     def adopt(self, definition: Definition, changes: Changes) -> None:
-        """Define the VM for good, in the place of this job's placeholder, with snapshots and autostart."""
+        """Define the VM for good, in place of this job's placeholder, with snapshots, checkpoints and autostart."""
 
     def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
-        """Write it to a file that a person can define the VM from, replacing only our own."""
+        """Write the changed definition to a file that a person can define the VM from.
+
+        The file may replace only one of vmferry's own.
+        """
 
     def clear_out(self, uuid: str) -> None:
-        """Remove what is left of a VM that has gone to another host: its TPM's state. Not of one that is defined."""
+        """Remove what a VM that went to another host left here, its TPM's state; nothing of a VM that is defined."""
 
     def receive(self, uuid: str) -> str:
-        """Be ready for a VM that comes while it runs. Returns where to: an opaque word for `migrate`."""
+        """Prepare for a VM that migrates here while it runs. Returns an opaque address, which is `to` of `migrate`."""
 
     def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
-        """Carry a running VM's memory and the rest of these disks over; it arrives standing.
+        """Migrate a running VM's memory, and the rest of the disks in `there`, to another host; it arrives paused.
 
-        Cut off or cancelled, it runs on here. The paths are those of the other host. Returns when it has ended here,
-        also by a crash: whether it has arrived, the other host tells.
+        Cut off or cancelled, the VM runs on here. The paths are those of the other host. Returns when its QEMU has
+        ended here, also by a crash: whether the VM has arrived, `arrived` of the other host tells.
         """
 
     @query
     def arrived(self, uuid: str) -> bool:
-        """Is the VM here, complete, running or standing? False while it is still on its way."""
+        """Is the VM here, complete, running or paused? False while it is still on its way."""

@@ -1,4 +1,4 @@
-"""What a host copies."""
+"""The transfers that a host carries out."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from pathlib import Path
 from vmferry.transfer import Place, Transfer
 
 DiskTransfer = Transfer[Path | Place, Path | Place]
-"""Of files byte for byte, of anything else by what a guest sees of it."""
+"""A transfer between two ends: a path is copied byte for byte, a Place by what a guest sees of it."""

@@ -16,15 +16,15 @@ class VirtualMachines(Protocol):
 
     @query
     def vms(self) -> Sequence[Vm]:
-        """All VMs, by name."""
+        """Return all VMs, sorted by name."""
 
     @query
     def vm(self, name: str) -> Vm:
-        """The VM of that name or UUID. Raises NoSuchVm."""
+        """Return the VM of that name or UUID. Raises NoSuchVm."""
 
     @query
     def power(self, uuid: str) -> Power:
-        """Its power now, after any libvirt operation in flight on it has ended."""
+        """Return whether the VM is running, paused or off, after any libvirt operation in flight on it has ended."""
 
     @query
     def defined(self, uuid: str) -> bool:
@@ -32,34 +32,34 @@ class VirtualMachines(Protocol):
 
     @query
     def definition(self, uuid: str) -> Definition:
-        """All that libvirt has written down about the VM. Raises NoSuchVm."""
+        """Return all that libvirt has written down about the VM. Raises NoSuchVm."""
 
     @query
     def definition_now(self, uuid: str) -> Definition:
-        """The VM as it runs now, which its definition may no longer say; without snapshots. Raises NoSuchVm."""
+        """Return the VM as it runs now, which may differ from its definition; without snapshots. Raises NoSuchVm."""
 
     @query
     def lacks_to_start(self, uuid: str) -> Sequence[Lack]:
-        """What libvirt here would miss if it had to start the VM again as it runs now, or, off, as it is defined."""
+        """Return what this host lacks to start the VM again as it runs now or, when it is off, as it is defined."""
 
     @query
     def refusal(self, definition: Definition, changes: Changes) -> str:
-        """What libvirt here says against such a VM, whatever files it needs; empty when it would define it."""
+        """Return libvirt's objection to the changed definition, missing files aside; empty when it would accept it."""
 
     def suspend(self, uuid: str) -> bool:
-        """Make a VM that runs stand. Returns whether it ran until now."""
+        """Pause a running VM. Returns whether it ran until now."""
 
     def resume(self, uuid: str) -> None:
-        """Let a VM that stands run; nothing happens to one that runs, or is off."""
+        """Let a paused VM run; nothing happens to one that runs, or is off."""
 
     def thaw(self, uuid: str, seconds: float) -> bool:
-        """Tell the guest agent to thaw all file systems; False when it does not answer within so many seconds."""
+        """Have the guest agent thaw all file systems; False when it does not answer within so many seconds."""
 
     def set_clock(self, uuid: str, stood_s: float, seconds: float) -> GuestClock | None:
-        """Have the guest agent set the guest's clock, which stood for so long; None when it does not answer.
+        """Have the guest agent set the guest's clock, which stood for `stood_s`; None when it does not answer.
 
-        Each answer is waited for at most so many seconds. A clock that is right stays, and one that is off by minutes
-        more than it stood: that guest has a time of its own. Whether it was set, `now_s` tells.
+        Each answer is waited for at most `seconds`. A clock that is right is not set, nor one that is off by minutes
+        more than it stood: that guest has a time of its own. `now_s` of the answer tells whether it was set.
         """
 
     def point(
@@ -69,13 +69,13 @@ class VirtualMachines(Protocol):
         files: Mapping[Path, Path],
         sources: Mapping[str, Sequence[Where]],
     ) -> Sequence[str]:
-        """Make the persistent definition use these active images and files, where it names one of the sources.
+        """Make the VM's persistent definition use these images and files, where it names one of the `sources`.
 
-        Returns the disks for which it names another one: a person put that there, so it stays.
+        Returns the disks for which it names another image: a person put that there, so it stays.
         """
 
     def rewrite_snapshots(self, uuid: str, paths: Mapping[Path, Path]) -> None:
-        """Make libvirt's snapshot metadata name the new paths."""
+        """Replace paths in libvirt's metadata of the VM's snapshots by new ones."""
 
     def forget_checkpoints(self, uuid: str) -> None:
         """Make libvirt forget the VM's checkpoints, so that no backup is based on one; bitmaps stay in the images."""

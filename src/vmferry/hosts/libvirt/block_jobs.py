@@ -44,7 +44,11 @@ class RunningDisks:
         self._uuid = uuid
 
     def freeze(self, overlays: Mapping[str, Path], quiesce_s: float | None) -> Quiesced:
-        """One atomic snapshot; an overlay of ours that a cut-off call left behind is made anew."""
+        """Switch these disks to overlays in one atomic snapshot; overlays that a cut-off call left are made anew.
+
+        Returns whether file systems were frozen with them: with `quiesce_s` UNSURE where the disks are on the overlays
+        already. Raises HostRefused where the VM lacks one of the disks.
+        """
         active = {self.active(target) for target in overlays}
         if active == set(overlays.values()):
             return Quiesced.NO if quiesce_s is None else Quiesced.UNSURE
@@ -61,11 +65,11 @@ class RunningDisks:
         return quiesced
 
     def _quiesced(self, xml: str, seconds: float) -> Quiesced:
-        """With file systems frozen by the guest agent, if it answers in time.
+        """Take the snapshot with file systems frozen by the guest agent, if it answers in time; NO if not.
 
-        libvirt 9.0 gives up on an agent that is late and does not thaw: seen to freeze the guest for good when it
-        carried out the command later. So one that does not answer is not told to freeze, and of one that then is
-        late nothing is sure.
+        libvirt 9.0 gives up on an agent that is late and does not thaw: seen to freeze the guest for good when the
+        agent carried out the command later. So an agent that does not answer is not asked to freeze, and one that is
+        late after that gives UNSURE.
         """
         agent = GuestAgent(self._link, self._uuid)
         if not agent.answers(seconds):
@@ -85,9 +89,9 @@ class RunningDisks:
         return None if disk is None else domain_xml.source_where(disk)
 
     def merge(self, target: str, first: int, last: int, watch: Watch) -> None:
-        """Merge some images of a chain, the active one being 0, into the one at `last`; what lies on them stays.
+        """Merge the images of a chain from `first` on, 0 being the active one, into that at `last`; those above stay.
 
-        Of the active one, whatever part of that is done already.
+        A merge of the active image goes on from whatever part of it is done already.
         """
         if first:
             self._merge_within(target, first, last, watch)
@@ -114,7 +118,7 @@ class RunningDisks:
         return bool(self._call(f"look at {target}", lambda d: d.blockJobInfo(target, 0)))
 
     def _layer(self, target: str, number: int) -> str:
-        """libvirt's name for an image of the chain, as vda[3]."""
+        """Return libvirt's name for an image of the disk's chain by its number, as vda[3]. Raises HostRefused."""
         at = self._element(target)
         for _ in range(number):
             at = None if at is None else at.find("backingStore")
@@ -131,7 +135,7 @@ class RunningDisks:
             self.pivot(target)
 
     def _begin_commit(self, target: str, base: str) -> None:
-        """Raises StartedOnOverlay where that is why QEMU may not write the base.
+        """Begin to merge the active image into `base`. Raises StartedOnOverlay where that is why QEMU may not write it.
 
         AppArmor's profile of a QEMU denies it to write what lay below its disks when it was started; libvirt before
         12.1 cannot take that back.
@@ -150,7 +154,7 @@ class RunningDisks:
             raise
 
     def _vm(self) -> str:
-        """Its name, or its UUID where libvirt does not know it any more."""
+        """Return the VM's name, or its UUID where libvirt does not know it any more."""
         try:
             return self._name()
         except (HostRefused, NoSuchVm):
@@ -161,9 +165,10 @@ class RunningDisks:
 
     @contextmanager
     def _standing(self, target: str) -> Iterator[None]:
-        """QEMU 7.2 crashes when a disk on IDE or SATA is written to in the instant of a commit's pivot (decision 0027).
+        """Pause a running guest within, if the disk is on IDE or SATA.
 
-        Whoever is cut off within leaves a guest that stands; the step that asked lets it go.
+        QEMU 7.2 crashes when such a disk is written to in the instant of a commit's pivot (decision 0027). A process
+        that is killed within leaves the guest paused; the step that asked lets it go on.
         """
         if self._bus(target) not in _CRASHES or self._power() is not Power.RUNNING:
             yield
@@ -207,7 +212,7 @@ class RunningDisks:
             until(lambda: self.job(target) is None)
 
     def job(self, target: str) -> str | None:
-        """The kind of mirror that runs on the disk: copy or active-commit."""
+        """Return the kind of mirror that runs on the disk, copy or active-commit; None if there is none."""
         mirror = self._mirror(target)
         return None if mirror is None else mirror.get("job", "copy")
 
@@ -235,7 +240,7 @@ class RunningDisks:
         return [domain_xml.target_of(d) for d in domain_xml.disks(root)]
 
     def _call(self, action: str, act: Callable[[libvirt.virDomain], T]) -> T:
-        """Act on the domain. Raises GuestGone when it is refused because the guest has stopped."""
+        """Return what `act` does with the VM's domain. Raises GuestGone when refused because the guest has stopped."""
         try:
             return self._link.call(action, lambda conn: act(conn.lookupByUUIDString(self._uuid)))
         except HostRefused:
@@ -261,5 +266,5 @@ class RunningDisks:
 
 
 def _is_ready(mirror: domain_xml.Element) -> bool:
-    """QEMU reports cur == end before a mirror is ready: only this attribute tells."""
+    """Is the mirror ready? QEMU reports cur == end before it is: only this attribute tells."""
     return mirror.get("ready") == "yes"

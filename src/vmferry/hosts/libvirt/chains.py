@@ -21,11 +21,11 @@ from vmferry.qemu.names import where_named
 
 _QUERY = json.dumps({"execute": "query-block"})
 _PROTOCOLS = frozenset({"file", "host_device", "nbd", "nfs", "iscsi", "rbd", "ssh", "http", "https"})
-"""A raw image without a layer of its own, as newer libvirts open some."""
+"""QEMU's drivers for raw images without a format layer of their own, as newer libvirts open some."""
 _FILTERS = frozenset(
     {"copy-on-read", "throttle", "copy-before-write", "compress", "blkdebug", "preallocate", "snapshot-access"}
 )
-"""They pass on what lies below, and are no images."""
+"""QEMU's filter drivers: they pass on what lies below, and are no images."""
 _JOBS = {
     libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: "pull",
     libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: "copy",
@@ -36,7 +36,7 @@ _JOBS = {
 
 
 def read(domain: libvirt.virDomain) -> tuple[DiskChain, ...] | None:
-    """Of a VM that runs, or stands; None of one that is off, or ends meanwhile."""
+    """Return what the disks of a running or paused VM lie on; None for one that is off, or ends meanwhile."""
     if inspect.power(domain) is Power.OFF:
         return None
     try:
@@ -50,9 +50,9 @@ def read(domain: libvirt.virDomain) -> tuple[DiskChain, ...] | None:
 
 
 def of_headers(root: Element) -> tuple[DiskChain, ...]:
-    """Of disks that nobody has open: what the domain's XML names, and below that what the headers tell.
+    """Return the chains of disks that nobody has open: what the domain's XML names, and below it what headers name.
 
-    A guest may be standing meanwhile, so they are read side by side.
+    A guest may be standing meanwhile, so the disks are read in parallel.
     """
     disks = list(domain_xml.disks(root))
     with ThreadPoolExecutor(max(1, len(disks))) as pool:
@@ -66,7 +66,7 @@ def _closed(disk: Element) -> DiskChain:
 
 
 def layers_of(placed: Placed) -> tuple[Layer, ...]:
-    """As the headers tell; the image alone where they cannot be read."""
+    """Return an image and all below it, as the headers say; the image alone where they cannot be read."""
     if isinstance(placed.path, Path) and not placed.path.exists():
         return (Layer(str(placed.path), placed.format, 0),)
     try:
@@ -108,7 +108,7 @@ def _block_job(domain: libvirt.virDomain, disk: Element, target: str) -> str:
 
 
 def _opened(domain: libvirt.virDomain) -> Mapping[str, Mapping[str, Any]]:
-    """What QEMU has open, by the names of its devices: a question only, which changes nothing."""
+    """Return what QEMU has open, by the names of its devices, with a monitor query that changes nothing."""
     told = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _QUERY, 0))["return"]
     opened = {}
     for device in told:
@@ -136,9 +136,10 @@ def _layers(image: Mapping[str, Any]) -> Iterator[Layer]:
 
 
 def _name(filename: str) -> str:
-    """QEMU writes JSON where an image was opened with options that no plain name tells, of the layers around it too.
+    """Return the place that QEMU's name for an image means, or the name itself where that cannot be told.
 
-    It cuts such a name after 4095 bytes, which some twenty layers fill: what it means cannot be told then.
+    QEMU writes JSON where an image was opened with options that no plain name tells, of the layers around it too. It
+    cuts such a name after 4095 bytes, which some twenty layers fill: what it means cannot be told then.
     """
     try:
         if filename.startswith("json:"):

@@ -15,13 +15,13 @@ _METADATA = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
 
 
 def forget(domain: libvirt.virDomain) -> None:
-    """Drop libvirt's knowledge of them, children before their parents; the bitmaps stay."""
+    """Make libvirt forget the VM's checkpoints, children before their parents; the bitmaps stay."""
     for checkpoint in reversed(domain.listAllCheckpoints(_TOPOLOGICAL)):
         checkpoint.delete(_METADATA)
 
 
 def recall(domain: libvirt.virDomain, definition: Definition) -> None:
-    """Write those down again that it does not know, parents first."""
+    """Make libvirt know again those of the definition's checkpoints that it does not know, parents first."""
     known = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints(0)}
     for checkpoint in definition.checkpoints:
         if checkpoint.name not in known:
@@ -29,9 +29,10 @@ def recall(domain: libvirt.virDomain, definition: Definition) -> None:
 
 
 def drop(domain: libvirt.virDomain, definition: Definition) -> None:
-    """Remove them and their bitmaps. libvirt removes bitmaps of a VM that runs only, qemu-img those of one that is off.
+    """Remove the VM's checkpoints, and the bitmaps of those in the definition.
 
-    A bitmap that was left would be taken for that of a checkpoint of the same name that somebody makes later.
+    libvirt removes bitmaps of a running VM only, qemu-img those of one that is off. A bitmap that was left would be
+    taken for that of a checkpoint of the same name that somebody makes later.
     """
     forget(domain)
     if inspect.power(domain) is Power.OFF:
@@ -46,7 +47,7 @@ def drop(domain: libvirt.virDomain, definition: Definition) -> None:
 
 
 def _drop(checkpoint: libvirt.virDomainCheckpoint) -> None:
-    """With its bitmap, if there is one: of a disk that was copied by content there may be none."""
+    """Delete a checkpoint with its bitmap, if there is one: a disk that was copied by content may have none."""
     try:
         checkpoint.delete(0)
     except libvirt.libvirtError as error:
@@ -56,7 +57,7 @@ def _drop(checkpoint: libvirt.virDomainCheckpoint) -> None:
 
 
 def _disk_by_disk(xml: str) -> Iterator[str]:
-    """A checkpoint for each disk that it covers, without a parent: libvirt removes all of its bitmaps or none."""
+    """Yield a checkpoint's XML once per covered disk, without a parent: libvirt removes all its bitmaps or none."""
     for number in range(len(_covered(domain_xml.parse(xml)))):
         root = domain_xml.parse(xml)
         for parent in root.findall("parent"):

@@ -34,9 +34,9 @@ _AWAY = frozenset(
     }
 )
 _BROKEN = ("client socket is closed", "End of file while reading data", "Cannot recv data")
-"""Said of a connection of libvirt's: ours to it, or its own to another libvirtd."""
+"""Parts of libvirt's messages on a broken connection: ours to it, or its own to another libvirtd."""
 _HELD = "state change lock"
-"""What libvirt could not have within half a minute."""
+"""The lock of a VM, which libvirt could not have within half a minute."""
 _PATHS = frozenset({"/system", "/session", "/embed"})
 _DENIED = frozenset({libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE})
 _DENIALS = ("Permission denied", "access denied", "authentication failed", "Host key verification failed")
@@ -51,7 +51,7 @@ _loop_runs = False
 
 
 def _run_event_loop() -> None:
-    """libvirt's own event loop, once for the process: keepalive and events need it before the first open."""
+    """Start libvirt's own event loop, once for the process: keepalive and events need it before the first open."""
     global _loop_runs
     with _loop_lock:
         if _loop_runs:
@@ -79,7 +79,10 @@ class LibvirtConnection:
         self._stops: dict[str, float] = {}
 
     def call(self, action: str, act: Callable[[libvirt.virConnect], T]) -> T:
-        """Act on the connection. Raises HostUnreachable or HostRefused, never libvirtError."""
+        """Call `act` with the shared connection, and return its result.
+
+        Raises HostUnreachable or HostRefused, never libvirtError; `action` says in these what was refused.
+        """
         conn = self._open()
         try:
             return act(conn)
@@ -89,10 +92,10 @@ class LibvirtConnection:
             raise self._failed(action, error, away=away) from error
 
     def call_long(self, action: str, act: Callable[[libvirt.virConnect], T]) -> T:
-        """The same on a connection of its own, for what takes seconds.
+        """Call `act` with a connection of its own, for what takes seconds. Raises HostUnreachable or HostRefused.
 
-        libvirt's client lets the thread that waits on a connection also send what others ask there, and may miss the
-        word that there is something: seen in 9.0, calls that waited for the end of a save.
+        libvirt's client lets the thread that waits on a connection also send the calls of others there, and may miss
+        the signal that there are some: seen in 9.0, calls that waited for the end of a save.
         """
         try:
             conn = self._connected()
@@ -107,11 +110,11 @@ class LibvirtConnection:
                 conn.close()
 
     def stopped_at(self, uuid: str) -> float | None:
-        """When QEMU last stopped the guest's CPUs, by QEMU's own clock reading (Unix time), if it was seen."""
+        """Return when QEMU last stopped the guest's CPUs, by its own clock (Unix time); None if that was not seen."""
         return self._stops.get(uuid)
 
     def stood_s(self, uuid: str) -> float:
-        """Seconds since then; 0 when it was not seen."""
+        """Return the seconds since QEMU last stopped the guest's CPUs; 0 when that was not seen."""
         stopped = self.stopped_at(uuid)
         return max(0.0, time.time() - stopped) if stopped is not None else 0.0
 
@@ -173,14 +176,14 @@ class LibvirtConnection:
 
 
 def refusal(error: libvirt.libvirtError) -> type[HostRefused]:
-    """What kind it is, of a libvirtd that answers."""
+    """Return the class of error for a call that a libvirtd which answers has refused."""
     if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT and _HELD in error.get_error_message():
         return VmHeld
     return WayBroke if _is_broken(error) else HostRefused
 
 
 def unreachable(uri: str, error: libvirt.libvirtError) -> HostUnreachable:
-    """Why there is no connection, as far as the URI and libvirt's words tell."""
+    """Return the error for a connection that failed, its class as far as the URI and libvirt's words tell."""
     code, reason = error.get_error_code(), error.get_error_message()
     named = urlsplit(uri)
     if named.scheme.partition("+")[0] != "qemu" or named.path not in _PATHS or code == libvirt.VIR_ERR_INVALID_ARG:
@@ -199,7 +202,7 @@ def _is_broken(error: libvirt.libvirtError) -> bool:
 
 
 def _lives(conn: libvirt.virConnect) -> bool:
-    """As far as this side has heard; asks nobody."""
+    """Is the connection alive, as far as this side has heard? Asks nobody."""
     try:
         return bool(conn.isAlive())
     except libvirt.libvirtError:
@@ -215,7 +218,7 @@ def _answers(conn: libvirt.virConnect) -> bool:
 
 
 def until(done: Callable[[], bool], look_s: float = 0.05, each: Callable[[], None] | None = None) -> None:
-    """Poll libvirt until something is so; `each` may raise to give up."""
+    """Wait until `done` is true, polling every `look_s` seconds; `each` is called before each wait and may raise."""
     while not done():
         if each is not None:
             each()

@@ -20,7 +20,7 @@ from vmferry.model import Power
 from vmferry.model.processors import Cpu, CpuFit, CpuMode, Guests, Offer, Platform, VmNeeds
 
 X86 = ("i686", "x86_64")
-"""libvirt compares CPUs of these with what the hypervisor can do (and of s390x)."""
+"""Architectures whose CPUs libvirt compares with what the hypervisor can do (it does with s390x too)."""
 EXPAND = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
 NOT_MIGRATABLE = frozenset({"invtsc", "xsaves"})
 """libvirt's cpu_map has migratable='no' at these two; a passed-through CPU is given without them."""
@@ -31,7 +31,7 @@ def platform(conn: libvirt.virConnect, host: str) -> Platform:
 
 
 def other_user(conn: libvirt.virConnect) -> User | None:
-    """Whom QEMU runs as, where that is not whom this process runs as; None also where libvirt does not tell."""
+    """Return the user that QEMU runs as, if this process is root and QEMU is not; None if libvirt does not tell."""
     root = domain_xml.parse(conn.getCapabilities())
     for model in root.iterfind("./host/secmodel"):
         label = next((label.text or "" for label in model.iterfind("baselabel")), "")
@@ -42,7 +42,7 @@ def other_user(conn: libvirt.virConnect) -> User | None:
 
 
 def needs(conn: libvirt.virConnect, domain: libvirt.virDomain) -> VmNeeds:
-    """What the VM asks, as it runs or is saved now; of one that is off and not saved, to be started."""
+    """Return what the VM asks of a host: as it runs or is saved now or, if it is off and not saved, to be started."""
     running, root = _as_it_is(domain)
     guests = _guests_of(root)
     mode, lenient, cpu, forbidden = _cpu_of(conn, root, guests, running=running)
@@ -64,13 +64,16 @@ def needs(conn: libvirt.virConnect, domain: libvirt.virDomain) -> VmNeeds:
 
 
 def read(conn: libvirt.virConnect, xml: str) -> Cpu:
-    """The CPU of a <cpu> element with all its features; a model that is not named has none."""
+    """Return the CPU of a <cpu> element with all its features; a model that is not named adds none."""
     named = cpu_xml.read(cpu_xml.parse(xml))
     return Cpu(named.model, named.vendor, tuple(sorted(_expanded(conn, named))), xml)
 
 
 def fit(conn: libvirt.virConnect, xml: str, guests: Guests) -> CpuFit:
-    """libvirt's verdict, and the names of what is missing. Raises libvirtError for a CPU that it does not know."""
+    """Return libvirt's verdict on a CPU for such guests, and which features are missing.
+
+    Raises libvirtError for a CPU that libvirt does not know.
+    """
     virt, flag = guests.virt, libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
     try:
         conn.compareHypervisorCPU(None, guests.arch, None, virt, xml, flag)
@@ -83,13 +86,13 @@ def fit(conn: libvirt.virConnect, xml: str, guests: Guests) -> CpuFit:
 
 
 def baseline(conn: libvirt.virConnect, cpus: Sequence[str], guests: Guests) -> Cpu:
-    """The greatest CPU that is in all of these, and that can migrate."""
+    """Return the greatest CPU that is in all of these, and that can migrate."""
     flag = libvirt.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
     return read(conn, conn.baselineHypervisorCPU(None, guests.arch, None, guests.virt, list(cpus), flag))
 
 
 def set_cpu(conn: libvirt.virConnect, uuid: str, xml: str | None, to: str) -> None:
-    """Change the persistent definition; None gives back what was there before. Raises NotPersistent."""
+    """Set the CPU of the VM's persistent definition; None gives back the one from before. Raises NotPersistent."""
     domain = conn.lookupByUUIDString(uuid)
     if not domain.isPersistent():
         raise NotPersistent(vm=domain.name())
@@ -109,7 +112,10 @@ def _definition(domain: libvirt.virDomain) -> Element:
 
 
 def _as_it_is(domain: libvirt.virDomain) -> tuple[bool, Element]:
-    """Whether its memory lives on, and the XML of that; without MIGRATABLE, which hides what QEMU really gave."""
+    """Return whether the VM's memory lives on, running or saved, and its XML.
+
+    The XML is read without MIGRATABLE, which hides what QEMU really gave.
+    """
     if inspect.power(domain) is not Power.OFF:
         return True, domain_xml.parse(domain.XMLDesc(0))
     if domain.hasManagedSaveImage(0):
@@ -131,7 +137,7 @@ def _machine_of(conn: libvirt.virConnect, root: Element, guests: Guests) -> str:
 def _cpu_of(
     conn: libvirt.virConnect, root: Element, guests: Guests, *, running: bool
 ) -> tuple[CpuMode, bool, Cpu, tuple[str, ...]]:
-    """Mode, whether a host may lack something, the CPU, and what a host must not have."""
+    """Return the CPU's mode, whether a host may lack something, the CPU, and the features that a host must not have."""
     element = root.find("cpu")
     if element is None:
         return CpuMode.CUSTOM, True, Cpu(), ()
@@ -177,14 +183,14 @@ def _capabilities(conn: libvirt.virConnect, guests: Guests) -> Element:
 
 
 def _machines(conn: libvirt.virConnect, guests: Guests) -> Iterator[tuple[str, str]]:
-    """Each machine type, with what it means if it is a short name."""
+    """Yield each machine type, with what it means if it is a short name."""
     root = domain_xml.parse(conn.getCapabilities())
     for machine in root.iterfind(f"guest/arch[@name='{guests.arch}']//machine"):
         yield (machine.text or "").strip(), machine.get("canonical", "")
 
 
 def _host_cpu(conn: libvirt.virConnect, capabilities: Element) -> Cpu:
-    """The most that a guest can have; nothing where libvirt does not say."""
+    """Return the greatest CPU that a guest can have; an empty one where libvirt does not say."""
     mode = capabilities.find("cpu/mode[@name='host-model'][@supported='yes']")
     return Cpu() if mode is None or capabilities.findtext("arch") not in X86 else read(conn, cpu_xml.host_model(mode))
 

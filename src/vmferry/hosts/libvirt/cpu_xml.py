@@ -13,12 +13,12 @@ from vmferry.hosts.libvirt import domain_xml
 from vmferry.hosts.libvirt.domain_xml import Element
 
 NAMESPACE = "urn:vmferry:cpu:1"
-"""Of our element in a definition's <metadata>: what a limited VM's <cpu> was before."""
+"""XML namespace of vmferry's element in a definition's <metadata>: what a limited VM's <cpu> was before."""
 _LIMIT = f"{{{NAMESPACE}}}limit"
 _LAYOUT = ("topology", "numa")
-"""What says how the CPUs are laid out, and not what they can: a limit leaves it as it is."""
+"""Parts of a <cpu> that say how the CPUs are laid out, and not what they can: a limit leaves them as they are."""
 _SIZES = ("cache", "maxphysaddr")
-"""The same, but mode='passthrough' of it is the host's own, and libvirt refuses it for a named model."""
+"""Parts that a limit leaves too, but for mode='passthrough', the host's own: libvirt refuses it for a named model."""
 _REMOVED = ("disable", "forbid", "optional")
 
 
@@ -37,7 +37,7 @@ class Named:
 
 
 def parse(xml: str) -> Element:
-    """A <cpu> element from outside. Raises BadCpuXml."""
+    """Parse a <cpu> element that comes from outside. Raises BadCpuXml."""
     try:
         root = domain_xml.parse(xml)
     except BadXml as error:
@@ -64,7 +64,7 @@ def read(cpu: Element) -> Named:
 
 
 def build(model: str, require: Sequence[str] = (), disable: Sequence[str] = ()) -> str:
-    """A CPU that is this model with these features and without those."""
+    """Return the <cpu> of this model with the features in `require` and without those in `disable`."""
     cpu = etree.Element("cpu", mode="custom", match="exact", check="partial")
     etree.SubElement(cpu, "model", fallback="forbid").text = model
     for policy, names in (("require", require), ("disable", disable)):
@@ -74,14 +74,14 @@ def build(model: str, require: Sequence[str] = (), disable: Sequence[str] = ()) 
 
 
 def host_model(mode: Element) -> str:
-    """The <mode name='host-model'> of domain capabilities, as a CPU that a guest could be given."""
+    """Return the <mode name='host-model'> of domain capabilities as a <cpu> that a guest could be given."""
     cpu = etree.Element("cpu", mode="custom", match="exact")
     cpu.extend([deepcopy(child) for child in mode if child.tag in ("model", "vendor", "feature")])
     return domain_xml.text(cpu)
 
 
 def as_host(named: Named) -> str:
-    """The model as a host would have it: what virConnectBaselineCPU expands."""
+    """Return the model as the <cpu> of a host, which virConnectBaselineCPU expands."""
     cpu = etree.Element("cpu")
     etree.SubElement(cpu, "arch").text = "x86_64"
     etree.SubElement(cpu, "model").text = named.model
@@ -141,7 +141,7 @@ def _keep(domain: Element, cpu: Element | None) -> None:
 
 
 def _take_over(tag: str, now: Element, kept: Element) -> None:
-    """One part of the layout: as it is now, but what a limit had to leave out comes back."""
+    """Bring one part of the kept CPU's layout to what it is now; what a limit had to leave out comes back."""
     present = now.find(tag)
     if present is None and tag in _SIZES:
         return

@@ -15,7 +15,7 @@ from vmferry.model import Changes, Definition, Placed, Power, Where, WrittenSnap
 
 MARK = "urn:vmferry:placeholder"
 NOWHERE = Path("/nonexistent")
-"""The disks of a placeholder lie there: libvirt refuses to start it."""
+"""The folder of a placeholder's disks, which does not exist: libvirt refuses to start it."""
 _SECURE_OFF = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
 _TOPOLOGICAL = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL
 _FORGET = libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY
@@ -41,7 +41,7 @@ def read(domain: libvirt.virDomain) -> Definition:
 
 
 def forget(domain: libvirt.virDomain) -> None:
-    """Drop what is written down, and nothing else; one that runs goes on without a definition."""
+    """Drop a VM's definition, snapshots and checkpoints, and nothing else; one that runs goes on without them."""
     _forget_snapshots(domain)
     if domain.isPersistent():
         domain.undefineFlags(_UNDEFINE)
@@ -54,10 +54,10 @@ def _forget_snapshots(domain: libvirt.virDomain) -> None:
 
 
 def disarm(conn: libvirt.virConnect, domain: libvirt.virDomain, job: str) -> None:
-    """Forget all that is written down of one that runs, and leave a placeholder in its place.
+    """Replace the definition of a running VM by the job's placeholder, and forget its snapshots and checkpoints.
 
-    Nothing in its place would not do: libvirt keeps what it has undefined until QEMU ends, and writes it down again
-    when the migration's block jobs end; after libvirtd's next start the VM was there again, and could start.
+    To undefine it would not do: libvirt keeps what it has undefined until QEMU ends, and writes it down again when the
+    migration's block jobs end; after libvirtd's next start the VM was there again, and could start.
     """
     _forget_snapshots(domain)
     xml = domain.XMLDesc(_SECURE_OFF if domain.isPersistent() else libvirt.VIR_DOMAIN_XML_SECURE)
@@ -65,7 +65,7 @@ def disarm(conn: libvirt.virConnect, domain: libvirt.virDomain, job: str) -> Non
 
 
 def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) -> None:
-    """Define it, whether it runs or not, with its snapshots, checkpoints and autostart; again is fine."""
+    """Define a VM, running or off, with its snapshots, checkpoints and autostart; this may be repeated."""
     domain = conn.defineXML(text(definition, changes))
     for snapshot in definition.snapshots:
         root = domain_xml.parse(snapshot.xml)
@@ -89,7 +89,10 @@ def point(
     files: Mapping[Path, Path],
     sources: Mapping[str, Sequence[Where]],
 ) -> list[str]:
-    """Make the definition name these, where it names one of the sources. Returns the disks where it does not."""
+    """Make the definition name these disks and files, where it names one of `sources`.
+
+    Returns the disks where it names another image. Nothing is done for a VM without a definition.
+    """
     if not domain.isPersistent():
         return []
     root = domain_xml.parse(domain.XMLDesc(_SECURE_OFF))
@@ -101,7 +104,7 @@ def point(
 
 
 def rewrite_snapshots(domain: libvirt.virDomain, paths: Mapping[Path, Path]) -> None:
-    """Make their metadata name the new paths."""
+    """Replace paths in libvirt's metadata of the VM's snapshots by new ones."""
     for snapshot in domain.listAllSnapshots():
         root = domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
         if domain_xml.replace_paths(root, paths):
@@ -112,14 +115,14 @@ def rewrite_snapshots(domain: libvirt.virDomain, paths: Mapping[Path, Path]) -> 
 
 
 def text(definition: Definition, changes: Changes) -> str:
-    """The XML to define it from, with what is another there."""
+    """Return the XML from which to define the VM, with `changes` applied."""
     root = domain_xml.parse(definition.xml)
     apply(root, changes)
     return domain_xml.text(root)
 
 
 def apply(root: domain_xml.Element, changes: Changes) -> None:
-    """Make a domain's XML name what it has at the destination."""
+    """Make a domain's XML name the disks, files, discs and networks that the VM has at the destination."""
     domain_xml.replace_places(root, changes.disks, changes.files)
     domain_xml.change_media(root, changes.media)
     for _, element, attribute in _connections(root):
@@ -127,7 +130,7 @@ def apply(root: domain_xml.Element, changes: Changes) -> None:
 
 
 def announce(conn: libvirt.virConnect, definition: Definition, job: str, host: str) -> None:
-    """Define a placeholder. Raises VmExists."""
+    """Define the job's placeholder for a VM. Raises VmExists where another VM has its UUID or name."""
     root = domain_xml.parse(definition.xml)
     for known in (definition.uuid, root.findtext("name", "")):
         there = find(conn, known)
@@ -152,7 +155,7 @@ def _placeholder(root: domain_xml.Element, job: str) -> str:
 
 
 def marked(domain: libvirt.virDomain) -> str:
-    """The job whose placeholder it is; empty when it is none."""
+    """Return the job whose placeholder the VM is; empty when it is none."""
     if not domain.isPersistent():
         return ""
     mark = domain_xml.parse(domain.XMLDesc(_SECURE_OFF)).find(f"./metadata/{{{MARK}}}job")
@@ -160,7 +163,10 @@ def marked(domain: libvirt.virDomain) -> str:
 
 
 def find(conn: libvirt.virConnect, known: str) -> libvirt.virDomain | None:
-    """By UUID or name. Raises libvirtError when libvirt does not answer: that is no answer that it is not there."""
+    """Return the VM with that UUID or name; None if there is none.
+
+    Raises libvirtError when libvirt does not answer: that does not say that the VM is not there.
+    """
     for lookup in (conn.lookupByUUIDString, conn.lookupByName):
         try:
             return lookup(known)
@@ -175,7 +181,7 @@ def misses(conn: libvirt.virConnect, definition: Definition, networks: Mapping[s
 
 
 def _active_networks(conn: libvirt.virConnect) -> set[str]:
-    """None where libvirt has no driver for them, or its daemon does not run."""
+    """Return the names of active networks; an empty set where libvirt has no driver for them, or its daemon is down."""
     try:
         return {network.name() for network in conn.listAllNetworks() if network.isActive()}
     except libvirt.libvirtError:
@@ -187,7 +193,10 @@ def _active_networks(conn: libvirt.virConnect) -> set[str]:
 def missing_connections(
     conn: libvirt.virConnect, root: domain_xml.Element, networks: Mapping[str, str]
 ) -> list[tuple[str, str]]:
-    """(kind, name) of each network that is not active, and each bridge or device that is not there, once mapped."""
+    """Return the networks that are not active, and bridges and devices that are not there, once mapped.
+
+    Each as (kind, name), the name being that from before the mapping.
+    """
     connections = list(_connections(root))
     present = _active_networks(conn) if any(kind == "network" for kind, _, _ in connections) else set()
     devices = {name for _, name in socket.if_nameindex()}
@@ -208,7 +217,7 @@ def _targets(root: domain_xml.Element) -> list[str]:
 
 
 def _connections(root: domain_xml.Element) -> Iterator[tuple[str, domain_xml.Element, str]]:
-    """(kind, element, attribute) of the names of networks, bridges and devices that interfaces use."""
+    """Yield (kind, element, attribute) of the names of networks, bridges and devices that interfaces use."""
     attributes = {"network": "network", "bridge": "bridge", "direct": "dev"}
     for interface in root.iterfind("./devices/interface"):
         kind = interface.get("type", "")

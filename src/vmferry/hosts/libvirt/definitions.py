@@ -26,7 +26,7 @@ class VmDefinitions:
     _link: LibvirtConnection
 
     def admit(self) -> None:
-        """Raises Superseded."""
+        """Return if this host may act for its job. Raises Superseded when a newer epoch of the job has acted."""
         raise NotImplementedError
 
     @fenced
@@ -95,7 +95,10 @@ class VmDefinitions:
         return self._link.call(action, lambda conn: self._acted(act, self._lookup(conn, uuid)))
 
     def _acted(self, act: Callable[[libvirt.virDomain], R], domain: libvirt.virDomain) -> R:
-        """A VM without a definition may go between two calls: to another host, say."""
+        """Call `act` with the domain, and return its result. Raises NoSuchVm if the VM is gone.
+
+        A VM without a definition may go between two calls: to another host, say.
+        """
         try:
             return act(domain)
         except libvirt.libvirtError as error:

@@ -20,7 +20,7 @@ _SOURCE_ATTRIBUTE = {"file": "file", "block": "dev", "dir": "dir"}
 
 
 def parse(xml: str) -> Element:
-    """Raises BadXml for what libvirt never writes: a document type, and with it any entity; and for no XML."""
+    """Parse XML. Raises BadXml for no XML, and for what libvirt never writes: a document type, and so any entity."""
     try:
         root = etree.fromstring(xml.encode(), _PARSER)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
@@ -35,7 +35,7 @@ def text(root: Element) -> str:
 
 
 def disks(root: Element) -> Iterator[Element]:
-    """The disk elements of a domain, or of the domain within a snapshot."""
+    """Yield the disk elements of a domain, or of the domain within a snapshot."""
     yield from root.iterfind("./devices/disk")
 
 
@@ -45,7 +45,7 @@ def target_of(disk: Element) -> str:
 
 
 def source_where(element: Element) -> Where | None:
-    """Where a disk's, mirror's or backing store's image lies; None when it has none that is known here."""
+    """Return where a disk's, mirror's or backing store's image lies; None when it has none of a kind known here."""
     source = element.find("source")
     if source is None:
         return None
@@ -57,7 +57,7 @@ def source_where(element: Element) -> Where | None:
 
 
 def slice_bytes_of(element: Element) -> int | None:
-    """How much of a raw volume the guest's disk is; None for all of it."""
+    """Return how many bytes of a raw volume the guest's disk is; None for all of it."""
     part = element.find("source/slices/slice[@type='storage']")
     return None if part is None else int(part.get("size", 0))
 
@@ -68,7 +68,7 @@ def placed_of(element: Element) -> Placed | None:
 
 
 def index_of(disk: Element, base: Where) -> str | None:
-    """libvirt's name for an image below the active one, as vda[3]; None when it is not there."""
+    """Return libvirt's name for an image below the active one, as vda[3]; None when it is not there."""
     at: Element | None = disk.find("backingStore")
     while at is not None:
         if source_where(at) == base and at.get("index"):
@@ -100,7 +100,7 @@ def place(disk: Element, placed: Placed) -> None:
 
 
 def forget_below(disk: Element) -> None:
-    """Let libvirt read from the headers what a disk lies on."""
+    """Remove a disk's backing chain and mirror from its XML, so that libvirt reads the chain from the headers."""
     for stale in ("backingStore", "mirror"):
         for element in disk.findall(stale):
             disk.remove(element)
@@ -145,7 +145,7 @@ def replace_places(root: Element, images: Mapping[str, Placed], files: Mapping[P
 
 
 def of_others(root: Element, images: Mapping[str, Placed], sources: Mapping[str, Sequence[Where]]) -> list[str]:
-    """Which of these disks name an image that is none of their sources: a person has put it there since."""
+    """Return which of these disks name an image that is none of their sources: a person has put it there since."""
     return [
         target
         for disk in disks(root)
@@ -188,7 +188,7 @@ def replace_paths(root: Element, paths: Mapping[Path, Path]) -> bool:
 
 
 def snapshot_xml(disk_targets: list[str], overlays: Mapping[str, Path], memory: Path | None) -> str:
-    """A snapshot of just these disks, or of the memory alone; every other disk is named and left out."""
+    """Return the XML of a snapshot of just these disks, or of the memory alone; other disks are named and left out."""
     root = etree.Element("domainsnapshot")
     if memory is None:
         etree.SubElement(root, "memory", snapshot="no")

@@ -64,7 +64,7 @@ from vmferry.transfer.engine.parallel import in_parallel
 
 
 class LibvirtHosts:
-    """Hosts by libvirt URI, one connection each; what is given serves other hosts."""
+    """Opens hosts by libvirt URI, one connection each; `exports` and `crossing` let them serve other hosts."""
 
     def __init__(
         self, fence: Fence, exports: Exports | None = None, crossing: MigrationTransport | None = None
@@ -80,7 +80,7 @@ class LibvirtHosts:
 
 
 class LibvirtHost(LibvirtRelocation, VmDefinitions):
-    """Implements hosts.interface.Host."""
+    """A host through its libvirtd; implements hosts.interface.Host, which documents the methods."""
 
     def __init__(
         self,
@@ -377,5 +377,5 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
 
 
 def _held(transfer: DiskTransfer) -> AbstractContextManager[None]:
-    """Keep writers off a file that is read byte for byte; a place is guarded by the transfer itself."""
+    """Keep writers off a source that is read byte for byte; a Place is guarded by the transfer itself."""
     return files.held(transfer.source) if isinstance(transfer.source, Path) else contextlib.nullcontext()

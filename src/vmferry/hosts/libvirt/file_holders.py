@@ -20,11 +20,14 @@ _SERVERS = ("qemu", "kvm", "nbdkit")
 _F_OFD_GETLK = 36
 _LOCK = struct.Struct("hhqqi4x")
 _LOCKED_FROM, _LOCKED_BYTES = 100, 200
-"""QEMU's locks on an image, see qemu.locks."""
+"""The first byte and the number of bytes of QEMU's locks on an image, see qemu.locks."""
 
 
 def holders(wanted: Identities, known: Sequence[FileUser]) -> Iterator[FileUser]:
-    """`known`: who was found by other ways, so that a lock is explained by a VM that is known to run on it."""
+    """Yield the programs and loop devices that have one of the files open, and QEMUs elsewhere that have locked it.
+
+    `known`: users found by other ways, so that a lock is explained by a VM that is known to run on the file.
+    """
     seen = set[Where]()
     for file, user in _open(wanted):
         seen.add(file)
@@ -38,7 +41,7 @@ def holders(wanted: Identities, known: Sequence[FileUser]) -> Iterator[FileUser]
 
 
 def _open(wanted: Identities) -> Iterator[tuple[Where, FileUser | None]]:
-    """Each of the files that is open, and by whom; None for one who only reads it and is done soon."""
+    """Yield each of the files that is open, and its user; None for a process that only reads it and is done soon."""
     identities = set(wanted.known.values())
     for process in PROC.iterdir() if identities else ():
         if process.name.isdigit() and int(process.name) != os.getpid():
@@ -49,7 +52,10 @@ def _open(wanted: Identities) -> Iterator[tuple[Where, FileUser | None]]:
 
 
 def _may_be(process: Path, descriptor: str, inodes: set[int]) -> bool:
-    """By the number of the inode, which the kernel knows: to ask a file on a server that is away would stand still."""
+    """May the descriptor be of one of these inodes? True where that cannot be told.
+
+    The kernel knows an inode's number: to ask a file on a server that is away would hang.
+    """
     with suppress(OSError, ValueError):
         for line in (process / "fdinfo" / descriptor).read_text().splitlines():
             if line.startswith("ino:"):  # since Linux 5.14
@@ -58,7 +64,7 @@ def _may_be(process: Path, descriptor: str, inodes: set[int]) -> bool:
 
 
 def _descriptors(process: Path, identities: set[Identity]) -> Iterator[tuple[Identity, Path]]:
-    """What cannot be looked at, another user's process, shows by its locks."""
+    """Yield (identity, descriptor) of these that the process has open; one that may not be looked at shows by locks."""
     inodes = {number for kind, _, number in identities if kind == "file"}
     devices = any(kind == "device" for kind, _, _ in identities)
     with suppress(OSError):
@@ -84,7 +90,7 @@ def _user(process: Path, descriptor: Path) -> FileUser | None:
 
 
 def _named(words: Sequence[bytes], uuid: str) -> str:
-    """libvirt tells QEMU the VM's name as -name guest=NAME,..., commas doubled."""
+    """Return how to name a QEMU's VM: libvirt passes -name guest=NAME,..., commas doubled; the UUID if it does not."""
     with suppress(ValueError, IndexError):
         told = words[words.index(b"-name") + 1].decode(errors="replace").removeprefix("guest=")
         return f"VM {told.replace(',,', chr(0)).partition(',')[0].replace(chr(0), ',')}"
@@ -103,7 +109,7 @@ def _about(file: Where, user: FileUser) -> FileUser:
 
 
 def _loops(wanted: Identities) -> Iterator[FileUser]:
-    """Loop devices: no process has those files open."""
+    """Yield the loop devices on these files, which no process has open."""
     for backing in _LOOPS.glob("loop*/loop/backing_file"):
         with suppress(OSError):
             path = Path(backing.read_text().strip())
@@ -113,7 +119,7 @@ def _loops(wanted: Identities) -> Iterator[FileUser]:
 
 
 def _locked(path: Path) -> bool:
-    """By a QEMU of this host, or, over NFS, of another one."""
+    """Is the file locked by a QEMU of this host or, over NFS, of another one?"""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:

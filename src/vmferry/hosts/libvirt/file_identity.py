@@ -14,7 +14,7 @@ Identity = tuple[str, int, int]
 
 
 def identity_of(path: Path) -> Identity | None:
-    """Device and inode of a file, number of a device; None where nothing is, or nobody may look."""
+    """Return device and inode of a file, or the number of a device; None where nothing is, or nobody may look."""
     try:
         return of_status(path.stat())
     except (OSError, ValueError):
@@ -22,14 +22,14 @@ def identity_of(path: Path) -> Identity | None:
 
 
 def of_status(status: os.stat_result) -> Identity:
-    """A device counts by its number: it has many nodes."""
+    """Return what identifies a file by its status. A device counts by its number: it has many nodes."""
     if stat.S_ISBLK(status.st_mode):
         return "device", os.major(status.st_rdev), os.minor(status.st_rdev)
     return "file", status.st_dev, status.st_ino
 
 
 class Identities:
-    """The files that are asked for."""
+    """The files whose users are asked for, to be found by any name."""
 
     def __init__(self, files: Sequence[Where]) -> None:
         self.files = tuple(dict.fromkeys(files))
@@ -38,7 +38,7 @@ class Identities:
         self._urls = {file: whoever_asks(file) for file in self.files if isinstance(file, Url)}
 
     def matching(self, where: Where) -> Iterator[Where]:
-        """Those of them that this name means."""
+        """Yield those of the files that this name means."""
         if isinstance(where, Url):
             yield from (file for file, url in self._urls.items() if url == whoever_asks(where))
             return
@@ -48,11 +48,11 @@ class Identities:
                 yield file
 
     def named(self, name: str) -> Iterator[Where]:
-        """Those of that name, in whatever folder."""
+        """Yield those of the files that have this name, in whatever folder."""
         yield from (file for file, real in self._real.items() if name in (file.name, real.name, str(real)))
 
     def within(self, folder: Path) -> Iterator[Where]:
-        """Those in that folder, or in one within it."""
+        """Yield those of the files that lie in this folder, or in one within it."""
         real = _real(folder)
         yield from (file for file, path in self._real.items() if path.is_relative_to(real))
 
@@ -64,7 +64,7 @@ class Identities:
 
     @property
     def known(self) -> dict[Path, Identity]:
-        """Those that are there."""
+        """The files that are there, with their identities."""
         return {file: identity for file, identity in self._known.items() if identity is not None}
 
 

@@ -1,7 +1,7 @@
 """Who needs a file: the one place that answers it, asked before anything is removed, renamed or taken over.
 
 libvirt is asked for what VMs name, the headers of images for what lies on what, the kernel for who has it open. Files
-are compared by what they are (device and inode), not by their names. Whoever cannot be asked counts as a user.
+are compared by what they are (device and inode), not by their names. What cannot be asked counts as a user.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _POOLS_OF_FOLDERS = frozenset({"dir", "fs", "netfs"})
 
 
 def file_users(conn: libvirt.virConnect, files: Sequence[Where], folders: Sequence[Path]) -> list[FileUser]:
-    """All that is known here; `folders`: where images may lie that no VM names, besides the pools' and the files'.
+    """Return all users of these files that are known here. Raises libvirtError.
 
-    Raises libvirtError.
+    `folders`: where images may lie that no VM names, besides those of libvirt's pools and of the files.
     """
     looking = _Looking(conn, Identities(files))
     looking.at_vms(everything=True)
@@ -45,7 +45,7 @@ def file_users(conn: libvirt.virConnect, files: Sequence[Where], folders: Sequen
 
 
 def vms_using(conn: libvirt.virConnect, file: Where) -> tuple[str, ...]:
-    """UUIDs of the VMs that name it, or whose images lie on it, now or from their next start on; by their names."""
+    """Return UUIDs of the VMs that name the file or have images on it, now or from their next start on, by name."""
     looking = _Looking(conn, Identities([file]), guesses=False)
     looking.at_vms(everything=False)
     found = {(user.who, user.id) for user in looking.found if user.kind is UserKind.VM}
@@ -112,7 +112,10 @@ class _Looking:
         return self.wanted.matching(naming.where)
 
     def _below(self, part: _Part, naming: Naming) -> Iterator[tuple[Where, Path | None]]:
-        """What lies below an image, by the headers. A raw one has none: its first bytes are the guest's."""
+        """Yield the wanted files below an image, by the headers, and the image that names each.
+
+        A raw image has no header: its first bytes are the guest's.
+        """
         if naming.guessed or naming.folder:
             return
         if isinstance(naming.where, Url):
@@ -138,7 +141,7 @@ class _Looking:
                 yield file, Path(str(naming.where))
 
     def _reached(self, top: Path, unreadable: Callable[[Path], None]) -> Iterator[tuple[Path, Where]]:
-        """(the image whose header names it, what it names), from an image down to its last."""
+        """Yield (the image whose header names it, what it names), from an image down to its last."""
         todo, seen = [top], set[object]()
         while todo:
             image = todo.pop(0)  # as the VM names it, before what links lead to
@@ -186,9 +189,9 @@ class _Looking:
             self._unknown(str(error.filename or "a folder"), f"it cannot be read: {error.strerror}")
 
     def around(self, folders: Sequence[Path]) -> None:
-        """What is found beside the folders at hand counts; what cannot be read there does not.
+        """Look at images beside the given folders; what is found there counts, what cannot be read does not.
 
-        Or one damaged image in a folder of VMs would keep the files of all the others from ever being removed.
+        Otherwise one damaged image in a folder of VMs would keep the files of all others from ever being removed.
         """
         for path in files_beside(folders):
             self._at_file(path, lambda _image: None)
@@ -265,7 +268,7 @@ def _listed(ask: Callable[[], Sequence[libvirt.virDomainSnapshot]]) -> Sequence[
 
 
 def _xml_of(listed: libvirt.virDomainSnapshot, gone: int) -> str:
-    """Of a snapshot or checkpoint; empty for one that has just been deleted."""
+    """Return the XML of a snapshot or checkpoint; empty for one that has just been deleted."""
     try:
         return str(listed.getXMLDesc(0))
     except libvirt.libvirtError as error:
@@ -275,7 +278,7 @@ def _xml_of(listed: libvirt.virDomainSnapshot, gone: int) -> str:
 
 
 def _managed_save_xml(domain: libvirt.virDomain) -> str:
-    """Empty where it cannot be read, which counts as naming everything."""
+    """Return the XML in the VM's managed save; empty where it cannot be read, which counts as naming everything."""
     try:
         return str(domain.managedSaveGetXMLDesc(0))
     except libvirt.libvirtError:
@@ -284,7 +287,7 @@ def _managed_save_xml(domain: libvirt.virDomain) -> str:
 
 @contextmanager
 def _while_there() -> Iterator[None]:
-    """A VM may go between two calls."""
+    """Ignore libvirt's error for a VM that is not there: it may go between two calls."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -293,7 +296,7 @@ def _while_there() -> Iterator[None]:
 
 
 def _pools(conn: libvirt.virConnect) -> list[Path]:
-    """The folders of active pools."""
+    """Return the folders of active storage pools; none where libvirt has no driver for them, or its daemon is down."""
     try:
         pools = conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
     except libvirt.libvirtError:

@@ -1,4 +1,4 @@
-"""What a host tells of its files and folders, and small copies of them."""
+"""What a host knows of its files and folders, and small copies of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def small_copy(source: Path, destination: Path) -> None:
 
 
 def content_of(path: Path) -> str:
-    """BLAKE3 of what a guest reads of it, whole sectors: QEMU serves 1,000,000 bytes as 1,000,448; empty if none."""
+    """Return the BLAKE3 hash of what a guest reads of a raw file, in whole sectors; empty if there is no file.
+
+    QEMU serves 1,000,000 bytes as 1,000,448.
+    """
     if not path.is_file():
         return ""
     hashed = blake3(max_threads=blake3.AUTO)
@@ -56,7 +59,7 @@ def folder(path: Path) -> Folder:
 
 
 def read_ahead(path: Path) -> None:
-    """Have the kernel begin to read a file that was written past its cache, while who needs it still starts."""
+    """Have the kernel begin to read a file that was written past its cache, while the program that needs it starts."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -73,11 +76,11 @@ def allocated(path: Path) -> int:
 
 
 MOST_LINKS = 40
-"""As Linux follows."""
+"""As many symbolic links as Linux follows."""
 
 
 def entry(path: Path) -> FileEntry | None:
-    """What it leads to, link by link; None where no file is in the end, nor can be."""
+    """Return the file that a path leads to, link by link; None where no file is in the end, nor can be."""
     links: list[Path] = []
     at = path
     while at.is_symlink() and len(links) < MOST_LINKS:
@@ -91,7 +94,7 @@ def entry(path: Path) -> FileEntry | None:
 
 
 def renew(path: Path) -> None:
-    """Give it the time of now as that of its last change, durably."""
+    """Set the time of a file's last change to now, durably."""
     os.utime(path)
     sync(path)
 

@@ -1,4 +1,4 @@
-"""What a folder really bears, tried with one file that is gone when the answer is there.
+"""Tests which files a folder really takes, with one trial file that is gone when the answer is there.
 
 What a file system says of itself is not enough: a folder below one that QEMU's user may not enter, a file system
 without locks, one whose sectors are larger than those that a disk comes from. All that was once found after hours of
@@ -34,11 +34,11 @@ _SECTOR = 4096
 _PROBE = re.compile(rf"vmferry-{ID}\.probe(\.named)?")
 LOOK_S = 30
 OLD_S = 3600.0
-"""No probe takes that long: one this old was left by a process that was killed."""
+"""Seconds; no probe takes that long: one this old was left by a process that was killed."""
 
 
 class User(NamedTuple):
-    """Whom QEMU runs as."""
+    """The user that QEMU runs as."""
 
     uid: int
     gid: int
@@ -52,13 +52,13 @@ class User(NamedTuple):
 
     @property
     def groups(self) -> list[int]:
-        """Its own, and those that name it, as libvirt gives them to QEMU."""
+        """The user's own group, and those that name the user as a member, as libvirt gives them to QEMU."""
         named = [group.gr_gid for group in grp.getgrall() if self.name in group.gr_mem]
         return sorted({self.gid, *named})
 
 
 def probe(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]:
-    """What stands against these files there. `user`: QEMU's, where it is not this process's own."""
+    """Return what keeps such files from lying in the folder. `user`: QEMU's, where it is not this process's own."""
     try:
         return _tried(folder, use, user)
     except subprocess.TimeoutExpired:
@@ -119,7 +119,7 @@ def _of_room(folder: Path, use: FolderUse) -> Iterator[Finding]:
 
 
 def _closed_to(user: User, folder: Path) -> Finding | None:
-    """The first folder on the way that QEMU's user may not enter, by whatever right: mode, ACL, a server's squash."""
+    """Return a finding on the first folder on the way that QEMU's user may not enter, be it by mode, ACL or squash."""
     way = dict.fromkeys([*reversed(folder.parents), folder, *reversed(folder.resolve().parents), folder.resolve()])
     ended = _as(user, _PASSABLE, *map(str, way))
     if ended.returncode == 0 or not ended.stdout:
@@ -130,7 +130,7 @@ def _closed_to(user: User, folder: Path) -> Finding | None:
 
 
 def _as(user: User, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A shell's own tests, as that user: no other program may be closed to it."""
+    """Run a script of a shell's own tests as that user, who may not be allowed to run other programs."""
     return subprocess.run(
         ("/bin/sh", "-c", script, "sh", *arguments),
         user=user.uid,
@@ -156,7 +156,7 @@ def _of_user(folder: Path, file: Path, user: User | None) -> Iterator[Finding]:
 
 
 def _of_locks(folder: Path, fd: int) -> Iterator[Finding]:
-    """QEMU opens no image that it cannot lock."""
+    """Yield a finding if the file cannot be locked: QEMU opens no image that it cannot lock."""
     try:
         guard_writing(fd)
     except OSError as error:
@@ -165,7 +165,10 @@ def _of_locks(folder: Path, fd: int) -> Iterator[Finding]:
 
 
 def _of_size(folder: Path, fd: int, use: FolderUse) -> Iterator[Finding]:
-    """By a hole of that size; where there are no holes it would have to be written."""
+    """Yield a finding if the folder takes no file of the largest size, tried by a hole.
+
+    Where there are no holes it would have to be written, so it is not tried.
+    """
     try:
         os.ftruncate(fd, _HOLE_BYTES)
         if os.fstat(fd).st_blocks * 512 < _HOLE_BYTES:
@@ -187,9 +190,10 @@ def _of_direct(folder: Path, file: Path, use: FolderUse) -> Iterator[Finding]:
 
 
 def _of_sectors(file: Path, use: FolderUse) -> Iterator[Finding]:
-    """QEMU writes whole sectors past the cache: a raw disk that ends within one cannot be opened there.
+    """Yield a finding for each raw disk that ends within a sector of this folder's storage.
 
-    How large they are it finds by reads of the first block, and takes them for 4096 bytes where that is a hole.
+    QEMU writes whole sectors past the cache, and cannot open such a disk there. How large they are it finds by reads of
+    the first block, and takes them for 4096 bytes where that is a hole.
     """
     for size in use.raw_bytes:
         file.write_bytes(bytes(_SECTOR))
@@ -212,7 +216,7 @@ def _of_odd_size(folder: Path, size: int) -> Finding:
 
 
 def _of_names(folder: Path, file: Path) -> Iterator[Finding]:
-    """As a finished copy gets its name."""
+    """Yield a finding if the file cannot be renamed, which is how a finished copy gets its name."""
     try:
         durable.promote(file, _renamed(file))
     except (OSError, VmferryError) as error:

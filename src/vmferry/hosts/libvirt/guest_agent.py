@@ -1,4 +1,4 @@
-"""The guest agent of one running VM, through libvirt: asked with patience that ends."""
+"""The guest agent of one running VM, through libvirt, with a limit on each wait for it."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from vmferry.hosts.records import GuestClock
 T = TypeVar("T")
 
 LATE_S = 0.25
-"""What is less is no more than the asking takes."""
+"""Seconds; a smaller difference is no more than asking for the time takes."""
 OWN_TIME_S = 60.0
-"""A clock that is off by so much more than it stood is so on purpose, or from before: its time zone, say."""
+"""Seconds; a clock off by so much more than it stood is so on purpose, or from before: its time zone, say."""
 
 
 _FROM_RTC = libvirt.VIR_DOMAIN_TIME_SYNC
 
 
 class GuestAgent:
-    """Only calls that libvirt does not count as a custom agent command, which would taint the VM."""
+    """The guest agent of one VM, by calls that libvirt does not count as custom agent commands, which taint the VM."""
 
     def __init__(self, link: LibvirtConnection, uuid: str) -> None:
         self._link = link
         self._uuid = uuid
 
     def answers(self, seconds: float) -> bool:
-        """Whether it carries out a command that changes nothing; not when somebody else has frozen the guest."""
+        """Does the agent carry out a command that changes nothing in time? Not if somebody else froze the guest."""
         return self._asked("ask its guest agent", seconds, lambda domain: domain.getTime())
 
     def thaw(self, seconds: float) -> bool:
-        """Whether it says that no file system is frozen now."""
+        """Thaw all file systems; return whether the agent says in time that none is frozen now."""
         return self._asked("thaw its file systems", seconds, lambda domain: domain.fsThaw())
 
     def set_clock(self, stood_s: float, seconds: float) -> GuestClock | None:
         """Set the guest's clock from its RTC, which went on while it stood; where that fails, to the host's time.
 
-        None when the agent does not answer. It may say that it failed when it did not, and the other way round: with
+        None when the agent does not answer. It may report a failure when it did not fail, and the other way round: with
         no hwclock in the guest it sets nothing, and one that cannot write the RTC has set the time before that. So
         the guest is asked for its time afterwards.
         """
@@ -59,13 +59,13 @@ class GuestAgent:
         return None
 
     def _behind_s(self) -> float:
-        """How far the guest's clock is behind the host's."""
+        """Return how many seconds the guest's clock is behind the host's."""
         told = self._call("ask for its time", lambda domain: domain.getTime())
         return time.time() - int(told["seconds"]) - int(told["nseconds"]) / 1e9
 
     @contextmanager
     def waited_for(self, seconds: float) -> Iterator[None]:
-        """Within, libvirt waits at most so long for each answer; afterwards as long as it does by default."""
+        """Within, libvirt waits at most so many seconds for each answer; afterwards as long as it does by default."""
         self._wait(max(1, round(seconds)))
         try:
             yield
@@ -89,6 +89,6 @@ class GuestAgent:
 
 
 def _now() -> dict[str, int]:
-    """The binding wants a time also where libvirt takes none."""
+    """Return the host's time for setTime: the binding wants one also where libvirt takes none."""
     nanoseconds = time.time_ns()
     return {"seconds": nanoseconds // 1_000_000_000, "nseconds": nanoseconds % 1_000_000_000}

@@ -12,20 +12,20 @@ from vmferry.hosts.libvirt.headers import NOTHING, Header
 
 MOST = 65536
 SETTLED_NS = 2_000_000_000
-"""A file that has just been written may be written again without looking newer."""
+"""Nanoseconds; a file written more recently may be written again without looking newer."""
 
 Facts = tuple[int, int, int, int]
 
 
 class HeaderCache:
-    """By path, since a relative name in a header depends on it."""
+    """Headers of files by path, since a relative name in a header depends on it."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Path, tuple[Facts, Header]] = OrderedDict()
         self._lock = Lock()
 
     def of(self, path: Path) -> Header:
-        """Raises OSError, BadHeader. Of what is neither a file nor a device nothing is read."""
+        """Return the header of a file or device; NOTHING, unread, for anything else. Raises OSError, BadHeader."""
         facts = _facts(path)
         if facts is None and not (path.is_file() or path.is_block_device()):
             return NOTHING
@@ -47,7 +47,7 @@ class HeaderCache:
 
 
 def _facts(path: Path) -> Facts | None:
-    """What is another when a file has changed; None where that cannot be told, as of a device."""
+    """Return facts that differ once a file has changed; None where that cannot be told, as of a device."""
     if not path.is_file():
         return None
     status = path.stat()

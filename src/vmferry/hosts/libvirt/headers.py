@@ -21,10 +21,10 @@ from vmferry.model import Url, Where
 from vmferry.qemu.names import canonical, where_named
 
 LONGEST_NAME = 1023
-"""Of a backing image, in qcow2."""
+"""Bytes of the longest name of a backing image, in qcow2."""
 _HEAD = 4096
 _MOST_EXTENSIONS = 2 << 20
-"""They lie in the first cluster, of 2 MiB at most."""
+"""Bytes in which qcow2's header extensions lie: in the first cluster, of 2 MiB at most."""
 _MOST_XML = 16 << 20
 _DATA_FILE = 0x44415441
 _QCOW2, _QED, _VMDK = b"QFI\xfb", b"QED\0", b"KDMV"
@@ -38,23 +38,23 @@ _PREFIX = re.compile(r"^(?:file|host_device|host_cdrom|raw|qcow2):(?!//)")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What one file needs."""
+    """What one file needs, as its header says."""
 
     names: tuple[Where, ...] = ()
     """Each place that a name in it may mean."""
     saved_xml: str = ""
-    """Of the VM whose memory it is."""
+    """The XML of the VM whose saved memory the file is; empty for other files."""
 
 
 NOTHING = Header()
 
 
 class BadHeader(ValueError):
-    """It begins as an image does and goes on as none."""
+    """A header that begins as that of an image and goes on as none."""
 
 
 def read(path: Path) -> Header:
-    """Raises OSError and BadHeader for what cannot be read: it may need anything."""
+    """Return the header of a file. Raises OSError and BadHeader for what cannot be read: it may need anything."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return _read(descriptor, path)
@@ -128,7 +128,7 @@ def _exactly(descriptor: int, length: int, at: int) -> bytes:
 
 
 def _saved_xml(descriptor: int, head: bytes) -> str:
-    """The domain's XML in a saved state, without what follows it."""
+    """Return the domain's XML in a saved state, without what follows it. Raises BadHeader."""
     _, length = struct.unpack_from("<II", head, 16)
     if length > _MOST_XML:
         raise BadHeader(f"{length} bytes of XML")
@@ -139,7 +139,7 @@ def _saved_xml(descriptor: int, head: bytes) -> str:
 
 
 def meant(name: str, image: Path) -> list[Where]:
-    """Every place that QEMU may take such a name in an image's header for.
+    """Return every place that QEMU may take such a name in an image's header for. Raises BadHeader.
 
     A relative one is relative to the image's folder as it is named, which differs from the real one where the image
     is a link.
@@ -165,7 +165,7 @@ def _url(name: str) -> Url:
 
 
 def _in_options(told: Any, image: Path, key: str = "filename") -> Iterator[Where]:
-    """All that QEMU's options name, however deep: whatever looks like a file counts as one."""
+    """Yield all places that QEMU's options name, however deep: whatever looks like a file counts as one."""
     if isinstance(told, dict):
         try:
             where, _ = where_named(f"json:{json.dumps(told)}")

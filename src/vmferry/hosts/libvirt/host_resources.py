@@ -1,4 +1,7 @@
-"""What of a host's own, disks and networks aside, a definition names: each is looked for before the VM goes there."""
+"""Files, sockets and devices of its host that a definition names: each is looked for before the VM goes there.
+
+Disks and networks are looked for elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _PORT = "let libvirt choose: autoport='yes' in the VM's <graphics> (`virsh edit`
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _PCI, _MDEV = Path("/sys/bus/pci/devices"), Path("/sys/bus/mdev/devices")
 _OURS = (Path("/var/lib/libvirt/qemu"), Path("/run/libvirt/qemu"))
-"""libvirt makes what it names there itself."""
+"""Folders in which libvirt itself makes what it names."""
 
 
 def lacks(definition: Definition, changes: Changes) -> Sequence[Lack]:
@@ -46,7 +49,10 @@ def lacks(definition: Definition, changes: Changes) -> Sequence[Lack]:
 
 
 def own(root: Element) -> Iterator[Lack]:
-    """Of a domain's XML alone: files, sockets and devices of its host's, disks and the firmware's variables aside."""
+    """Yield what a domain's XML names of its host and is not here: files, sockets and devices.
+
+    Disks and the firmware's variables are left aside.
+    """
     yield from _files(root)
     yield from _characters(root)
     yield from _shared(root)
@@ -59,7 +65,7 @@ def _lack(what: str, path: Path, cure: str, is_there: Callable[[Path], bool] | N
 
 
 def _huge_pages(root: Element) -> Iterator[Lack]:
-    """All of the guest's memory, in pages of the size that it names, or of the host's own."""
+    """Yield a lack of huge pages for all of the guest's memory, of the size that it names or the host's default."""
     asked = root.find("./memoryBacking/hugepages")
     if asked is None:
         return
@@ -76,7 +82,7 @@ def _huge_pages(root: Element) -> Iterator[Lack]:
 
 
 def _kib(element: Element | None, attribute: str | None) -> int:
-    """A size as libvirt writes it, in KiB where it names no unit."""
+    """Return a size in KiB, which is libvirt's unit where it names none."""
     if element is None:
         return 0
     units = {"b": 1 / 1024, "bytes": 1 / 1024, "": 1, "k": 1, "kib": 1, "m": 1024, "mib": 1024, "g": 1 << 20}
@@ -90,7 +96,7 @@ def _default_page_kib() -> int:
 
 
 def _ports(root: Element) -> Iterator[Lack]:
-    """A screen's port that the definition names by its number; libvirt finds a free one for all others."""
+    """Yield screens' ports that the definition names by number and are taken; libvirt finds free ones for others."""
     for graphics in root.iterfind("./devices/graphics[@port]"):
         port = int(graphics.get("port", "-1"))
         if port <= 0 or graphics.get("autoport") == "yes":
@@ -103,7 +109,7 @@ def _ports(root: Element) -> Iterator[Lack]:
 
 
 def _taken(address: str, port: int) -> str:
-    """Why nothing could listen there; empty when it could."""
+    """Return why nothing could listen at this address and port; empty when it could, or that is for libvirt to tell."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +123,7 @@ def _taken(address: str, port: int) -> str:
 
 
 def there(path: Path) -> bool:
-    """Is it there, as far as this process may look? What cannot be told is no lack."""
+    """Is there something at this path, as far as this process may look? What cannot be told is no lack."""
     try:
         return durable.there(path)
     except PermissionError:
@@ -131,7 +137,7 @@ def _files(root: Element) -> Iterator[Lack]:
 
 
 def _nvram(root: Element, brought: Collection[Path]) -> Iterator[Lack]:
-    """Its template is needed only where no file of variables comes along."""
+    """Yield the firmware variables' template if it is missing; needed only where no file of variables comes along."""
     for element in root.iterfind("./os/nvram[@template]"):
         source = element.find("source")
         name = (element.text or "") if source is None else source.get("file", "")
@@ -165,7 +171,7 @@ def _character(what: str, kind: str, source: Element) -> Iterator[Lack]:
 
 
 def _is_pipe(path: Path) -> bool:
-    """One for both ways, or one for each."""
+    """Is there a named pipe for both ways, or one for each (.in and .out)?"""
     return there(path) or all(there(path.with_name(f"{path.name}{end}")) for end in (".in", ".out"))
 
 
@@ -188,7 +194,10 @@ def _shared(root: Element) -> Iterator[Lack]:
 
 
 def _snapshot(snapshot: WrittenSnapshot, brought: Mapping[Path, Path]) -> Iterator[Lack]:
-    """Memory of its own, and images that no disk of the VM stands on any more: another branch of the tree."""
+    """Yield the files that a snapshot needs and that are not here.
+
+    These are memory of its own, and images that no disk of the VM stands on any more: another branch of the tree.
+    """
     root = domain_xml.parse(snapshot.xml)
     named = [memory.get("file", "") for memory in root.iterfind("./memory[@file]")]
     named += [source.get("file", "") for source in root.iterfind("./disks/disk/source[@file]")]

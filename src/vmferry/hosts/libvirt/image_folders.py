@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 DEPTH = 2
-"""Folders below a folder that is looked at: a storage with a folder for each VM, and one within."""
+"""Levels of folders looked at below a folder: a storage with a folder for each VM, and one within."""
 MOST = 20_000
 
 
@@ -19,7 +19,7 @@ Seen = dict[tuple[int, int], int]
 
 
 class TooMany(Exception):
-    """There are more than can be looked at in a breath."""
+    """A folder holds more files than can be looked at quickly."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
@@ -30,7 +30,7 @@ BESIDE = 5_000
 
 
 def files_beside(folders: Sequence[Path]) -> Iterator[Path]:
-    """The files around those folders, and in folders beside them: as many as can be looked at quickly, and no more."""
+    """Yield the files around these folders and in folders beside them, no more than can be looked at quickly."""
     seen: Seen = {}
     for parent in dict.fromkeys(folder.resolve().parent for folder in folders):
         if parent != parent.parent:  # never all of the machine
@@ -39,7 +39,7 @@ def files_beside(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def files_in(folders: Sequence[Path]) -> Iterator[Path]:
-    """Each regular file once, links to files too, whatever they are named. Raises OSError, TooMany."""
+    """Yield each regular file in these folders once, links to files too, whatever its name. Raises OSError, TooMany."""
     seen: Seen = {}
     for folder in dict.fromkeys(folders):
         for count, path in enumerate(_walk(folder, DEPTH, seen)):
@@ -49,7 +49,10 @@ def files_in(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _walk(folder: Path, depth: int, seen: Seen) -> Iterator[Path]:
-    """A folder that is gone, or not there yet, holds nothing. One within another that was looked at reaches deeper."""
+    """Yield the files in a folder and in `depth` levels of folders below, but for those that were yielded before.
+
+    A folder that is gone, or not there yet, holds nothing. One that was looked at within another may reach deeper.
+    """
     try:
         status = folder.stat()
         entries = list(os.scandir(folder))

@@ -38,10 +38,10 @@ def power(domain: libvirt.virDomain) -> Power:
 
 
 def read_vms(conn: libvirt.virConnect) -> list[Vm]:
-    """All that are there, without those that go while they are looked at.
+    """Return all VMs of a host, without those that go while they are looked at.
 
-    QEMU is not asked: one that does not answer would keep all of them from being told. So all their memory counts as
-    touched, and of block jobs mirrors alone are told.
+    QEMU is not asked: one that does not answer would hold up the whole list. So all their memory counts as touched, and
+    of block jobs mirrors alone are reported.
     """
     found = []
     for domain in conn.listAllDomains():
@@ -54,7 +54,7 @@ def read_vms(conn: libvirt.virConnect) -> list[Vm]:
 
 
 def read_vm(domain: libvirt.virDomain, *, ask_qemu: bool = True) -> Vm:
-    """The VM with its disks' chains, read from the images themselves; once more if it ends meanwhile."""
+    """Return the VM with its disks' chains, read from the images themselves; read again if it ends meanwhile."""
     for _ in range(_TRIES):
         try:
             return _read_vm(domain, ask_qemu=ask_qemu)
@@ -94,14 +94,14 @@ def _read_vm(domain: libvirt.virDomain, *, ask_qemu: bool) -> Vm:
 
 
 def no_such_vm(conn: libvirt.virConnect, name: str, host: str) -> NoSuchVm:
-    """With the names that are spelled much alike."""
+    """Return the error for a name that no VM has, with up to three names that are spelled much alike."""
     names = {domain.name().casefold(): domain.name() for domain in conn.listAllDomains()}
     near = [names[found] for found in get_close_matches(name.casefold(), names, n=3)]
     return MistypedVm(vm=name, host=host, meant=" or ".join(near)) if near else NoSuchVm(vm=name, host=host)
 
 
 def may_precopy(root: Element) -> bool:
-    """Only KVM tracks dirty pages without losing any.
+    """May the VM's memory be saved while it runs? Only KVM tracks dirty pages without losing any.
 
     QEMU 7.2 under TCG: 1 guest of 8 came back from a live snapshot with stale pages and crashed; of those
     saved while standing none did.
@@ -110,9 +110,9 @@ def may_precopy(root: Element) -> bool:
 
 
 def has_job(domain: libvirt.virDomain) -> bool:
-    """A save or restore in flight, perhaps one that a killed worker had asked for.
+    """Is a save or restore of the VM in flight, perhaps one that a killed worker had asked for?
 
-    Of a migration that comes in libvirt tells nothing here: it may be a leftover, and is not waited for.
+    A migration that comes in is not reported here by libvirt: it may be a leftover, and is not waited for.
     """
     try:
         return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
@@ -123,14 +123,14 @@ def has_job(domain: libvirt.virDomain) -> bool:
 
 
 def _touched(domain: libvirt.virDomain) -> int:
-    """What QEMU holds, at most the guest's memory; all of it when QEMU does not tell."""
+    """Return the bytes of memory that QEMU holds, at most the guest's; all of it when that is not known."""
     most = int(domain.maxMemory()) * 1024
     rss = int(domain.memoryStats().get("rss", 0)) * 1024
     return min(rss, most) or most
 
 
 def _chains(disks: Sequence[Element]) -> list[tuple[Image, ...]]:
-    """Of all disks at once: each takes a qemu-img."""
+    """Return the chains of all disks, read in parallel: each takes a qemu-img."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(_chain, [domain_xml.placed_of(disk) for disk in disks]))
 
@@ -157,7 +157,7 @@ def _disk(
 
 
 def _secret_missing(element: Element, conn: libvirt.virConnect) -> str | None:
-    """The UUID, or the usage, of a secret that the disk's encryption names and libvirt does not have."""
+    """Return the UUID or usage of a secret that the disk's encryption names and libvirt lacks; None if it has all."""
     for secret in element.iterfind(".//encryption/secret"):
         uuid, usage = secret.get("uuid"), secret.get("usage")
         try:
@@ -200,7 +200,7 @@ def _block_job(element: Element, asked: libvirt.virDomain | None, target: str) -
 
 
 def nvram(root: Element) -> Path | None:
-    """The file of the firmware's variables."""
+    """Return the file of the firmware's variables; None if the VM has none."""
     element = root.find("./os/nvram")
     if element is None:
         return None
@@ -224,7 +224,7 @@ def _agent(root: Element) -> bool:
 
 
 def _blocked(domain: libvirt.virDomain) -> str | None:
-    """What QEMU itself says against a migration, of which a save is one; libvirt asks it no sooner than it begins."""
+    """Return what QEMU says against a migration, of which a save is one; libvirt asks it only as it begins."""
     try:
         told = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-migrate"}', 0))
     except (libvirt.libvirtError, ValueError):

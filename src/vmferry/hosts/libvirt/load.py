@@ -12,11 +12,11 @@ import libvirt
 from vmferry.model import DiskWaits, Load
 
 PRESSURE = Path("/proc/pressure/io")
-"""See the kernel's Documentation/accounting/psi.rst; missing where the kernel was built or booted without."""
+"""Stalls on storage, see the kernel's Documentation/accounting/psi.rst; missing in a kernel built or booted without."""
 _SOME = re.compile(r"^some .*\btotal=(\d+)", re.M)
 
 _LISTED = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-"""A domain that is being saved, say, tells little instead of keeping us waiting."""
+"""Flags for all running VMs, without waiting: one that is being saved, say, reports little."""
 
 
 def read_load(conn: libvirt.virConnect) -> Load:
@@ -26,7 +26,7 @@ def read_load(conn: libvirt.virConnect) -> Load:
 
 
 def stalled_s(pressure: Path = PRESSURE) -> float | None:
-    """Seconds in which some process waited for storage, since the machine began."""
+    """Return the seconds since boot in which some process waited for storage; None where the kernel does not tell."""
     try:
         found = _SOME.search(pressure.read_text())
     except OSError:
@@ -35,7 +35,7 @@ def stalled_s(pressure: Path = PRESSURE) -> float | None:
 
 
 def _disks(domain: libvirt.virDomain, stats: Mapping[str, int | str]) -> Iterator[DiskWaits]:
-    """Those that tell how long their writes took; a guest that has none to write to tells nothing."""
+    """Yield the VM's disks that report how long their writes took; those that cannot be written to report nothing."""
     for n in range(int(stats.get("block.count", 0))):
         writes, nanoseconds = stats.get(f"block.{n}.wr.reqs"), stats.get(f"block.{n}.wr.times")
         if writes is None or nanoseconds is None:

@@ -1,4 +1,4 @@
-"""libvirt's live migration, over storage of which all but the last overlays is there already."""
+"""libvirt's live migration, to storage where all but what the last overlays hold is already."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_NON_SHARED_INC
     | libvirt.VIR_MIGRATE_PAUSED
 )
-"""PAUSED: whoever is not let run there has never run there, so an end in doubt can be decided for the source.
+"""PAUSED: a VM that was not resumed there has never run there, so an end in doubt can be decided for the source.
 
 With a disk that stays UNSAFE too: libvirt knows a shared storage by its file system's kind only, preflight by its
 marker."""
 
 
 STOPS_MS = 100
-"""QEMU stops the guest when the rest takes no longer (its own 300): so long the guest stands for it."""
+"""Milliseconds: QEMU stops the guest when sending the rest takes no longer (its own: 300); so long the guest stands."""
 PATIENT_ROUNDS = 8
-"""A guest whose memory was gone through so often, and is not fewer yet, changes it too fast for that."""
+"""Passes over a guest's memory; one that takes more changes its memory too fast for so short a stop."""
 _LOOK_S, _STATS_S = 0.05, 1.0
 _OVER = frozenset({libvirt.VIR_DOMAIN_JOB_FAILED, libvirt.VIR_DOMAIN_JOB_CANCELLED})
 
@@ -49,31 +49,31 @@ class Incoming(NamedTuple):
 
 
 class MigrationTransport(Protocol):
-    """The way from host to host for libvirt's and QEMU's own streams."""
+    """Carries libvirt's and QEMU's own streams from host to host."""
 
     def receive(self, job: str) -> str:
-        """Open this end for one migration of a job. Returns the word that the other end needs."""
+        """Open this end for one migration of a job. Returns an opaque word, which the other end passes to `to`."""
 
     def end(self, job: str) -> None:
-        """Cut all that passes for a job."""
+        """Close this end, and cut all streams of a job."""
 
     def to(self, job: str, word: str) -> AbstractContextManager[tuple[str, str, str]]:
-        """The way to the host that gave the word, while the context is open. See Incoming."""
+        """Yield the URIs (see Incoming) that lead to the host which gave the word, while the context is open."""
 
     def lead(self, job: str, name: str) -> tuple[Path, str, str]:
-        """A unix socket to listen on, and where other hosts reach it: address and ticket.
+        """Return a unix socket to listen on, and where other hosts reach it: address and ticket.
 
-        Good until `end`, or until the name is led to again.
+        These hold until `end`, or until the next call with this name.
         """
 
     def reach(self, address: str, ticket: str) -> AbstractContextManager[Path]:
-        """A unix socket that leads to where another host's ticket does, while the context is open."""
+        """Yield a unix socket that leads to where another host's ticket does, while the context is open."""
 
 
 def migrate(link: LibvirtConnection, uuid: str, incoming: Incoming, changes: Changes, watch: Watch) -> None:
-    """Carry a running VM over; cancelled, or cut off before the end, it runs on here.
+    """Migrate a running VM; cancelled, or cut off before the end, it runs on here.
 
-    Returns as soon as its QEMU has ended here, be it that it crashed: whether it arrived, the other host knows.
+    Returns as soon as its QEMU has ended here, also by a crash: whether the VM arrived, the other host knows.
     Raises HostRefused, HostUnreachable and what watch.check() raises.
     """
     link.forget_stop(uuid)
@@ -119,7 +119,7 @@ def migrate(link: LibvirtConnection, uuid: str, incoming: Incoming, changes: Cha
 
 
 def _begin(domain: libvirt.virDomain, incoming: Incoming, changes: Changes, downtime: _Downtime) -> None:
-    """libvirt's call, which takes as long as the migration."""
+    """Make libvirt's migration call, which takes as long as the migration."""
     root = domain_xml.parse(domain.XMLDesc(_LIVE_XML))
     definition.apply(root, changes)
     copied = [domain_xml.target_of(disk) for disk in domain_xml.disks(root) if _takes_writes(disk)]
@@ -131,9 +131,9 @@ def _begin(domain: libvirt.virDomain, incoming: Incoming, changes: Changes, down
 
 
 class _Downtime:
-    """How little has to be left before QEMU stops the guest: less than it takes by itself, while that comes to an end.
+    """Lowers the downtime within which QEMU stops the guest for the rest, as long as its memory converges.
 
-    libvirt would keep it for what comes after, so it is put back.
+    libvirt would keep the lower value for what comes after, so it is put back.
     """
 
     def __init__(self, link: LibvirtConnection, uuid: str) -> None:
@@ -147,12 +147,12 @@ class _Downtime:
         self._before = before
 
     def heed(self, told: Mapping[str, Any]) -> None:
-        """Put it back for a guest that would never come to rest."""
+        """Put the downtime back for a guest whose migration would never come to an end with the lower one."""
         if int(told.get("memory_iteration", 0)) > PATIENT_ROUNDS:
             self.restore()
 
     def forget(self) -> None:
-        """The QEMU that had it is gone."""
+        """Put nothing back any more: the QEMU whose downtime was lowered is gone."""
         self._before = None
 
     def restore(self) -> None:
@@ -165,7 +165,9 @@ class _Downtime:
 
 
 class _Sleeper:
-    """libvirt's call, which may sleep for ever once the migration has failed or was stopped: to stop it wakes it up.
+    """Wakes libvirt's migration call, which may sleep for ever once the migration has failed or was stopped.
+
+    To stop the migration again wakes the call up.
 
     libvirt 9.0 attends to the mirrors one after another (qemuMigrationSrcNBDCopyCancelled), and misses the end of one
     that ends while it asks QEMU about another: seen in 7 of 25 cancelled migrations with two disks.
@@ -177,31 +179,31 @@ class _Sleeper:
         self._over = False
 
     def heed(self, told: Mapping[str, Any]) -> None:
-        """Wake it if it has had its time since the migration was over."""
+        """Wake the call if the migration was over already at the look before this one."""
         before, self._over = self._over, told.get("type") in _OVER
         if before and self._over:
             self.wake()
 
     def wake(self) -> None:
-        """Stop the migration, be it again; it may have ended meanwhile: undo finds what became of it."""
+        """Stop the migration, even if again; it may have ended meanwhile: undo finds what became of it."""
         with contextlib.suppress(VmferryError):
             self._link.call("stop migrating", lambda c: c.lookupByUUIDString(self._uuid).abortJob())
 
 
 def _told(link: LibvirtConnection, uuid: str) -> Mapping[str, Any]:
-    """What libvirt tells of its job; nothing where it has left already, or is about to."""
+    """Return libvirt's statistics of the VM's job; none where the VM has left already, or is about to."""
     with contextlib.suppress(HostRefused):
         return link.call("look at its migration", lambda c: c.lookupByUUIDString(uuid).jobStats())
     return {}
 
 
 def _takes_writes(disk: domain_xml.Element) -> bool:
-    """A disc in a drive has come whole before, and QEMU mirrors nothing that is read-only."""
+    """Is it a disk to mirror? A disc in a drive has come whole before, and QEMU mirrors nothing read-only."""
     return disk.get("device", "disk") == "disk" and disk.find("readonly") is None
 
 
 def _parameters(incoming: Incoming, copied: list[str], xml: str) -> dict[str, object]:
-    """An empty list of disks would mean all of them to libvirt."""
+    """Return libvirt's parameters. Raises HostRefused without a disk: an empty list means all of them to libvirt."""
     if not copied:
         raise HostRefused(host="libvirt", action="migrate it", reason="it has no disk that moves")
     return {

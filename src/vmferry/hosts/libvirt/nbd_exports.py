@@ -1,6 +1,6 @@
 """Images that other hosts may read: each through a qemu-nbd of its own, read-only, with TLS both ways.
 
-Over a link of a GBit/s or less it listens for a tunnel's end instead, which compresses where that pays (decision
+Over a link of 1 Gbit/s or less qemu-nbd listens for a tunnel's end instead, which compresses where that pays (decision
 0025): encrypting and compressing in the agent keeps up with that, and costs more than qemu-nbd's TLS.
 """
 
@@ -45,7 +45,7 @@ class ExportAddress:
     certificates: Path
     """A folder as QEMU's tls-creds-x509 take it."""
     link_bytes_s: int | None = None
-    """What the way there carries in each direction; None as the network cards tell it."""
+    """Bytes per second that the link carries in each direction; None to ask the network cards."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _ExportServer:
 
 
 class Exports:
-    """All that one process serves; it ends with the process."""
+    """All images that one process serves; serving ends with the process."""
 
     def __init__(self, front: ExportAddress, lead: Lead | None = None) -> None:
         """`lead` makes a tunnel's end: see hosts.libvirt.migration.MigrationTransport."""
@@ -68,7 +68,7 @@ class Exports:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="exports")
 
     def serve(self, job: str, image: Path | Place, host: str) -> Place:
-        """Raises ExportFailed."""
+        """Serve an image for a job, and return where; one that is served already stays so. Raises ExportFailed."""
         place = image if isinstance(image, Place) else Place(str(image))
         key = (job, place.at, place.format)
         with self._lock:
@@ -79,7 +79,7 @@ class Exports:
             return self._servers[key].place
 
     def serve_beginning(self, job: str, file: Path, size: int, host: str) -> Place:
-        """The first bytes of a file that grows, in place of what was served of it before. Raises ExportFailed."""
+        """Serve the first bytes of a growing file, in place of what was served of it before. Raises ExportFailed."""
         key = (job, str(file), "beginning")
         with self._lock:
             before = self._servers.pop(key, None)
@@ -89,7 +89,7 @@ class Exports:
             return self._servers[key].place
 
     def end(self, job: str) -> None:
-        """Nothing of a job is served any more."""
+        """End all exports of a job."""
         with self._lock:
             for key in [key for key in self._servers if key[0] == job]:
                 nbd.end(self._servers.pop(key).process)
@@ -132,7 +132,7 @@ class Exports:
 
 
 def _listening(family: socket.AddressFamily, at: str | tuple[str, int]) -> socket.socket:
-    """Raises ExportFailed."""
+    """Return a socket that listens at this address. Raises ExportFailed."""
     listening = socket.socket(family)
     try:
         listening.bind(at)
@@ -155,7 +155,10 @@ SERVER = (
 
 
 def image_options(place: Place, size: int | None = None) -> str:
-    """The image, or the first bytes of a raw one, shared with the QEMU that has it open; its format is never probed."""
+    """Return qemu-nbd's options for an image, or for the first `size` bytes of a raw one.
+
+    It is shared with the QEMU that has it open; its format is never probed.
+    """
     told: dict[str, object] = {"driver": place.format, "read-only": True, "force-share": True}
     if size is not None:
         told["size"] = size
@@ -167,7 +170,7 @@ def image_options(place: Place, size: int | None = None) -> str:
 
 
 def _direct(path: Path) -> bool:
-    """A tmpfs has nothing past the cache."""
+    """Can the file be read past the page cache? That of a tmpfs cannot."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
     except OSError:

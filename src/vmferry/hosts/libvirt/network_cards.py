@@ -19,16 +19,16 @@ _SIOCGIFADDR = 0x8915
 """See netdevice(7)."""
 _MBIT = 1_000_000 // 8
 GBIT_S = 125_000_000
-"""Bytes a second."""
+"""1 Gbit/s, in bytes per second."""
 _COUNTS = ("tx_bytes", "rx_bytes")
 
 
 def link_of(address: str, capacity_bytes_s: int | None = None, cards: Path = CARDS) -> LinkCount | None:
-    """Of the cards below the interface that has this address, an IP address or a name of this host.
+    """Return the bytes sent and received, and the capacity, of the cards below the interface that has this address.
 
-    Below a bridge, a bond or a VLAN lie the cards that carry it; what guests send over them is counted too.
-    `capacity_bytes_s`: what they carry together, where it is known better than by them. None where no interface has
-    the address, or one of the cards has to tell its speed and does not.
+    `address`: an IP address or a name of this host. Below a bridge, a bond or a VLAN lie the cards that carry it; what
+    guests send over them is counted too. `capacity_bytes_s`: what the cards carry together, where that is known better
+    than by them. None where no interface has the address, or a card has to tell its speed and does not.
     """
     interface = _interface(address)
     if interface is None:
@@ -45,7 +45,7 @@ def link_of(address: str, capacity_bytes_s: int | None = None, cards: Path = CAR
 
 
 def is_slow(address: str, capacity_bytes_s: int | None = None) -> bool | None:
-    """Does the link at that address carry a GBit/s or less? None where nobody tells. See link_of."""
+    """Does the link at that address carry 1 Gbit/s or less? None where that is not known. See link_of."""
     link = link_of(address, capacity_bytes_s)
     return None if link is None else link.capacity_bytes_s <= GBIT_S
 
@@ -55,7 +55,7 @@ def _number(file: Path) -> int:
 
 
 def _below(interface: Path) -> list[Path]:
-    """The real cards that carry it; itself where there is none."""
+    """Return the real cards that carry an interface; the interface itself where there is none."""
     return sorted(set(_real(interface))) or [interface]
 
 
@@ -67,7 +67,7 @@ def _real(interface: Path) -> Iterator[Path]:
 
 
 def _interface(address: str) -> str | None:
-    """The name of the interface that has it."""
+    """Return the name of the interface that has this address; None if none has, or it cannot be resolved."""
     with suppress(OSError):
         wanted = _resolved(address)
         return next((name for name, held in _addresses() if held in wanted), None)
@@ -76,7 +76,7 @@ def _interface(address: str) -> str | None:
 
 @lru_cache
 def _resolved(address: str) -> frozenset[object]:
-    """Once: a look each second must not ask for a name each second. One that fails is tried again. Raises OSError."""
+    """Resolve an address or name, once: links are looked at each second. A failure is tried again. Raises OSError."""
     return frozenset(ip_address(found[4][0]) for found in socket.getaddrinfo(address, None))
 
 

@@ -22,10 +22,10 @@ from vmferry.transfer import Watch
 
 
 class Overlays:
-    """Those of one disk, the newest first."""
+    """A job's overlays of one disk of a VM, the newest first."""
 
     def __init__(self, link: LibvirtConnection, uuid: str, target: str, overlays: Sequence[Path], base: Placed) -> None:
-        """`base`: what lay below them when the job froze the disk."""
+        """`base`: what lay below the overlays when the job froze the disk."""
         self._link = link
         self._uuid = uuid
         self._target = target
@@ -35,7 +35,7 @@ class Overlays:
     # -- a VM that runs
 
     def merge_live(self, watch: Watch) -> Placed:
-        """While QEMU has them open. Returns what the disk lies on then."""
+        """Merge the overlays while QEMU has them open. Returns what the disk lies on then."""
         while True:
             watch.check()
             chain = self._chain()
@@ -45,7 +45,7 @@ class Overlays:
             if not runs:
                 return self._top(chain)
             disks = RunningDisks(self._link, self._uuid)
-            self._wait_for_others(chain, runs[0])
+            self._refuse_beside_others(chain, runs[0])
             first, last = self._above_snapshots(chain, runs[0])
             if last == len(chain.named):
                 self._sure_it_ends(chain)
@@ -54,19 +54,19 @@ class Overlays:
                 disks.merge(chain.target, first, last, watch)
 
     def _top(self, chain: DiskChain) -> Placed:
-        """What it lies on, by the name that libvirt has for it: QEMU's may be cut."""
+        """Return the image that the disk lies on, by the name that libvirt has for it: QEMU's may be cut."""
         if not chain.layers:
             return self._base
         named = chain.named[0] if chain.named and chain.named[0].startswith("/") else chain.layers[0].name
         return self._placed(replace(chain.layers[0], name=named))
 
     def _sure_it_ends(self, chain: DiskChain) -> None:
-        """What libvirt does not tell of may lie below all the same. Raises HostRefused."""
+        """Raise HostRefused if QEMU's chain is not as long as libvirt's: more may lie below than libvirt reports."""
         if len(chain.layers) != len(chain.named):
             raise HostRefused(host=self._link.uri, action=f"merge {chain.target}", reason="its chain is not all told")
 
     def _chain(self) -> DiskChain | None:
-        """Of the disk, by whatever target it is attached now."""
+        """Return the disk's chain, by whatever target it is attached now; None if it is not. Raises GuestGone."""
         found = self._link.call("look at its disks", lambda c: chains.read(c.lookupByUUIDString(self._uuid)))
         if found is None:
             raise GuestGone(vm=self._name())
@@ -74,21 +74,27 @@ class Overlays:
         own = [chain for chain in found if chain.target == self._target]
         return next(iter([*there, *own]), None)
 
-    def _wait_for_others(self, chain: DiskChain, run: tuple[int, int]) -> None:
-        """Raises DiskHeld. A commit of the run is what an attempt of ours before this one began, or as good as that."""
+    def _refuse_beside_others(self, chain: DiskChain, run: tuple[int, int]) -> None:
+        """Raise DiskHeld if another block job runs on the disk than a commit of this run.
+
+        Such a commit is what an attempt of ours before this one began, or as good as that.
+        """
         wanted = chain.named[run[1]] if run[1] < len(chain.named) else str(self._base.path)
         if chain.block_job and not (run[0] == 0 and chain.mirror == wanted):
             raise DiskHeld(host=self._link.uri, vm=self._name(), target=chain.target, kind=chain.block_job)
 
     def _above_snapshots(self, chain: DiskChain, run: tuple[int, int]) -> tuple[int, int]:
-        """What of a run can be merged without losing a snapshot in it. Raises SnapshotHeld where nothing can."""
+        """Return the part of a run that can be merged without losing a snapshot. Raises SnapshotHeld if none can."""
         holder = holder_of(chain.layers, run)
         if holder == run[0]:
             raise self._held(chain.layers[holder])
         return (run[0], holder) if holder is not None else run
 
     def _into_pulled_base(self, disks: RunningDisks, chain: DiskChain, first: int, watch: Watch) -> None:
-        """Somebody pulled all that lay below into the overlay: copy the whole into the base, and go on with that."""
+        """Copy an overlay, into which somebody pulled all that lay below, whole into the base, and go on with that.
+
+        Raises VmHeld where another image lies on the overlay.
+        """
         if first:
             reason = "another image lies on it and none below it: shut the VM down when it suits"
             raise VmHeld(host=self._link.uri, action=f"merge {chain.named[first]}", reason=reason)
@@ -97,10 +103,11 @@ class Overlays:
     # -- a VM that is off
 
     def fold_closed(self, top: Placed) -> tuple[Placed, Layer | None]:
-        """While nobody has them open. Returns what the disk lies on then, and what holds a snapshot of a person's.
+        """Merge the overlays below `top` while nobody has them open.
 
-        Cut off, it is done again: a fold leaves the overlays as they are. Raises ImageToolFailed where a header cannot
-        be read: a chain that is taken for shorter than it is would be put together wrong.
+        Returns what the disk lies on then, and the overlay that holds a person's snapshot, if one does, where merging
+        stops. Cut off, it is done again: a fold leaves the overlays as they are. Raises ImageToolFailed where a header
+        cannot be read: a chain that is taken for shorter than it is would be put together wrong.
         """
         while True:
             layers = img.layers(top)
@@ -124,9 +131,10 @@ class Overlays:
                 return top, layers[holder]
 
     def fold_detached(self) -> Placed:
-        """Of a disk that the VM no longer has: its newest overlay is the top.
+        """Merge the overlays of a disk that the VM no longer has: its newest overlay is the top.
 
-        Raises StillNamed where another VM has it.
+        Returns the image that holds its content then. Raises StillNamed where another VM has the disk, and
+        SnapshotHeld.
         """
         top = next((Path(overlay) for overlay in self._overlays if Path(overlay).exists()), None)
         if top is None:
@@ -140,7 +148,7 @@ class Overlays:
         return home
 
     def fold_named(self, root: domain_xml.Element) -> tuple[Placed, Layer | None] | None:
-        """Fold what a domain's XML names, and make it name what is left; None where it names none of ours.
+        """Merge what a domain's XML names, and make it name what is left; None where it names no overlay of the job.
 
         Returns what fold_closed does.
         """
@@ -154,9 +162,9 @@ class Overlays:
         return None
 
     def fold_off(self) -> Placed:
-        """Of a VM that is off: what its managed save names, then what its definition names.
+        """Merge the overlays of a VM that is off: what its managed save names, then what its definition names.
 
-        Raises MemoryElsewhere, and SnapshotHeld once all that can be folded is.
+        Returns what the disk lies on then. Raises MemoryElsewhere, and SnapshotHeld once all that can be merged is.
         """
         return self._link.call("put its disks back", self._fold_off)
 
@@ -172,9 +180,9 @@ class Overlays:
         return homes[0][0]
 
     def _home_already(self, domain: libvirt.virDomain) -> Placed | None:
-        """What a disk lies on whose overlays were taken out before; the guest may have written to it since.
+        """Return what the disk lies on if its overlays were taken out before; None if they were not.
 
-        Its overlays are still there, and hold what it has long written over.
+        The guest may have written to it since: the overlays are still there, and hold what it has long written over.
         """
         texts = [domain.managedSaveGetXMLDesc(0)] if domain.hasManagedSaveImage() else []
         for xml in (*texts, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
@@ -207,9 +215,10 @@ class Overlays:
         return home
 
     def fold_saved(self, memory: Path) -> Placed:
-        """Of a VM in a saved state of the job's own, which is loaded on what is returned.
+        """Merge the overlays of a VM in a saved state of the job's own. Returns what to load the state on.
 
-        A snapshot that somebody took of it since, as of a VM that is off, lies on the overlays: it is loaded on that.
+        A snapshot that somebody took of the VM since, as of one that is off, lies on the overlays: it is loaded on
+        that.
         """
         on_top = self._link.call("look at its definition", self._put_on_top)
         if on_top is not None:
@@ -226,7 +235,7 @@ class Overlays:
         return self.fold_detached() if placed is None else placed
 
     def _put_on_top(self, conn: libvirt.virConnect) -> Placed | None:
-        """What the definition names for the disk, if that is not of the job and lies on what is."""
+        """Return what the definition names for the disk, if it is no overlay of the job but lies on one."""
         domain = conn.lookupByUUIDString(self._uuid)
         for disk in domain_xml.disks(domain_xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))):
             placed = domain_xml.placed_of(disk)
@@ -236,7 +245,10 @@ class Overlays:
         return None
 
     def _lies_on_ours(self, disk: domain_xml.Element, placed: Placed) -> bool:
-        """Raises ImageToolFailed where that cannot be told of the disk itself; another may be a disc that is gone."""
+        """Does a disk lie on the job's overlays? Another disk may be a disc that is gone: it does not then.
+
+        Raises ImageToolFailed where that cannot be told of the job's own disk.
+        """
         if str(placed.path) in self._overlays:
             return True
         own = domain_xml.target_of(disk) == self._target
@@ -259,7 +271,7 @@ class Overlays:
 
 
 def holder_of(layers: Sequence[Layer], run: tuple[int, int]) -> int | None:
-    """The topmost image of a run in which a snapshot lies."""
+    """Return the number of the topmost image of a run in which a snapshot lies; None if none does."""
     return next((n for n in range(*run) if n < len(layers) and layers[n].snapshots), None)
 
 
@@ -272,6 +284,6 @@ def _is_there(placed: Placed) -> bool:
 
 
 def saved_elsewhere(domain: libvirt.virDomain) -> bool:
-    """Was its memory saved to a file that libvirt does not know any more (`virsh save`)?"""
+    """Was the VM's memory saved to a file that libvirt does not know any more (`virsh save`)?"""
     saved = [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SAVED]
     return bool(domain.state() == saved and not domain.hasManagedSaveImage())

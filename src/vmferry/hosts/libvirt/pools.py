@@ -12,7 +12,7 @@ from vmferry.hosts.libvirt import domain_xml
 
 
 def refresh(conn: libvirt.virConnect, folders: Collection[Path]) -> None:
-    """Let the active pools over these folders look again. One that cannot is left: it lists what it did."""
+    """Refresh the active storage pools over these folders. One that cannot be refreshed lists what it did before."""
     wanted = {folder.resolve() for folder in folders}
     for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         with suppress(libvirt.libvirtError):

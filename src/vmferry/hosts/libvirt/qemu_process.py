@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 OF_LIBVIRT = Path("/run/libvirt/qemu")
-"""Where the system's libvirt notes what it runs; a session's does elsewhere, and is waited for instead."""
+"""Where the system's libvirt notes its QEMU processes; a session's does elsewhere, and is waited for instead."""
 
 
 class QemuProcess:
@@ -23,13 +23,13 @@ class QemuProcess:
             self._fd = _opened(self.pid, uuid)
 
     def close(self) -> None:
-        """Look no longer."""
+        """Stop watching the process."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
 
     def ends_within(self, seconds: float) -> bool | None:
-        """Wait so long at most. None, at once, of one that is not known."""
+        """Wait at most so long for the process to end; return whether it has. None, at once, if it is not known."""
         if self._fd is None:
             return None
         look = select.poll()
@@ -48,7 +48,7 @@ def started_on(image: Path) -> bool:
 
 
 def _opened(pid: int, uuid: str) -> int | None:
-    """A pidfd, once it is sure whose: the process may have ended, and its number be another one's. Raises OSError."""
+    """Return a pidfd of a VM's QEMU; None where the number is another process's by now. Raises OSError."""
     fd = os.pidfd_open(pid)
     sure = False
     try:

@@ -44,7 +44,7 @@ class LibvirtRelocation:
     _crossing: MigrationTransport | None
 
     def admit(self) -> None:
-        """Raises Superseded."""
+        """Return if this host may act for its job. Raises Superseded when a newer epoch of the job has acted."""
         raise NotImplementedError
 
     def definition(self, uuid: str) -> Definition:
@@ -63,8 +63,11 @@ class LibvirtRelocation:
 
     @fenced
     def serve_growing(self, uuid: str, memory: Path, beyond: int) -> Prefix | None:
-        """Its job is looked at before its file, which may be removed as the job begins, and not before there is one:
-        libvirt would not answer before it ends."""
+        """Serve the settled beginning of a saved state, while the VM's save is in flight; None otherwise.
+
+        libvirt's job is looked at before the file, which may be removed as the job begins, and not before there is a
+        file: libvirt would not answer before the job ends.
+        """
         if settled_bytes(memory) <= beyond or not self._of("look at its job", uuid, has_job):
             return None
         settled = settled_bytes(memory)
@@ -148,7 +151,7 @@ class LibvirtRelocation:
 
     @fenced
     def reclaim(self, definition: Definition) -> None:
-        """Its TPM's state too: libvirt removes that with a QEMU that ends while the VM is not defined."""
+        """Take the VM back with its TPM's state: libvirt removes that if QEMU ends while the VM is not defined."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
         self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
@@ -161,7 +164,7 @@ class LibvirtRelocation:
 
     @fenced
     def keep_definition(self, definition: Definition, changes: Changes, path: Path) -> None:
-        """With its TPM's state, which libvirt has removed where the VM left while it ran."""
+        """Write the definition to a file, and put back the TPM's state, which libvirt removed if a running VM left."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
         durable.write(path, written.text(definition, changes).encode())
@@ -225,7 +228,7 @@ class LibvirtRelocation:
 
     @contextmanager
     def _reading(self, transfer: DiskTransfer) -> Iterator[DiskTransfer]:
-        """What another host serves is read with this host's certificates, or through a tunnel."""
+        """Yield the transfer; what another host serves is read with this host's certificates, or through a tunnel."""
         source = transfer.source
         if not _served(transfer) or not isinstance(source, Place):
             yield transfer
@@ -245,7 +248,7 @@ def _served(transfer: DiskTransfer) -> bool:
 
 @contextmanager
 def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
-    """A host that cannot be reached is no damaged image: the job waits for it. Raises AgentUnreachable."""
+    """Raise AgentUnreachable where a serving host is lost: that is no damaged image, so the job waits for it."""
     try:
         yield
     except VmferryError as error:
@@ -258,7 +261,7 @@ def served_by_another(transfer: DiskTransfer) -> Iterator[None]:
 
 
 def _complete(domain: libvirt.virDomain) -> bool:
-    """All of it is here: it is not still coming."""
+    """Is all of the VM here, rather than still coming or starting?"""
     state, reason = domain.state()
     if state == libvirt.VIR_DOMAIN_PAUSED:
         return reason not in (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)

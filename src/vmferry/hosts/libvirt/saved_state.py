@@ -26,13 +26,13 @@ _HEADER = struct.Struct("=16sIIII")
 _APPENDED = range(5)
 """Ways of writing that only append: raw, gzip, bzip2, xz and lzop. Later ones put each page in a place of its own."""
 _BEGUN = 1 << 20
-"""By then QEMU writes: the XML takes less."""
+"""Bytes of the file at which QEMU writes memory: the XML takes less."""
 _BEGIN_S, _LOOK_S = 0.005, 0.05
 _SAVE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_HALT | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
 _PAUSED_BY_HAND = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT]
 """What `virsh suspend` makes of a guest while libvirt takes a snapshot of its memory."""
 _ROOM = 256 << 20
-"""A saved state larger than 1.5 times the memory and this does not converge: the guest dirties too fast."""
+"""Bytes; a saved state larger than 1.5 times the memory and this does not converge: the guest dirties too fast."""
 
 
 def spent_name(memory: Path) -> Path:
@@ -40,7 +40,7 @@ def spent_name(memory: Path) -> Path:
 
 
 def settled_bytes(memory: Path) -> int:
-    """How much of a saved state that is being written stays as it is, the first chunk aside: in whole chunks."""
+    """Return how many bytes of a saved state being written stay as they are, in whole chunks, the first one aside."""
     try:
         with memory.open("rb") as file:
             _, _, _, _, way = _HEADER.unpack(file.read(_HEADER.size))
@@ -51,10 +51,10 @@ def settled_bytes(memory: Path) -> int:
 
 
 class _Pace:
-    """Keeps a save to a rate, which libvirt would keep for what comes after.
+    """Keeps a save to a rate, and puts the rate back, which libvirt would keep for what comes after.
 
-    libvirt lifts it as the save begins. What asks it for more than a look before that waits until the end, even where
-    it is allowed soon after: so nothing is asked before memory is written.
+    libvirt lifts the rate as the save begins. A call for more than a look before that waits until the save's end, even
+    where it is allowed soon after: so nothing is asked before memory is written.
     """
 
     def __init__(self, link: LibvirtConnection, uuid: str, bytes_s: int | None) -> None:
@@ -65,22 +65,22 @@ class _Pace:
 
     @property
     def due(self) -> bool:
-        """Is it still to be told?"""
+        """Is libvirt still to be given the rate?"""
         return self._mib_s is not None and self._before is None
 
     def keep(self, written_bytes: int) -> None:
-        """Tell it, once memory is written."""
+        """Give libvirt the rate, once memory is written."""
         if self._mib_s is not None and self._before is None and written_bytes > _BEGUN:
             self._before = self._tell(self._mib_s)
 
     def lift(self) -> None:
-        """As it was before, for good."""
+        """Put the rate back to what it was before, for good."""
         if self._before is not None:
             self._tell(self._before)
         self._mib_s = self._before = None
 
     def _tell(self, mib_s: int) -> int | None:
-        """Returns the rate before; None where the save is over, and the VM perhaps gone with it."""
+        """Set the rate. Returns the rate before; None where the save is over, and the VM perhaps gone with it."""
 
         def act(conn: libvirt.virConnect) -> int:
             domain = conn.lookupByUUIDString(self._uuid)
@@ -100,7 +100,7 @@ class SavedState:
         self._memory = memory
 
     def save(self, watch: Watch, bytes_s: int | None) -> bool:
-        """Write memory, while the guest runs if it may, then stop it for good; cancelling lets it run on.
+        """Write the VM's memory, while the guest runs if it may, then stop it for good; cancelling lets it run on.
 
         Returns whether a person was seen to pause it while it ran.
         """
@@ -135,7 +135,7 @@ class SavedState:
         return paused
 
     def complete(self, newest_disk_write: float) -> bool:
-        """Complete, and no disk was written after it: loading it loses nothing."""
+        """Is the state complete, and no disk written after it (Unix time), so that loading it loses nothing?"""
         try:
             with self._memory.open("rb") as file:
                 whole = file.read(len(_COMPLETE)) == _COMPLETE
@@ -144,7 +144,7 @@ class SavedState:
             return False
 
     def restore(self, changes: Changes) -> tuple[str, ...]:
-        """Load it with the guest standing. Returns what had to be left out, discs for one, since its files are gone."""
+        """Load the state with the guest paused. Returns what was left out since its files are gone, discs for one."""
 
         def act(conn: libvirt.virConnect) -> tuple[str, ...]:
             root = self.root(conn)
@@ -160,7 +160,7 @@ class SavedState:
         return self._link.call_long("restore its memory", act)
 
     def _name_as_saved(self, conn: libvirt.virConnect, root: domain_xml.Element) -> None:
-        """libvirt loads no memory for a VM of another name: one that was renamed while it stood gets its name back."""
+        """Give a VM that was renamed since its save its name back: libvirt loads no memory for one of another name."""
         name = root.findtext("name", "")
         with contextlib.suppress(libvirt.libvirtError):  # of a transient VM, or a name that is taken, libvirt tells
             domain = conn.lookupByUUIDString(self._uuid)
@@ -168,7 +168,7 @@ class SavedState:
                 domain.rename(name)
 
     def lacks(self, changes: Changes) -> Sequence[Lack]:
-        """What keeps libvirt from loading it here; discs that are gone do not."""
+        """Return what keeps libvirt from loading the state here; discs that are gone do not."""
 
         def act(conn: libvirt.virConnect) -> Sequence[Lack]:
             root = self.root(conn)
@@ -179,16 +179,16 @@ class SavedState:
         return self._link.call("look at what its memory needs", act)
 
     def root(self, conn: libvirt.virConnect) -> domain_xml.Element:
-        """The VM as it ran when it was saved."""
+        """Return the XML of the VM as it ran when it was saved."""
         xml = conn.saveImageGetXMLDesc(str(self._memory), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
         return domain_xml.parse(xml)
 
     def define(self) -> None:
-        """As it ran; of what belongs to a VM that runs libvirt drops all by itself."""
+        """Define the VM as it ran when it was saved; libvirt drops by itself all that belongs to a running VM only."""
         self._link.call("define it again", lambda c: c.defineXML(domain_xml.text(self.root(c))))
 
     def release(self, *, run: bool) -> float:
-        """Spend first, then let it run. Returns how long the guest stood still, in seconds."""
+        """Spend the state, then let the guest run with `run`. Returns how long the guest stood still, in seconds."""
         stopped = self._stopped_at()
         if self._memory.exists():
             self._memory.rename(spent_name(self._memory))
@@ -203,7 +203,10 @@ class SavedState:
             domain.resume()
 
     def _stopped_at(self) -> float | None:
-        """QEMU's own stop event; after a restart of ours the time when the state was complete, 30 ms later."""
+        """Return when the guest stopped (Unix time), by QEMU's own event; None if that cannot be told.
+
+        After a restart of ours it is the time when the state was complete, 30 ms later.
+        """
         seen = self._link.stopped_at(self._uuid)
         if seen is not None:
             return seen
@@ -213,7 +216,7 @@ class SavedState:
         return None
 
     def _see_through(self, saving: threading.Thread, watch: Watch, pace: _Pace, *, runs: bool) -> bool:
-        """Returns whether somebody else paused it. `runs`: it does until its memory is written."""
+        """Follow a save to its end; return whether somebody else paused it. `runs`: it does until memory is written."""
         memory_bytes = self._link.call("look", lambda c: self._domain(c).maxMemory() * 1024)
         standing = paused = False
         while saving.is_alive():
@@ -231,14 +234,14 @@ class SavedState:
         return paused
 
     def _was_paused(self) -> bool:
-        """By a person: of what QEMU stops by itself at the end libvirt gives no such reason."""
+        """Was the VM paused by a person? For what QEMU stops by itself at the end libvirt gives no such reason."""
         with contextlib.suppress(HostRefused):
             state: list[int] = self._link.call("look", lambda c: self._domain(c).state())
             return state == _PAUSED_BY_HAND
         return False
 
     def _keep_flushed(self, saving: threading.Thread) -> None:
-        """libvirt syncs the file at the end, with the guest standing: leave it little (3.8 s became 0.7 s)."""
+        """Sync the file all along: libvirt syncs it at the end, with the guest standing (3.8 s became 0.7 s)."""
         while saving.is_alive():
             with contextlib.suppress(OSError):
                 fd = os.open(self._memory, os.O_RDONLY)

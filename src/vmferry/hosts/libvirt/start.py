@@ -28,12 +28,12 @@ _AS_IT_RUNS = libvirt.VIR_DOMAIN_XML_SECURE
 
 
 def definition_now(domain: libvirt.virDomain) -> Definition:
-    """The VM as it runs now, or as it would start."""
+    """Return the VM's definition as it runs now or, when it is off, as it would start; without snapshots."""
     return Definition(domain.UUIDString(), domain.XMLDesc(_AS_IT_RUNS))
 
 
 def lacks(conn: libvirt.virConnect, domain: libvirt.virDomain) -> Sequence[Lack]:
-    """Of the VM as it runs; of one that is off, as it would start."""
+    """Return what this host lacks to start the VM as it runs now or, when it is off, as it would start."""
     now = definition_now(domain)
     return of_xml(conn, domain_xml.parse(now.xml), name=domain.name(), runs=bool(domain.isActive()))
 
@@ -76,12 +76,12 @@ def _leave_out_kernel(root: Element) -> list[str]:
 
 
 def needed_to_load(lacks: Sequence[Lack]) -> list[Lack]:
-    """Without what `leave_out_gone` leaves out."""
+    """Return those lacks that keep a saved state from being loaded: all but what `leave_out_gone` leaves out."""
     return [lack for lack in lacks if not (lack.drive or lack.what.startswith(tuple(f"the {kind} " for kind in BOOT)))]
 
 
 def _disk(disk: Element, name: str) -> Iterator[Lack]:
-    """Its image and all that lies below."""
+    """Yield what a disk lacks of its image and of all that lies below."""
     source, target = disk.find("source"), domain_xml.target_of(disk)
     drive = target if disk.get("device") in DRIVES else ""
     if source is None or (drive and source.get("startupPolicy") in ("optional", "requisite")):
@@ -97,7 +97,10 @@ def _disk(disk: Element, name: str) -> Iterator[Lack]:
 
 
 def _variables(root: Element, *, runs: bool) -> Iterator[Lack]:
-    """libvirt would start it with fresh ones from the template, and without its boot entries and keys."""
+    """Yield the firmware's variables if they are missing.
+
+    libvirt would start the VM with fresh ones from the template, and without its boot entries and keys.
+    """
     path = nvram(root)
     if path is None or there(path):
         return
@@ -140,10 +143,10 @@ def _secrets(conn: libvirt.virConnect, root: Element) -> Iterator[Lack]:
 
 
 def refusal(conn: libvirt.virConnect, definition: Definition, changes: Changes) -> str:
-    """What libvirt here says against the definition itself, in its words; empty when it takes it.
+    """Return what libvirt here says against the definition itself, in its words; empty when it accepts it.
 
-    It reads and checks all of it, as when it defines it, and makes a command line of it, which is thrown away. What it
-    says of that (a file or a network that is not there) is another question: see `lacks`.
+    libvirt reads and checks all of the XML, as when it defines it, and makes a command line of it, which is thrown
+    away. What it says of that (a file or a network that is not there) is another question: see `lacks`.
     """
     xml = written.text(definition, changes)
     try:

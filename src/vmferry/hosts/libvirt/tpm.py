@@ -15,12 +15,15 @@ _SUFFIXES = (".permall", ".volatilestate", ".savestate")
 
 
 def folder(uuid: str) -> Path:
-    """Raises ValueError for what is no UUID: a folder is removed by this name."""
+    """Return the folder of a VM's TPM. Raises ValueError for what is no UUID: a folder is removed by this name."""
     return FOLDER / str(UUID(uuid))
 
 
 def read(uuid: str) -> dict[str, str]:
-    """File to content, in base64; its lock aside. swtpm replaces the files whole, so it may run meanwhile."""
+    """Return a VM's TPM state, file to content in base64, without its lock; empty if there is none.
+
+    swtpm replaces the files whole, so it may run meanwhile.
+    """
     place = folder(uuid)
     if not place.is_dir():
         return {}
@@ -32,7 +35,7 @@ def read(uuid: str) -> dict[str, str]:
 
 
 def write(uuid: str, state: Mapping[str, str]) -> None:
-    """In the place of whatever state is there; libvirt gives the files to swtpm's user when it starts the VM."""
+    """Write a VM's TPM state over what is there; libvirt gives the files to swtpm's user when it starts the VM."""
     place = folder(uuid)
     for name, content in state.items():
         path = place / name

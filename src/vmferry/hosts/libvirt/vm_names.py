@@ -31,21 +31,21 @@ _BELOW = {"backingStore": "below ", "mirror": "mirror of ", "dataStore": "data o
 
 
 class Naming(NamedTuple):
-    """One file that a VM names."""
+    """One file that a VM's XML names, and how."""
 
     where: Where
     how: str
     disk: str = ""
     format: str | None = None
-    """As declared there; None where nothing is."""
+    """The format that the XML declares; None where it declares none."""
     folder: bool = False
-    """A folder of the host that the guest is given, with all in it."""
+    """It is a folder of the host that the guest is given, with all in it."""
     guessed: bool = False
-    """A volume that libvirt cannot resolve now: only the file's name is known."""
+    """It is a volume that libvirt cannot resolve now: only the file's name is known."""
 
 
 def namings(root: Element, resolve: ResolveVolume) -> Iterator[Naming]:
-    """`root`: of a domain, a snapshot or a checkpoint."""
+    """Yield every file that the XML of a domain, a snapshot or a checkpoint names."""
     for element in root.iter():
         if isinstance(element.tag, str):
             yield from _of(element, resolve)
@@ -80,7 +80,7 @@ def _of_volume(source: Element, how: str, disk: str, resolve: ResolveVolume) -> 
 
 
 def _format(source: Element) -> str | None:
-    """What stands beside it, in a disk or in a part of its chain."""
+    """Return the format declared beside a <source>, in a disk or in a part of its chain; None if none is."""
     holder = source.getparent()
     if source.tag != "source" or holder is None or holder.tag not in _BELOW:
         return None
@@ -89,7 +89,7 @@ def _format(source: Element) -> str | None:
 
 
 def _role(element: Element) -> tuple[str, str]:
-    """(for people, the disk's target)."""
+    """Return (the element's role in words for people, the disk's target or empty)."""
     prefix = ""
     for at in (element, *element.iterancestors()):
         tag = str(at.tag)

@@ -14,13 +14,13 @@ from vmferry.qemu.img import missing
 from vmferry.qemu.names import canonical, identity_of
 
 LOOK_BYTES = 1 << 20
-"""Both ends are looked at: partition tables and file systems begin there, and GPT's copy ends there."""
+"""Bytes looked at on both ends: partition tables and file systems begin there, and GPT's copy ends there."""
 PATIENCE_S = 20
 NFS_CURE = "write nfs://HOST/EXPORT/FILE?uid=NUMBER&gid=NUMBER, of a user who may write the file"
 
 
 def look(where: Where) -> Volume | None:
-    """What it is, and what is on it; None for a path that is no block device."""
+    """Return what a block device, LUN or export is, and whether data is on it; None for a path that is none."""
     if isinstance(where, Url):
         return _over_network(where)
     if not where.is_block_device():

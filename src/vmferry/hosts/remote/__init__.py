@@ -1,1 +1,1 @@
-"""The driver for a host elsewhere: its agent is asked."""
+"""The driver for a host on another machine, through its agent."""

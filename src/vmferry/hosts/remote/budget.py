@@ -1,7 +1,7 @@
 """Follows a long call on another host: passes its progress on, and this side's orders and budget to it.
 
 The budget is granted in advance, taken from the throttle here: so limits that jobs share, and priorities, hold over
-all hosts. One that this side no longer follows goes on by itself, at the limit that it heard last.
+all hosts. A call that this side no longer follows goes on by itself, at the limit sent last.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from typing import Any
 from vmferry.transfer import CHUNK, Watch
 
 UNLIMITED_BYTES = 2 << 30
-"""Granted in advance without a limit: what moves in a quarter of a second, and more."""
+"""Bytes granted in advance where there is no limit: what moves in a quarter of a second, and more."""
 GRANT_S = 0.25
-"""How much of a limit is granted in advance, and how long granting may keep from reading on."""
+"""Seconds for which a limit is granted in advance, and for which granting may delay reading on."""
 
 Tell = Callable[[dict[str, Any]], None]
 
 
 class ByteBudget:
-    """Of one call. `tell` sends an order there; all in the thread of who called."""
+    """The byte budget of one long call on another host, granted piece by piece from the throttle on this side.
+
+    `tell` sends an order to that host. Everything runs in the caller's thread.
+    """
 
     def __init__(self, watch: Watch, tell: Tell) -> None:
         self._watch = watch
@@ -31,7 +34,7 @@ class ByteBudget:
         self._told_at = 0.0
 
     def heard(self, line: dict[str, Any]) -> None:
-        """Act on what the host says of it. Raises what watch.check() raises, and what `tell` raises."""
+        """Act on one line of progress from the host. Raises what watch.check() raises, and what `tell` raises."""
         moved = line.get("moved")
         if moved is not None:
             done, total, rate = moved

@@ -24,7 +24,7 @@ from vmferry.hosts.wire import PROTOCOL, load_error
 
 CONNECT_S = 5.0
 SILENCE_S = 15.0
-"""An agent says something every second while a call goes on."""
+"""Seconds of silence after which an agent is away: it says something every second while a call goes on."""
 VERSION_HEADER, REVOCATIONS_HEADER, DUE_HEADER = "vmferry-protocol", "vmferry-revocations", "vmferry-renewal"
 SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # asyncio sets it only where accept() tells the protocol: 40 ms a call
@@ -41,18 +41,18 @@ class Contact:
     """What an agent says of itself with each answer."""
 
     revocations: int
-    """The number of the list that it has."""
+    """The number of the revocation list that the agent has."""
     due: bool
-    """Its certificate is to be renewed."""
+    """The agent's certificate is to be renewed."""
 
 
 class AgentLink:
-    """One agent, by its name and address. Every call may raise HostUnreachable and AgentVersionMismatch."""
+    """The connection to one agent, by name and address. Calls may raise HostUnreachable and AgentVersionMismatch."""
 
     def __init__(
         self, name: str, address: str, tls: TlsFolder, met: Callable[[AgentLink, Contact], None] | None = None
     ) -> None:
-        """`met` is told after each call; what it calls here it is not told of again."""
+        """`met` is called after each call, except after those that it makes here itself."""
         self.name = name
         self.address = address
         self._tls = tls
@@ -62,14 +62,14 @@ class AgentLink:
         self._inside = local()
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        """One request, one answer. Raises also what the agent raised."""
+        """Send one request and return its answer. Raises also what the agent raised."""
         with self._answered(method, path, body) as reply:
             reply.read()
             return reply.json()
 
     @contextmanager
     def lines(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
-        """A call whose answer comes in lines, the last one its end."""
+        """Make a call whose answer comes in lines, and yield these; the last line ends the answer."""
         with self._answered("POST", path, body) as reply:
             lines = reply.iter_lines()
             yield self._read(lines)
@@ -93,7 +93,7 @@ class AgentLink:
 
     @contextmanager
     def _answered(self, method: str, path: str, body: object) -> Iterator[httpx.Response]:
-        """The reply's head has arrived, and is good. Raises the agent's own error otherwise."""
+        """Send a request and yield the reply once its head has arrived. Raises the error that the agent answers."""
         with self._mapped():
             reply = self._sent(method, path, body)
         try:
@@ -108,7 +108,7 @@ class AgentLink:
         self._tell(reply.headers)
 
     def _sent(self, method: str, path: str, body: object) -> httpx.Response:
-        """Once more where a connection was used before and the agent had just closed it: calls may be repeated."""
+        """Send a request, again where the agent had just closed a connection used before: calls may be repeated."""
         client = self._client()
         try:
             return client.send(self._request(client, method, path, body), stream=True)
@@ -123,7 +123,7 @@ class AgentLink:
         return client.build_request(method, path, content=content, extensions={"sni_hostname": name})
 
     def _client(self) -> httpx.Client:
-        """Anew when our certificate, or the list of revocations, is another one."""
+        """Return the HTTP client, a new one when our certificate or the revocation list has changed."""
         version = f"{self._tls.version} {(self._tls.path / 'ca-crl.pem').stat().st_mtime_ns}"
         with self._lock:
             if self._http is not None and self._http[0] == version:
@@ -185,14 +185,14 @@ _MANY = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepali
 
 
 def version_mismatch(host: str, theirs: str | None, us: str) -> AgentVersionMismatch:
-    """`us`: whom to upgrade where this side is the older one."""
+    """Return the error for an agent of another protocol version; `us`: what to upgrade if this side is older."""
     number = int(theirs) if theirs and theirs.isdecimal() else 0
     older = us if number > PROTOCOL else host
     return AgentVersionMismatch(host=host, theirs=theirs or "none", ours=PROTOCOL, older=older)
 
 
 def _tls_trouble(error: BaseException) -> str | None:
-    """What TLS has against the other side, or the other side against us; None where it is something else."""
+    """Return why one side refuses the other's certificate; None where the error is something else."""
     at: BaseException | None = error
     while at is not None:
         if isinstance(at, ssl.SSLCertVerificationError):
@@ -204,5 +204,5 @@ def _tls_trouble(error: BaseException) -> str | None:
 
 
 def part(text: str | Path) -> str:
-    """One segment of a path."""
+    """Return the text quoted as one segment of a URL's path."""
     return quote(str(text), safe="")

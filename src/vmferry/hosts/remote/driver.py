@@ -29,7 +29,7 @@ class AgentLinks(Protocol):
 
 
 class RemoteHost(ForwardingHost):
-    """Every method asks the agent on that machine."""
+    """A host on another machine: every method asks its agent. Without a token it can only be looked at."""
 
     def __init__(self, link: AgentLink, token: FencingToken | None = None) -> None:
         self.name = link.name
@@ -41,7 +41,7 @@ class RemoteHost(ForwardingHost):
         return self._call(call, call.bind(*arguments, **named))
 
     def _call(self, call: Call, arguments: dict[str, Any]) -> Any:
-        """Ask, follow it to its end, and return or raise as the host there did."""
+        """Ask the agent, follow the call to its end, and return or raise as the host there did."""
         if self._token is None and not call.looks:
             raise TypeError("this host was opened for looking only")
         watch: Watch | None = arguments.pop(call.watched) if call.watched else None
@@ -71,7 +71,11 @@ class _Long:
         self._operation = ""
 
     def follow(self, lines: Iterator[Json]) -> Json:
-        """To its end. What the watch raises ends it there too, unless this side only stops following it."""
+        """Follow the call to its end, and return its last line.
+
+        An error that the watch raises also cancels the call on the host; HostUnreachable, which another host may cause,
+        only stops following it.
+        """
         for line in lines:
             self._operation = line.get("operation", self._operation)
             if ends(line):
@@ -104,7 +108,7 @@ class RemoteHosts:
         self._links = links
 
     def open(self, connect: str, token: FencingToken | None = None) -> Host:
-        """Raises NoSuchHost for what is neither."""
+        """Return the host with that agent name or libvirt URI. Raises NoSuchHost for an agent that is not known."""
         if ":" in connect:
             return self._here.open(connect, token)
         link = self._links.find(connect)

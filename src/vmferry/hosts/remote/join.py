@@ -1,4 +1,4 @@
-"""Lets an agent in: the token says which certificate to expect, so nothing is told to anybody else."""
+"""Lets an agent join: the token says which certificate to expect, so that nothing is sent to anybody else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PORT = 8443
 
 @dataclass(frozen=True, slots=True)
 class Papers:
-    """What an agent is given, in PEM."""
+    """Certificate, CA and revocation list for an agent, in PEM."""
 
     certificate: bytes
     ca: bytes
@@ -32,7 +32,7 @@ class Papers:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """HOST:PORT, [IPV6]:PORT, or HOST alone for vmferry's own port. Raises UsageError."""
+    """Split HOST:PORT, [IPV6]:PORT, or HOST alone, which means vmferry's own port. Raises UsageError."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
@@ -44,7 +44,10 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def join(address: str, token: JoinToken, sign: Callable[[bytes], Papers]) -> None:
-    """Show the token, sign what comes back, hand it over. Raises JoinRefused, AgentUnreachable, and the agent's own."""
+    """Show the agent its token, sign the request that it answers, and send it the certificate.
+
+    Raises JoinRefused, AgentUnreachable, and the agent's own errors.
+    """
     context = _pinned(address, token)
     with httpx.Client(verify=context, base_url=f"https://{address}/", timeout=_TIMES) as http:
         shown = {"protocol": PROTOCOL, "secret": b64encode(token.secret).decode()}
@@ -60,7 +63,7 @@ def join(address: str, token: JoinToken, sign: Callable[[bytes], Papers]) -> Non
 
 
 def _pinned(address: str, token: JoinToken) -> ssl.SSLContext:
-    """A context that takes the token's certificate and no other."""
+    """Return a TLS context that takes the token's certificate and no other. Raises JoinRefused, AgentUnreachable."""
     host, port = split_address(address)
     unchecked = ssl.create_default_context()
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE

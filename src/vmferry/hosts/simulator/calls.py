@@ -21,7 +21,7 @@ class Moment:
     """An instant inside a call."""
 
     number: int
-    """The how-manieth call of the world it is in."""
+    """The number of the call that it is in, among all calls of the world."""
     call: str
     when: str
     """before, middle or after its effect"""
@@ -32,7 +32,7 @@ Hook = Callable[[Moment, World], None]
 
 
 class Caller:
-    """What each call does is told by the protocol; here stands only how the toy does it."""
+    """Runs the toy host's calls: within the world's lock, between hooks, and refused to a superseded job."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Caller:
 
     @contextmanager
     def _look(self, call: str) -> Iterator[World]:
-        """A call that changes nothing."""
+        """Run a call that changes nothing; yields the world as this host sees it."""
         with self._ground.here() as world:
             world.calls += 1
             world.tick()
@@ -60,7 +60,7 @@ class Caller:
             world.tick()
 
     def _act(self, call: str) -> AbstractContextManager[tuple[World, Callable[[], None]]]:
-        """A call that changes something; yields the world, and what to call half way."""
+        """Run a call that changes something; yields the world as this host sees it, and what to call half way."""
         return self._acting(call)
 
     @contextmanager
@@ -91,5 +91,5 @@ class Caller:
         return HostRefused(host=self.name, action=action, reason=reason)
 
     def _effect(self, world: World, what: str) -> None:
-        """Count what may happen once only."""
+        """Count an effect of this job that may happen once only."""
         world.effects[f"{self._token.job if self._token else '-'} {what}"] += 1

@@ -13,7 +13,7 @@ from vmferry.model.processors import Cpu, CpuFit, CpuMode, Guests, Offer, Platfo
 
 
 class SimulatedCpus(Caller):
-    """What each call does is told by the protocol."""
+    """The toy host's calls about processors, which hosts.interface documents."""
 
     def platform(self) -> Platform:
         with self._look("platform") as world:

@@ -21,7 +21,7 @@ def platform(
     qemu: int = 7002022,
     libvirt: int = 9000000,
 ) -> Platform:
-    """A host whose KVM guests can have these features."""
+    """Return the platform of a host whose KVM guests can have these CPU features."""
     plain = MODELS["qemu64"]
     xml = cpu_xml.build("qemu64", sorted({*features} - {*plain}), sorted({*plain} - {*features}))
     cpu = Cpu("qemu64", vendor, tuple(sorted(features)), xml)

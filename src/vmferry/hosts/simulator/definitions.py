@@ -11,7 +11,7 @@ from vmferry.model import Definition, Placed, Where
 
 
 class SimulatedDefinitions(Caller):
-    """Definitions, snapshots and checkpoints: what each call does is told by the protocol."""
+    """The toy host's calls about definitions, snapshots and checkpoints, which hosts.interface documents."""
 
     def point(
         self,
@@ -30,7 +30,7 @@ class SimulatedDefinitions(Caller):
     def _point(
         self, machine: Machine, disks: Mapping[str, Placed], sources: Mapping[str, Sequence[Where]]
     ) -> list[str]:
-        """Returns the disks for which the definition names another image than the sources."""
+        """Change the definition where it names one of the sources. Returns the disks for which it does not."""
         defined = machine.definition
         if defined is None:
             return []

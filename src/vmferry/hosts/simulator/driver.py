@@ -1,4 +1,4 @@
-"""A host for tests: the whole protocol on a toy world, with a hook in each call to break it there."""
+"""A host for tests: all of hosts.interface on a toy world, with a hook in each call to break it there."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = ["Hook", "InFile", "InMemory", "Killed", "Moment", "SimulatedHost", "S
 
 
 STOOD_S = 0.1
-"""So long a guest stands until its memory is loaded, and its clock with it."""
+"""Seconds that a guest stands until its memory is loaded, and that its clock stands with it."""
 
 
 class SimulatedHosts:
-    """Opens hosts on one world. `pace_s` is slept in each call that acts, for tests that kill."""
+    """Opens hosts on one world. Each call that acts sleeps for `pace_s`, for tests that kill the process."""
 
     def __init__(self, ground: InMemory | InFile, hook: Hook | None = None, pace_s: float = 0.0) -> None:
         self._ground = ground
@@ -48,7 +48,7 @@ class SimulatedHosts:
 
 
 class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
-    """Disks, memory and definitions of running VMs; what each call does is told by the protocol."""
+    """The toy host: its calls about running VMs' disks and memory are here; hosts.interface documents them all."""
 
     # -- a running VM's disks
 
@@ -136,7 +136,10 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
         base: Placed,
         middle: Callable[[], None],
     ) -> Placed:
-        """What libvirt's own saved state names, then what the definition does; else what nobody names any more."""
+        """Merge a stopped VM's overlays: those of its managed save, then of its definition, else those nobody names.
+
+        Returns what the disk lies on then.
+        """
         named = [disks for disks in (machine.managed and machine.managed.disks, machine.definition) if disks]
         tops = [disks for disks in named if any(path in own for path in world.chain(disks[target].path))]
         home = base
@@ -152,7 +155,7 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
     def _fold_out(
         self, world: World, top: Placed, own: Sequence[Path], base: Placed, middle: Callable[[], None]
     ) -> Placed:
-        """Each run of ours goes into what lies below it."""
+        """Merge each run of the job's overlays in a chain into what lies below it. Returns the chain's new top."""
         while runs := runs_of([str(path) for path in world.chain(top.path)], [str(path) for path in own]):
             chain = world.chain(top.path)
             first, last = runs[0]
@@ -168,7 +171,7 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
         return top
 
     def _set_active(self, machine: Machine, target: str, image: Placed) -> None:
-        """The definition follows if it agreed with what ran, as libvirt's does."""
+        """Make a disk run on this image; the definition follows if it agreed with what ran, as libvirt's does."""
         before = machine.disks[target]
         if machine.definition is not None and machine.definition.get(target) == before:
             machine.definition[target] = image
@@ -246,7 +249,7 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
     # -- memory
 
     def save(self, uuid: str, memory: Path, watch: Watch, bytes_s: int | None = None) -> bool:
-        """One half of its blocks, then the other; the first block is written again at the end."""
+        """Save one half of the memory's blocks, then the other; the first block is written again at the end."""
         watch.check()
         with self._act("save begin") as (world, _):
             live = self._alive(world.machine(uuid), "save")
@@ -375,7 +378,7 @@ def _state_of(world: World, machine: Machine, live: Live, file: File) -> Simulat
 
 @contextmanager
 def _standing(machine: Machine) -> Iterator[None]:
-    """As real hosts may for a commit's pivot: who is killed within leaves a guest that stands."""
+    """Pause the VM within, as real hosts may for a commit's pivot; a process killed within leaves it paused."""
     live = machine.live
     if live is None or live.power is not Power.RUNNING:
         yield

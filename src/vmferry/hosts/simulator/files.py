@@ -1,4 +1,4 @@
-"""The files of the toy host, and what may be looked at."""
+"""The toy host's calls about files, and those that only look."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MEMORY = 1 << 20
 
 
 class SimulatedFiles(Caller):
-    """Looking, and files: what each call does is told by the protocol."""
+    """The toy host's calls about files and those that only look, which hosts.interface documents."""
 
     # -- looking
 
@@ -101,7 +101,7 @@ class SimulatedFiles(Caller):
             return None if file is None else FileEntry(path, (), len(file.blocks) * BLOCK)
 
     def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
-        """No folder is another one here: all images count."""
+        """Return all users of these files; all images of the world count, whatever the folders."""
         with self._look("file_users") as world:
             found = [
                 user for file in files for machine in world.machines.values() for user in _of_vm(world, machine, file)
@@ -119,7 +119,7 @@ class SimulatedFiles(Caller):
             return sorted(p for p in files if p.parent in folders and "vmferry-" in p.name)
 
     def load(self) -> Load:
-        """As the world has it; no moment of any job, so no guest writes and no hook is told."""
+        """Return the load that the world holds. This is no moment of a job: no guest writes and no hook is called."""
         with self._ground.here() as world:
             return replace(world.load, at_s=time.monotonic())
 
@@ -165,7 +165,7 @@ class SimulatedFiles(Caller):
         return Copied("direct", BLOCKS * BLOCK, data, data - reused, reused, f"root of {transfer.source}", 0.01)
 
     def _begin_copy(self, transfer: DiskTransfer) -> int:
-        """Claim the destination, or go on with ours. Returns the bytes that are there already."""
+        """Claim the destination, or resume this transfer's own copy. Returns the bytes that are there already."""
         with self._act("copy") as (world, middle):
             source, destination = _source(world, transfer), _end(transfer.destination)
             if source is None:
@@ -190,7 +190,7 @@ class SimulatedFiles(Caller):
             return 0
 
     def _claim_volume(self, world: World, transfer: DiskTransfer, there: File, source: File) -> int:
-        """What lies on it is overwritten, with zeros where the source has none."""
+        """Claim a volume: what lies on it is overwritten, with zeros where the source has no data. Returns 0."""
         there.blocks.clear()
         there.format = _format_of(transfer, source)
         there.changed += 1
@@ -198,7 +198,7 @@ class SimulatedFiles(Caller):
         return 0
 
     def _copy_part(self, transfer: DiskTransfer, part: int, watch: Watch) -> int:
-        """Every second block."""
+        """Copy every second block, those with the number's remainder `part`. Returns the bytes copied."""
         watch.check()
         with self._act("copy part") as (world, middle):
             source, copy = _source(world, transfer), world.files[_end(transfer.destination)]
@@ -232,7 +232,7 @@ class SimulatedFiles(Caller):
             return Compared(len(copy.blocks) * BLOCK, 0, f"root of {transfer.source}", 0.01)
 
     def bring(self, transfers: Sequence[DiskTransfer], watch: Watch) -> Sequence[Copied]:
-        """One after another, so that the instants within can be counted."""
+        """Copy and compare one transfer after another, so that the instants within can be counted."""
         brought = []
         for transfer in transfers:
             brought.append(self.copy(transfer, watch))
@@ -302,7 +302,7 @@ class SimulatedFiles(Caller):
                 machine.live.loaded = None  # a state that is gone is as good as spent
 
     def fold(self, folds: Sequence[Fold]) -> None:
-        """One after another, so that the instants within can be counted."""
+        """Merge one fold after another, so that the instants within can be counted."""
         for folded in folds:
             self._fold(folded.top, folded.base)
 
@@ -369,7 +369,7 @@ def _end(end: Path | Place) -> Path:
 
 
 def _source(world: World, transfer: DiskTransfer) -> File | None:
-    """A file here, or one that another host serves. Raises HostUnreachable when it no longer does."""
+    """Return the source, a file here or one that another host serves. Raises HostUnreachable if it no longer does."""
     end = transfer.source
     if isinstance(end, Place) and end.encrypted:
         if end.at not in world.served:
@@ -379,7 +379,7 @@ def _source(world: World, transfer: DiskTransfer) -> File | None:
 
 
 def _format_of(transfer: DiskTransfer, source: File) -> str:
-    """Bytes that are served keep the format that they have."""
+    """Return the format of the copy: the source's where bytes are copied or served, else the destination's."""
     there, end = transfer.destination, transfer.source
     served = isinstance(end, Place) and end.encrypted
     return source.format if served or isinstance(there, Path) else there.format

@@ -1,4 +1,4 @@
-"""What other people and tools do to a VM of the toy world, as libvirt lets them. Each returns whether it was let."""
+"""What other people and tools do to a VM of the toy world. Each function returns whether libvirt let them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmferry.model import Placed, Power, Where
 
 
 def snapshot(world: World, uuid: str) -> bool:
-    """`virsh snapshot-create-as VM NAME --disk-only --no-metadata`: an image of theirs on top of each disk."""
+    """`virsh snapshot-create-as VM NAME --disk-only --no-metadata`: a new image on top of each disk."""
     found = _free(world, uuid)
     if found is None:
         return False
@@ -55,7 +55,7 @@ def pull(world: World, uuid: str, target: str = "vda") -> bool:
 
 
 def attach(world: World, uuid: str) -> bool:
-    """`virsh attach-disk VM FILE vdx --persistent`: of a file beside the VM's other disks."""
+    """`virsh attach-disk VM FILE vdx --persistent`, with a file beside the VM's other disks."""
     found = _free(world, uuid)
     if found is None:
         return False
@@ -103,7 +103,7 @@ def redefine(world: World, uuid: str, target: str = "vdb") -> bool:
 
 
 def snapshot_off(world: World, uuid: str) -> bool:
-    """`virsh snapshot-create-as VM NAME --disk-only`, of one that is off: its definition names the new images."""
+    """`virsh snapshot-create-as VM NAME --disk-only`, of a VM that is off: its definition names the new images."""
     found = _off(world, uuid)
     if found is None:
         return False
@@ -114,7 +114,7 @@ def snapshot_off(world: World, uuid: str) -> bool:
 
 
 def start(world: World, uuid: str) -> bool:
-    """`virsh start VM`, of one that is off and of whose memory libvirt knows nothing."""
+    """`virsh start VM`, of a VM that is off and has no managed save."""
     found = _off(world, uuid)
     if found is None or any(image.path not in world.files for image in found[1].values()):
         return False
@@ -134,7 +134,7 @@ def start_and_stop(world: World, uuid: str) -> bool:
 
 
 def undefine(world: World, uuid: str) -> bool:
-    """`virsh undefine VM`: one that runs goes on."""
+    """`virsh undefine VM`: a VM that runs goes on."""
     machine = world.machines.get(uuid)
     if machine is None or machine.placeholder or machine.definition is None or machine.managed is not None:
         return False
@@ -154,7 +154,7 @@ def forget(world: World, uuid: str) -> bool:
 
 
 def _free(world: World, uuid: str) -> tuple[Machine, Live] | None:
-    """The VM, if it runs, is nobody's to hold and has no block job: else libvirt refuses."""
+    """Return the VM if it runs and is not mirrored, saved, loaded or migrated; None where libvirt would refuse."""
     machine = world.machines.get(uuid)
     if machine is None or machine.live is None or machine.live.mirrors or machine.live.saving:
         return None
@@ -164,7 +164,7 @@ def _free(world: World, uuid: str) -> tuple[Machine, Live] | None:
 
 
 def _off(world: World, uuid: str) -> tuple[Machine, dict[str, Placed]] | None:
-    """The VM and its definition, if it is off, libvirt keeps no memory of it, and it may start here."""
+    """Return the VM and its definition if it is off, has no managed save and may start here; None otherwise."""
     machine = world.machines.get(uuid)
     if machine is None or machine.live is not None or machine.managed is not None or machine.placeholder:
         return None
@@ -172,14 +172,14 @@ def _off(world: World, uuid: str) -> tuple[Machine, dict[str, Placed]] | None:
 
 
 def _on_top(world: World, target: str, below: Where) -> Placed:
-    """A new image of theirs."""
+    """Create another person's image on top of this one."""
     path = Path(f"/people/{target}.theirs-{world.calls}")
     world.files[path] = File(format="qcow2", backing=below)
     return Placed(path, "qcow2")
 
 
 def _run_on(machine: Machine, live: Live, target: str, image: Placed) -> None:
-    """The definition follows if it agreed with what ran, as libvirt's does."""
+    """Make a disk run on this image; the definition follows if it agreed with what ran, as libvirt's does."""
     if machine.definition is not None and machine.definition.get(target) == live.disks[target]:
         machine.definition[target] = image
     live.disks[target] = image

@@ -1,4 +1,4 @@
-"""Between two toy hosts: files served, definitions handed over, guests that migrate while they run."""
+"""What passes between two toy hosts: files served, definitions handed over, guests that migrate while they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmferry.transfer import Place, Watch
 
 
 class SimulatedRelocation(SimulatedFiles):
-    """What each call does is told by the protocol. A definition's XML is JSON here."""
+    """The toy host's calls about other hosts, which hosts.interface documents. A definition's XML is JSON here."""
 
     def definition(self, uuid: str) -> Definition:
         with self._look("definition") as world:

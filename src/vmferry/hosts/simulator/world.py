@@ -52,12 +52,12 @@ class SimulatedState:
     writers: dict[Where, int]
     """The active images, and how often each had changed."""
     memory: dict[int, int]
-    """The blocks of its own file."""
+    """The blocks of the saved state's own file."""
     disks: dict[str, Placed] = field(default_factory=dict)
-    """What it is to be loaded on."""
+    """The images that the state is to be loaded on."""
     spent: bool = False
     machine: Machine | None = None
-    """What libvirt no longer knows once it was undefined."""
+    """The VM, which libvirt no longer knows once it was undefined."""
 
 
 @dataclass(eq=False)
@@ -75,10 +75,10 @@ class Live:
     loaded: Path | None = None
     """The saved state it was restored from, until that is released."""
     unproved: bool = False
-    """It came while it ran, and was never let run here."""
+    """The VM is still coming here by live migration: it is not complete, and was never let run here."""
     mirrors: dict[str, SimulatedMirror] = field(default_factory=dict)
     saving: bool = False
-    """Its memory is being written."""
+    """The VM's memory is being written to a saved state."""
     started_on: dict[str, Where] = field(default_factory=dict)
     """The active images of its start: what lies below them it may never write, as under AppArmor."""
 
@@ -97,27 +97,27 @@ class Machine:
     snapshots: dict[str, dict[str, Path]] = field(default_factory=dict)
     checkpoints: list[str] = field(default_factory=list)
     bitmaps: set[str] = field(default_factory=set)
-    """Those of its checkpoints, in its images."""
+    """The bitmaps of its checkpoints that lie in its images."""
     placeholder: str = ""
-    """The job that announced it; it cannot start."""
+    """The job whose placeholder this is, which cannot start; empty for a real VM."""
     autostart: bool = False
     networks: list[str] = field(default_factory=list)
     agent: bool = False
     quiesces: Quiesced = Quiesced.YES
-    """What its agent does when it is told to freeze the file systems."""
+    """What its agent does when it is asked to freeze the file systems."""
     halted: bool = False
     """Its file systems are frozen."""
     behind_s: float = 0.0
-    """How far its clock is behind, which nobody but its agent sets."""
+    """Seconds that its clock is behind; nobody but its agent sets it."""
     slow_thaws: int = 0
-    """How often its agent is told to thaw before it does."""
+    """How often its agent is asked to thaw before it does."""
     processor: Processor = field(default_factory=Processor)
     managed: SimulatedState | None = None
-    """Its memory as libvirt keeps it for the next start."""
+    """Its managed save: the memory that libvirt keeps for the next start."""
 
     @property
     def disks(self) -> dict[str, Placed]:
-        """What it runs on; when it is off, what it would start from."""
+        """The images that the VM runs on or, when it is off, would start from, by target."""
         return self.live.disks if self.live else dict(self.definition or {})
 
     @property
@@ -126,7 +126,7 @@ class Machine:
 
     @property
     def able(self) -> bool:
-        """Runs, or can be started, or let run, by anybody at any time."""
+        """Does the VM run here, or can anybody start it, or let it run, at any time?"""
         if self.live is not None:
             return not self.live.unproved
         return self.definition is not None and not self.placeholder
@@ -144,7 +144,7 @@ class Bookmark:
 
 @dataclass
 class World:
-    """Everything there is."""
+    """The toy world as one host sees it: VMs, files, what jobs keep, broken promises, and the other hosts."""
 
     machines: dict[str, Machine] = field(default_factory=dict)
     files: dict[Where, File] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class World:
     """File systems without space."""
     platform: Platform = field(default_factory=platform)
     load: Load = field(default_factory=lambda: Load(0.0))
-    """What its guests bear."""
+    """The load of its guests and storages."""
     effects: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     stamps: int = 0
@@ -172,9 +172,9 @@ class World:
     gone: list[Lack] = field(default_factory=list)
     """What its VMs need to be started again, and is not there."""
     pools: dict[Path, set[Where]] = field(default_factory=dict)
-    """What libvirt's pools over the folders list that were last looked at."""
+    """What libvirt's pools list, by folder: the folders that were refreshed last."""
     unfit: list[Finding] = field(default_factory=list)
-    """What stands against every folder."""
+    """What `probe` finds against every folder."""
     refusal: str = ""
     """What its libvirt says against every definition."""
     kept: dict[Path, str] = field(default_factory=dict)
@@ -187,11 +187,11 @@ class World:
     """The host that this one is a peer of."""
 
     def at(self, host: str) -> World:
-        """What a host of that name sees."""
+        """Return the world as the host of that name sees it."""
         return self.peers.get(host, self)
 
     def add_peer(self, name: str) -> World:
-        """One more host; what guests were promised, and what was broken, is known everywhere."""
+        """Add another host with files of its own; what guests were promised, and what was broken, is shared by all."""
         peer = World(
             acknowledged=self.acknowledged,
             violations=self.violations,
@@ -205,7 +205,7 @@ class World:
     # -- files
 
     def chain(self, path: Where) -> list[Where]:
-        """The image and what lies below it. A missing file ends it, and is a violation."""
+        """Return the image and what lies below it. A missing file ends the chain, and is a violation, as a loop is."""
         found = self.below(path)
         if found[-1] not in self.files:
             self.violations.append(f"{path} needs {found.pop()}, which is not there")
@@ -214,7 +214,7 @@ class World:
         return found
 
     def below(self, path: Where) -> list[Where]:
-        """The same, of a chain that may be broken."""
+        """Return the image and what lies below it, of a chain that may be broken: a missing file is the last one."""
         found: list[Where] = []
         at: Where | None = path
         while at is not None and at not in found:
@@ -223,14 +223,14 @@ class World:
         return found
 
     def content(self, path: Where) -> dict[int, int]:
-        """What a guest reads."""
+        """Return what a guest reads of an image: block to stamp."""
         read: dict[int, int] = {}
         for image in reversed(self.chain(path)):
             read.update(self.files[image].blocks)
         return read
 
     def in_use(self, path: Where) -> str | None:
-        """The VM that would miss the file."""
+        """Return the name of a VM that would miss the file; None if none would."""
         for machine in self.machines.values():
             kept = machine.managed.disks if machine.managed is not None else {}
             tops = [*machine.disks.values(), *(machine.definition or {}).values(), *kept.values()]
@@ -239,7 +239,7 @@ class World:
         return None
 
     def open_in(self, path: Where) -> str | None:
-        """The VM whose QEMU has the file open."""
+        """Return the name of a VM whose QEMU has the file open; None if none has."""
         runs = [(m.name, top.path) for m in self.machines.values() if m.live for top in m.live.disks.values()]
         return next((name for name, top in runs if path in self.chain(top)), None)
 
@@ -252,7 +252,7 @@ class World:
         raise NoSuchVm(vm=name, host="memory")
 
     def tick(self) -> None:
-        """Each running guest writes to each of its disks."""
+        """Let each running guest write to each of its disks."""
         for world in (self, *self.peers.values()):
             for machine in world.machines.values():
                 if machine.live is not None and machine.power is Power.RUNNING and not machine.halted:
@@ -271,7 +271,7 @@ class World:
         self.acknowledged[machine.uuid, target][block] = stamp
 
     def kill_qemu(self, uuid: str) -> None:
-        """What a crash of QEMU leaves: the files, and the definition if there is one."""
+        """Crash a VM's QEMU: the files stay, and the definition if there is one."""
         machine = self.machines[uuid]
         machine.live = None
         machine.halted = False
@@ -287,7 +287,7 @@ class World:
             world._check_here()
 
     def _check_one_copy(self) -> None:
-        """At every instant at most one copy of a VM can run."""
+        """Check that at most one copy of a VM can run at this instant."""
         able: Counter[str] = Counter()
         for world in (self, *self.peers.values()):
             able.update(machine.uuid for machine in world.machines.values() if machine.able)
@@ -377,7 +377,7 @@ def add_machine(
     *,
     persistent: bool = True,
 ) -> Machine:
-    """A VM whose disks are chains of (path, format), the active image first, filled with stamps."""
+    """Add a VM whose disks are chains of (path, format), the active image first, filled with stamps."""
     definition = {}
     for target, chain in disks.items():
         below: Path | None = None
