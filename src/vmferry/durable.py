@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from vmferry.errors import DestinationExists
-from vmferry.model.names import TAG
+from vmferry.model.names import maker_of
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES}
 """EACCES: Linux's protected_hardlinks may refuse a link to a file of somebody else."""
@@ -134,7 +134,7 @@ def _claims(claim: Path, part: Path) -> bool:
 
     So it is told only between names of which one is a job's own.
     """
-    if not (TAG.search(part.name) or TAG.search(claim.name)) or part.samefile(claim):
+    if not (maker_of(part.name) or maker_of(claim.name)) or part.samefile(claim):
         return False
     said = os.fsencode(part.name)
     return claim.stat().st_size <= len(said) and said.startswith(claim.read_bytes())

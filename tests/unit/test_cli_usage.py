@@ -45,6 +45,8 @@ MOVE = ("migrate-storage", "vm", "--path", "/x")
         (("limit", "host"), "--during"),
         (("limit", "host", "--during", "mondays 8-18"), "mon-fri 08:00-18:00=20MiB"),
         (("limit", "storage", "/x", "--during", "none", "--during", "mon 08:00-09:00=0"), "stands alone"),
+        (("job", "show", ""), "it is empty"),
+        (("migrate-storage", "", "--path", "/x"), "it is empty"),
         (("fly",), "fly"),
         ((*MOVE, "--fly"), "--fly"),
     ],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.manager.jobs import leftovers
-from vmferry.model.names import LETTERS, LONGEST_BYTES, TAG, Overlay, beside, new_id, overlay_in
+from vmferry.model.names import LETTERS, LONGEST_BYTES, Overlay, beside, maker_of, new_id, overlay_in, unfit
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(
     lambda name: name not in (".", "..") and len(name.encode()) <= LONGEST_BYTES
@@ -41,5 +41,46 @@ IDS = st.text(st.sampled_from(LETTERS), min_size=8, max_size=8) | st.builds(new_
 def test_an_overlay_is_known_by_its_name_whatever_id_its_job_has(name: str, job: str, round_: int) -> None:
     made = beside(Path("/san") / name, Overlay(job, round_).suffix, room=".part")
     assert overlay_in(made.name) == Overlay(job, round_)
-    assert TAG.search(made.name)
-    assert [found[1] for found in leftovers.TAG.finditer(made.name)][-1] == job
+    assert maker_of(made.name) == job
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "vda.qcow2.vmferry-abcd2345.part",
+        "vda.qcow2.vmferry-abcd2345.r0.qcow2",
+        "vda.qcow2.vmferry-abcd2345.r12.qcow2.part",
+        "vmferry-abcd2345.memory",
+        "vmferry-abcd2345.memory.spent",
+        "vmferry-abcd2345.memory.part",
+        "vmferry-abcd2345.probe.named",
+    ),
+)
+def test_what_a_job_makes_is_told_by_its_name(name: str) -> None:
+    assert maker_of(name) == "abcd2345"
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "vda.qcow2.vmferry-abcd2345.r0.x",  # libvirt's name for a snapshot "x" of an overlay
+        "vda.qcow2.vmferry-abcd2345.r0.qcow2.backup",
+        "vda.qcow2.vmferry-abcd2345.r0.1732980000",
+        "vda.qcow2.kept-20261130-abcd2345",
+        "notvmferry-abcd2345.part",
+    ),
+)
+def test_what_others_derive_from_such_a_name_is_theirs(name: str) -> None:
+    assert maker_of(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ("a\tb", "a\nb", "a\rb", "a\x1bb", "a\x7fb", "a" * 256, "ä" * 128, "/".join(["ab"] * 1400))
+)
+def test_a_path_that_a_definition_cannot_keep_or_a_disk_cannot_have_is_unfit(name: str) -> None:
+    assert unfit(Path("/san2") / name)
+
+
+@pytest.mark.parametrize("name", ("a b", "ä%2c,x=1;&<>'\"", "a" * 255, "\udce4"))
+def test_any_other_path_is_fit(name: str) -> None:
+    assert unfit(Path("/san2") / name) == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.worlds import make_world
 
+from vmferry.errors import UsageError
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHost
 from vmferry.hosts.simulator.world import File
 from vmferry.model import (
@@ -26,7 +27,7 @@ from vmferry.model import (
 )
 from vmferry.preflight import plan as planned
 from vmferry.preflight.destination import of_allocation
-from vmferry.preflight.findings import no_precopy, of_disks, of_memory, of_pause, stays
+from vmferry.preflight.findings import Ends, no_precopy, of_disks, of_images, of_memory, of_pause, stays
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
 from vmferry.preflight.technologies import choose, ruled_out, ruled_out_apart, runnable, way_out
 
@@ -264,3 +265,17 @@ def test_a_destination_that_is_no_folder_is_said_once_with_a_cure_that_cures(
     found = planned(MoveRequest("guest", "memory", path=Path(path)), host, host, {}).blockers
     [said] = [f"{finding.what}; {finding.cure}" for finding in found if path in finding.what]
     assert says in said
+
+
+@pytest.mark.parametrize("folder", ("/fast/a\tb", "/fast/a\nb", "/fast/" + "a" * 300))
+def test_a_folder_that_no_definition_keeps_or_no_file_system_has_is_refused(folder: str) -> None:
+    host = SimulatedHost(InMemory(make_world(Power.RUNNING)))
+    with pytest.raises(UsageError, match="nothing can be moved to"):
+        planned(MoveRequest("guest", "memory", path=Path(folder)), host, host, {})
+
+
+def test_an_image_whose_name_no_definition_keeps_is_refused_with_its_name() -> None:
+    disk = replace(DISK, chain=(replace(DISK.chain[0], path=Path("/san1/a\tb.img")),))
+    host = SimulatedHost(InMemory(make_world(Power.RUNNING)))
+    found = of_images(Ends(host, host), VM, [move_of(disk)], [])
+    assert any("'a\\tb.img' cannot go along" in finding.what for finding in found)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.worlds import SOURCE, Bench, Scenario, at
+from tests.support.worlds import SOURCE, UUID, Bench, Scenario, at
 
 from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.hosts.simulator.world import File, Machine
@@ -105,3 +105,40 @@ def test_a_user_who_comes_between_two_files_keeps_the_second_one() -> None:
     assert done
     assert FILES[2] in bench.world.files
     assert FILES[1] not in bench.world.files
+
+
+@pytest.mark.parametrize("how", ("overlay", "vm"))
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario(Technology.LIVE, Power.RUNNING),
+        Scenario(Technology.LIVE, Power.RUNNING, keep_source=True),
+        Scenario(Technology.QUICK, Power.RUNNING, rounds=1),
+        Scenario(Technology.LIVE_RELOCATION, Power.RUNNING),
+    ],
+    ids=str,
+)
+def test_an_overlay_of_the_job_that_somebody_has_cloned_stays_with_all_that_it_lies_on(
+    scenario: Scenario, how: str
+) -> None:
+    """Who asks libvirt for the VM's image meanwhile is told of the overlay."""
+    cloned: list[Path] = []
+
+    def hook(moment: Moment, _: World) -> None:
+        if cloned or moment.call != "compare":
+            return
+        if (live := bench.world.machine(UUID).live) is not None:
+            active = live.disks["vdb"].path
+            assert isinstance(active, Path) and active.name.endswith(".vmferry-abcd2345.r0.qcow2")
+            cloned.append(active)
+            comes(bench.world, active, how)
+
+    bench = Bench(scenario, hook)
+    assert bench.run() is JobState.DONE
+    assert cloned
+    for below in bench.world.below(cloned[0]):
+        assert below in bench.world.files, "what it lies on is gone"
+    stayed = bench.known["stayed"]
+    assert isinstance(stayed, list) and str(cloned[0]) in stayed
+    assert json.loads(str(bench.known[f"outcome:{FILES[1]}"]))["fate"] == "stays"
+    assert json.loads(str(bench.known[f"outcome:{FILES[0]}"]))["fate"] != "stays"

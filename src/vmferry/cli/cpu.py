@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vmferry.cli.options import Connect, HostArgument, Json, State, connect_uri, saying
+from vmferry.cli.options import Connect, HostArgument, Json, State, VmName, connect_uri, saying
 from vmferry.cli.session import answer, cpu_client
 from vmferry.errors.system import in_words
 from vmferry.model.processors import CpuLimitRequest
@@ -31,7 +31,7 @@ Beside = Annotated[
 def cpu_check(
     ctx: typer.Context,
     *,
-    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    vm: VmName,
     host: HostArgument,
     json: Json = False,
     connect: Connect = None,
@@ -86,7 +86,7 @@ def cpu_baseline(
 def cpu_limit(
     ctx: typer.Context,
     *,
-    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    vm: VmName,
     to: To,
     host: Beside = None,
     json: Json = False,

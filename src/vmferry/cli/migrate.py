@@ -25,6 +25,7 @@ from vmferry.cli.options import (
     RemoveBases,
     State,
     Via,
+    VmName,
     connect_uri,
     receivers,
     saying,
@@ -120,7 +121,7 @@ def _submit(worker: Client, request: MoveRequest, *, json: bool) -> JobView:
 def migrate_storage(
     ctx: typer.Context,
     *,
-    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    vm: VmName,
     path: Folder = None,
     disk: Disks = None,
     overlay_dir: OverlayDir = None,
@@ -183,7 +184,7 @@ Iso = Annotated[
 def migrate(
     ctx: typer.Context,
     *,
-    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    vm: VmName,
     to: Annotated[str, typer.Option("--to", metavar="HOST", help="A host that was added: `vmferry host list`.")],
     path: Folder = None,
     disk: Disks = None,

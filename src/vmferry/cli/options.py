@@ -55,6 +55,12 @@ def saying(parse: Callable[[str], T]) -> Callable[[str], T]:
     return parsed
 
 
+def _named(text: str) -> str:
+    if not text:
+        raise ValueError("it is empty: is a variable of a script not set?")
+    return text
+
+
 def _rate(text: str | Rate) -> Rate:
     return text if isinstance(text, Rate) else Rate(parse_rate(text))
 
@@ -135,8 +141,13 @@ Connect = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its first letters.")]
-TransferId = Annotated[str, typer.Argument(metavar="ID", help="The transfer's id, or its first letters.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", callback=saying(_named), help="The job's id, or its first letters.")
+]
+TransferId = Annotated[
+    str, typer.Argument(metavar="ID", callback=saying(_named), help="The transfer's id, or its first letters.")
+]
+VmName = Annotated[str, typer.Argument(metavar="VM", callback=saying(_named), help="Name or UUID.")]
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A libvirt URI, or the name of an added host.")]
 Folder = Annotated[
     Path | None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from vmferry.cli.options import Connect, Json, State, connect_uri
+from vmferry.cli.options import Connect, Json, State, VmName, connect_uri
 from vmferry.cli.session import answer, client
 
 
@@ -21,7 +19,7 @@ def vms(ctx: typer.Context, *, json: Json = False, connect: Connect = None, stat
 def vm_show(
     ctx: typer.Context,
     *,
-    vm: Annotated[str, typer.Argument(metavar="VM", help="Name or UUID.")],
+    vm: VmName,
     json: Json = False,
     connect: Connect = None,
     state: State = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from vmferry.model.names import maker_of
 from vmferry.model.vms import Where
 
 
@@ -148,8 +149,10 @@ class Leaving:
     """All names of the files that go."""
     files: frozenset[Where] = frozenset()
     """Those of them that are no images: UEFI variables."""
-    tag: str = ""
-    """In the names of files that the job has made."""
+    job: str = ""
+    """The job, whose own files need nothing once it is over."""
+    staying: frozenset[Path] = frozenset()
+    """Files of the job that stay, since others need them: what they lie on is needed."""
     moved: bool = False
     """The VM runs, or would start, from its new place: what it still names is needed, but for a checkpoint's name,
     since its bitmaps lie in the image itself."""
@@ -174,7 +177,9 @@ class Leaving:
 
     def _own(self, user: FileUser) -> bool:
         if user.kind is UserKind.IMAGE:
-            return Path(user.id) in self.paths or bool(self.tag and self.tag in Path(user.id).name)
+            path = Path(user.id)
+            own = self.job != "" and maker_of(path.name) == self.job and path not in self.staying
+            return own or path in self.paths
         if user.kind is not UserKind.VM or user.id != self.vm:
             return False
         if user.through is not None and user.through not in self.paths:

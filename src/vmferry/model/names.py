@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 from pathlib import Path
@@ -14,10 +15,26 @@ LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Of an id: none that a person could take for another one."""
 ID = "[a-z0-9]{8}"
 """An id, in a regular expression."""
-TAG = re.compile(rf"(^|\.)vmferry-{ID}(\.|$)")
-"""A job's id in a file's name."""
+_MADE = re.compile(rf"(?:^|\.)vmferry-({ID})(?:\.r\d+\.qcow2|\.memory|\.probe)?(?:\.part|\.spent|\.named)*$")
 _MARK_CHARS = 8
+_DELETE = 127
+_LONGEST_PATH_BYTES = 4095
 _OVERLAY = re.compile(rf"\.vmferry-({ID})\.r(\d+)\.qcow2$")
+
+
+def unfit(path: Path) -> str:
+    """Say why no file of a VM can have this path; empty where it can.
+
+    libvirt's XML turns tabs and line breaks into spaces, and takes no other control characters: a definition would
+    name another file.
+    """
+    if any(ord(letter) < ord(" ") or ord(letter) == _DELETE for letter in str(path)):
+        return "it has a tab, a line break or another control character, which libvirt does not keep"
+    if any(len(os.fsencode(part)) > LONGEST_BYTES for part in path.parts):
+        return f"one of its names is longer than the {LONGEST_BYTES} bytes that file systems take"
+    if len(os.fsencode(path)) > _LONGEST_PATH_BYTES:
+        return f"it is longer than the {_LONGEST_PATH_BYTES} bytes that Linux takes"
+    return ""
 
 
 def new_id() -> str:
@@ -38,6 +55,15 @@ class Overlay(NamedTuple):
         AppArmor's helper of libvirt may read files in any folder, but only by the names that images have.
         """
         return f".vmferry-{self.job}.r{self.round}.qcow2"
+
+
+def maker_of(name: str) -> str | None:
+    """Return the id of the job that has made a file of this name; None for a name that no job makes.
+
+    What other tools derive from such a name is theirs: a snapshot "x" of an overlay is called `....vmferry-ID.r0.x`.
+    """
+    found = _MADE.search(name)
+    return None if found is None else found[1]
 
 
 def overlay_in(name: str) -> Overlay | None:

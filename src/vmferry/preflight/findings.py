@@ -26,6 +26,7 @@ from vmferry.model import (
     Vm,
     Where,
 )
+from vmferry.model.names import unfit
 
 GROWTH_PART = 0.05
 """Room for the overlays, as a part of the data to copy: the guest writes while it is copied."""
@@ -193,6 +194,8 @@ def _folder(image: ImageMove) -> Path | None:
 def _of_place(ends: Ends, source: Where, destination: Where) -> list[Finding]:
     if isinstance(destination, Url):
         return []
+    if why := unfit(destination):
+        return [blocker(f"the name {destination.name!r} cannot go along: {why}", "give the image another name first")]
     if isinstance(source, Url) or ends.apart:
         return _of_new(ends.there, destination)
     if destination == source or _real(ends.host, destination) == _real(ends.host, source):
@@ -218,7 +221,9 @@ def _of_folders(host: Host, folders: Collection[Path], which: str) -> list[Findi
         if not folder.exists and host.exists(path):
             found.append(blocker(f"{which} {path} is a file", "name the folder that the files are to lie in"))
         elif not folder.exists:
-            found.append(blocker(f"{which} {path} does not exist", f"make it: mkdir -p {quote(str(path))}"))
+            device = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")
+            cure = "name a device that is there" if device else f"make it: mkdir -p {quote(str(path))}"
+            found.append(blocker(f"{which} {path} does not exist", cure))
         elif not folder.writable:
             found.append(blocker(f"{which} {path} cannot be written", "mount it for writing, or run as a user who may"))
     return found

@@ -28,6 +28,7 @@ from vmferry.model import (
     Vm,
     Where,
 )
+from vmferry.model.names import unfit
 from vmferry.preflight import chains, destination, findings, relocation, start, technologies, volumes
 from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
@@ -110,6 +111,8 @@ def _check_request(request: MoveRequest) -> None:
     for folder in filter(None, (request.path, request.overlays, *request.disks.values())):
         if isinstance(folder, Path) and not folder.is_absolute():
             raise UsageError(reason=f"{folder} is not an absolute path")
+        if isinstance(folder, Path) and (why := unfit(folder)):
+            raise UsageError(reason=f"nothing can be moved to {str(folder)!r}: {why}")
 
 
 def _wanted(request: MoveRequest, vm: Vm, ends: Ends, drives: RemovableMedia) -> tuple[list[Wanted], list[Finding]]:

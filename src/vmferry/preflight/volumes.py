@@ -81,7 +81,7 @@ def _of_content(vm: Vm, wanted: Wanted) -> Iterator[Finding]:
         what = f"disk {disk.target} is a chain of {len(disk.chain)} images, which can only move as files"
         yield blocker(what, f"{into_folder}, or make it one image: virsh blockpull '{vm.name}' {disk.target}")
     if disk.active.internal_snapshots:
-        what = f"{disk.active.path} has {disk.active.internal_snapshots} internal snapshots, which only a file keeps"
+        what = f"{disk.active.path} has internal snapshots ({disk.active.internal_snapshots}), which only a file keeps"
         yield blocker(what, f"{into_folder}, or remove them")
     if disk.encrypted:
         yield blocker(f"disk {disk.target} is encrypted, and can only move as a file", into_folder)

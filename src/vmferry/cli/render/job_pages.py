@@ -128,7 +128,6 @@ def _journal(journal: Sequence[StepRecord]) -> RenderableType:
     made = table("begun", "step", "came to")
     for record in journal:
         came_to = {True: "done", False: "failed", None: "not ended"}[record.ok]
-        act = "undo: " if record.act == "undo" else ""
         text = f"{came_to}: {record.sentence}" if record.sentence else came_to
-        made.add_row(shown(record.begun[11:19] or record.begun), Text(shown(act + record.says)), Text(shown(text)))
+        made.add_row(shown(record.begun[11:19] or record.begun), Text(shown(record.says)), Text(shown(text)))
     return made

@@ -13,7 +13,7 @@ from blake3 import blake3
 from vmferry.durable import sync, sync_folder, there
 from vmferry.errors import SourceInUse
 from vmferry.model import FileEntry, Folder
-from vmferry.model.names import TAG
+from vmferry.model.names import maker_of
 from vmferry.qemu.locks import guard_reading
 
 _PIECE = 8 << 20
@@ -103,7 +103,7 @@ def leftovers(folders: Sequence[Path]) -> list[Path]:
     found: set[Path] = set()
     for place in folders:
         if place.is_dir():
-            found.update(p for p in place.iterdir() if TAG.search(p.name))
+            found.update(p for p in place.iterdir() if maker_of(p.name))
     return sorted(found)
 
 

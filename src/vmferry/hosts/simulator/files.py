@@ -30,6 +30,7 @@ from vmferry.model import (
     Where,
 )
 from vmferry.model.chains import DiskChain, Layer
+from vmferry.model.names import maker_of
 from vmferry.transfer import Compared, Copied, Place, Watch
 
 FREE = 1 << 40
@@ -116,7 +117,7 @@ class SimulatedFiles(Caller):
     def leftovers(self, folders: Sequence[Path]) -> Sequence[Path]:
         with self._look("leftovers") as world:
             files = [p for p in world.files if isinstance(p, Path)]
-            return sorted(p for p in files if p.parent in folders and "vmferry-" in p.name)
+            return sorted(p for p in files if p.parent in folders and maker_of(p.name))
 
     def load(self) -> Load:
         """Return the load that the world holds. This is no moment of a job: no guest writes and no hook is called."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,7 @@ from vmferry.hosts.interface import Hosts
 from vmferry.manager.store import Row, Store
 from vmferry.migration.facts import JobFacts
 from vmferry.model import ACTIVE, FINAL, FencingToken, FileUser, JobState, Leaving, Lost, Plan, Where, listed
-from vmferry.model.names import ID
-
-TAG = re.compile(rf"vmferry-({ID})")
+from vmferry.model.names import maker_of
 
 
 class Leftovers:
@@ -128,5 +125,4 @@ def _folders(plan: Plan, connect: str) -> set[Path]:
 
 
 def _job_in(path: Path) -> str:
-    found = TAG.search(path.name)
-    return found.group(1) if found else ""
+    return maker_of(path.name) or ""

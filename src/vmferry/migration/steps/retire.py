@@ -10,7 +10,7 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps import pools
-from vmferry.migration.steps.chains import rounds
+from vmferry.migration.steps.chains import overlays
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
@@ -36,38 +36,41 @@ class Retire(Step):
             job.there.end_serving()
             job.host.remove(job.saved)
         keep = job.plan.keep_source and job.lost is not Lost.SOURCE
-        if keep:  # a way back as of the cut-over
-            job.host.fold([Fold(job.overlay(disk, rounds(job)), disk.from_) for disk in job.frozen_disks])
+        staying = _staying(job)
         for disk in job.frozen_disks:
-            for round_ in range(rounds(job), -1, -1):
-                job.host.remove(job.overlay(disk, round_))
+            own = overlays(job, disk)
+            if keep and staying.isdisjoint(own):  # a way back as of the cut-over
+                job.host.fold([Fold(own[0], disk.from_)])
+            for overlay in own:
+                if overlay not in staying:
+                    job.host.remove(overlay)
         if keep:
-            self._keep(job)
+            self._keep(job, staying)
         elif not job.plan.keep_source:
-            self._remove(job)
+            self._remove(job, staying)
         if job.plan.relocates and not job.plan.keep_source:
             job.host.clear_out(job.uuid)
         self._forget(job)
         pools.refresh(job)
 
-    def _remove(self, job: Job) -> None:
+    def _remove(self, job: Job, staying: frozenset[Path]) -> None:
         for source in _going(job):
             if not job.host.exists(_data(source)):  # removed before we were cut off
                 _remove_links(job, source)
-            elif _asked(job, source).goes:
+            elif _asked(job, source, staying).goes:
                 entry = job.host.entry(_data(source))
                 freed = entry.bytes if entry is not None and entry.names == 1 else 0
                 _note(job, replace(source, freed_bytes=freed))
                 job.host.remove(_data(source))
                 _remove_links(job, source)
 
-    def _keep(self, job: Job) -> None:
+    def _keep(self, job: Job, staying: frozenset[Path]) -> None:
         """Give the images dated names, bases first."""
         dated = {source.path: self._kept(job, _data(source)) for source in _going(job)}
         going: dict[Where, SourceFileFate] = {}
         for source in _going(job):  # a base goes only with all that lies on it
             own = {name for above in going.values() for name in above.names}
-            if _asked(job, source, own.union(source.names, dated.values())).goes:
+            if _asked(job, source, staying, own.union(source.names, dated.values())).goes:
                 going[source.path] = source
         names = {path: dated[path] for path in going if isinstance(path, Path)}
         for image in job.plan.images:
@@ -122,25 +125,55 @@ def _going(job: Job) -> Iterator[SourceFileFate]:
     yield from (source for source in job.plan.sources if source.goes)
 
 
-def _asked(job: Job, source: SourceFileFate, own: Collection[Where] = ()) -> SourceFileFate:
+def _staying(job: Job) -> frozenset[Path]:
+    """Return the job's overlays at the source that somebody needs, with those below them, and note them.
+
+    Who asked libvirt for the VM's image while it was frozen was told of an overlay.
+    """
+    if job.lost is Lost.SOURCE:
+        return frozenset()
+    chains = [[path for path in overlays(job, disk) if job.host.exists(path)] for disk in job.frozen_disks]
+    own = {overlay: chain for chain in chains for overlay in chain}
+    if not own:
+        return frozenset()
+    users = job.ask(job.host, list(own), _folders(job, *own))
+    needed = Leaving(job.uuid, frozenset(), frozenset(), job=job.id, moved=True)
+    stay = {
+        below
+        for overlay, chain in own.items()
+        if needed.others([user for user in users if user.file == overlay])
+        for below in chain[chain.index(overlay) :]
+    }
+    if stay:
+        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
+    return frozenset(stay)
+
+
+def _folders(job: Job, *files: Path) -> list[Path]:
+    """Return where images may lie that need these files: their folders, and on one host those that are gone to."""
+    theirs = () if job.plan.relocates else (path.parent for path in job.paths().values())
+    return sorted({*(file.parent for file in files), *theirs})
+
+
+def _asked(job: Job, source: SourceFileFate, staying: frozenset[Path], own: Collection[Where] = ()) -> SourceFileFate:
     """Return a source file's fate as it is now, and note it: it may have got a user, or its link may lead elsewhere.
 
-    `own`: files that need it and go with it, or have gone to where they need it no longer.
+    `staying`: overlays of the job that others need. `own`: files that need it and go with it, or have gone to where
+    they need it no longer.
     """
     told = source
-    if job.lost is not Lost.SOURCE and (why := _why_it_stays(job, source, own)):
+    if job.lost is not Lost.SOURCE and (why := _why_it_stays(job, source, staying, own)):
         told = replace(source, fate=Fate.STAYS, why=why)
     _note(job, told)
     return told
 
 
-def _why_it_stays(job: Job, source: SourceFileFate, own: Collection[Where]) -> str:
+def _why_it_stays(job: Job, source: SourceFileFate, staying: frozenset[Path], own: Collection[Where]) -> str:
     entry, data = job.host.entry(file_of(source.path)), _data(source)
     if entry is not None and entry.path != data:
         return f"it leads to {entry.path} now"
-    folders = sorted({data.parent, *(path.parent for path in job.paths().values() if not job.plan.relocates)})
-    leaving = Leaving(job.uuid, frozenset(), frozenset(own), tag=job.tag, moved=True)
-    others = leaving.others(job.ask(job.host, [data], folders))
+    leaving = Leaving(job.uuid, frozenset(), frozenset(own), job=job.id, staying=staying, moved=True)
+    others = leaving.others(job.ask(job.host, [data], _folders(job, data)))
     return f"needed by {listed(others)}" if others else ""
 
 
