@@ -69,6 +69,8 @@ class Act:
     """It makes sense of a VM that is off."""
     on: bool = True
     """It makes sense of one that runs."""
+    stale: bool = False
+    """It brings back what was before the job: once the source has gone, nobody could keep that."""
 
 
 def images(domain: libvirt.virDomain, flags: int = 0) -> dict[str, Path]:
@@ -343,7 +345,7 @@ def _all() -> Iterator[Act]:
     yield Act("start, destroy", _start_and_stop, off=True, on=False)
     yield Act("domrename", _rename, _name_gone, off=True)
     yield Act("edit", _edit, _edit_gone, off=True)
-    yield Act("edit, begun before the job", _edit_late, _edit_gone, off=True)
+    yield Act("edit, begun before the job", _edit_late, _edit_gone, off=True, stale=True)
     yield Act("undefine", _undefine, _undefine_gone, off=True)
 
 
