@@ -14,7 +14,7 @@ import libvirt
 import pytest
 from tests.support.job_states import said
 from tests.support.namers import NAMERS, Yard, can_start, file_disk, firmware, image, volume_disk, written, yard
-from tests.support.seen import long, power_off, run
+from tests.support.seen import images, long, power_off, run
 
 from vmferry.lab import DiskSpec, GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import VmferryCommand
@@ -190,6 +190,33 @@ def test_a_file_that_got_a_user_while_the_job_ran_stays_and_the_receipt_says_so(
     (told,) = ferry.receipt(job)["sources"]
     assert told["fate"] == "stays"
     assert "VM" in told["why"]
+    guest.wait_acks(10)
+    power_off(guest, domain)
+    assert guest.verdict().clean
+
+
+@pytest.mark.parametrize("via", ["live", long("quick")])
+def test_an_overlay_of_the_job_that_somebody_clones_meanwhile_stays_with_what_it_lies_on(
+    via: str, place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """Who asks libvirt for the VM's image while a job runs is told of the job's overlay."""
+    guest = make_guest(GuestSpec(f"cloned {via}", disks=(DiskSpec("vda", data_mib=16, size_mib=64),), rate=10))
+    domain, source = domain_of(guest), guest.place.images["vda"]
+    words = ("--path", place.folder("to", "san2"), "--via", via, "--max-pause", "60s", "--limit", "1MiB")
+    job = ferry.detached(guest.name, *words)
+    wait_for(lambda: ferry.step(job) == "CopyBase", "the copy to begin", 60)
+    told = images(domain)["vda"]
+    assert told != source
+    clone = image(place.folder("b") / "clone.qcow2")
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(told), str(clone))
+    other = place.define("b", file_disk(clone))
+    assert ferry.run("job", "limit", job, "none").code == 0
+    assert ferry.run("job", "watch", job).code == 0
+
+    assert str(told) in ferry.receipt(job)["stayed"]
+    assert ferry.run("leftovers", "--reap").code == 0
+    assert {source, told} <= set(source.parent.iterdir())
+    can_start(other)
     guest.wait_acks(10)
     power_off(guest, domain)
     assert guest.verdict().clean
