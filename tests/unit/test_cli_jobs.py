@@ -190,6 +190,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_job_running(site: Site) -> None:
     hold = site.hold("copy")
     watcher = site.start("migrate-storage", NAME, "--path", "/san2")
     site.until_held("copy")
+    assert watcher.stdout and watcher.stdout.readline(), "it watches the job"  # before, it has not heard its id
     watcher.send_signal(signal.SIGINT)
     left = site.ended(watcher, 130)
     assert "goes on in the background" in left.stderr
