@@ -125,10 +125,16 @@ from vmferry.transfer.standalone import DiskCopy
 def stop(*_: object) -> None:
     os._exit(9)
 
+link = os.link
+
+def link_and_stop(*names: object) -> None:
+    link(*names)
+    os._exit(9)
+
 if {cut!r} == "before the link":
-    standalone._promote = stop
+    standalone.promote = stop
 elif {cut!r} == "before the unlink":
-    standalone.sync_folder = stop
+    os.link = link_and_stop
 else:
     standalone.forget = stop
 DiskCopy(Place({str(disk)!r}), Place({str(tmp_path / "new")!r}), Path({str(tmp_path / "state" / "copies")!r})).run(
