@@ -92,7 +92,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{self.seed}.jsonl").open("w") as file:
+        with (folder / f"{self.seed} {self.technology}.jsonl").open("w") as file:
             file.write(json.dumps(asdict(self)) + "\n")
 
 

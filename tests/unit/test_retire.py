@@ -12,7 +12,9 @@ from tests.support.worlds import SOURCE, UUID, Bench, Scenario, at
 
 from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.hosts.simulator.world import File, Machine
+from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import JobState, Placed, Power, Technology
+from vmferry.model.names import maker_of
 
 LATE = "6f1c3a52-0000-4000-8000-000000000009"
 FILES = [SOURCE / "guest-a.img", SOURCE / "guest-b.qcow2", SOURCE / "guest-b-base.qcow2"]
@@ -142,3 +144,21 @@ def test_an_overlay_of_the_job_that_somebody_has_cloned_stays_with_all_that_it_l
     assert isinstance(stayed, list) and str(cloned[0]) in stayed
     assert json.loads(str(bench.known[f"outcome:{FILES[1]}"]))["fate"] == "stays"
     assert json.loads(str(bench.known[f"outcome:{FILES[0]}"]))["fate"] != "stays"
+
+
+@pytest.mark.parametrize("technology", (Technology.LIVE, Technology.QUICK, Technology.LIVE_RELOCATION))
+def test_an_overlay_that_an_image_lies_on_stays_when_the_job_is_undone(technology: Technology) -> None:
+    cloned: list[Path] = []
+
+    def hook(moment: Moment, _: World) -> None:
+        if not cloned and moment.call == "compare" and (live := bench.world.machine(UUID).live) is not None:
+            active = live.disks["vdb"].path
+            assert isinstance(active, Path)
+            cloned.append(active)
+            comes(bench.world, active, "overlay")
+
+    names = STRATEGIES[technology].names
+    bench = Bench(Scenario(technology, Power.RUNNING), hook, cancel_at=names.index("Rounds"))
+    assert bench.run() is JobState.UNDONE
+    assert cloned[0] in bench.world.files
+    assert [path for path in bench.world.files if maker_of(Path(str(path)).name)] == [cloned[0]]

@@ -13,7 +13,7 @@ from vmferry.migration.steps.chains import overlays, prove, rounds
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
 from vmferry.migration.steps.progress import ControlWatch, phase, spare_source
 from vmferry.migration.steps.step import Job, Step, power_of
-from vmferry.model import MIRRORS, DiskMove, JobState, Power, Technology
+from vmferry.model import MIRRORS, DiskMove, JobState, Leaving, Power, Technology, UserKind
 
 QUIESCE_S = 5.0
 THAW_S = 300.0
@@ -76,7 +76,7 @@ class Freeze(Step):
     def undo(self, job: Job) -> None:
         """Merge the overlays back into what lies below them; a guest that runs keeps running. Raises StillNamed.
 
-        What another tool has put on them stays on top. No overlay is removed that a VM's disk still names.
+        What another tool has put on them stays on top. No overlay is removed that a VM's disk or an image names.
         """
         if job.facts.thaw_owed:
             thaw(job)
@@ -87,13 +87,22 @@ class Freeze(Step):
                 if users := job.host.users(overlay):
                     names = ", ".join(job.host.vm(user).name for user in users)
                     raise StillNamed(host=job.host.name, path=overlay, users=names)
-                job.host.remove(overlay)
+                if not _cloned(job, overlay):
+                    job.host.remove(overlay)
 
     def found(self, job: Job) -> bool:
         frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
         if frozen:
             job.facts.frozen = True
         return frozen and not job.facts.thaw_owed
+
+
+def _cloned(job: Job, overlay: Path) -> bool:
+    """Tell whether an image that is none of the job's lies on this overlay: libvirt told of it as the VM's image."""
+    if not job.host.exists(overlay):
+        return False
+    images = [user for user in job.ask(job.host, [overlay], [overlay.parent]) if user.kind is UserKind.IMAGE]
+    return bool(Leaving(job.uuid, frozenset(), frozenset(), job=job.id).others(images))
 
 
 def put_home(job: Job) -> None:
