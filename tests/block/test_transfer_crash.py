@@ -14,7 +14,8 @@ CHUNKS = 6
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from vmferry.transfer import Transfer, Unwatched, copy, copying
+from vmferry.transfer import Transfer, Unwatched, copy
+from vmferry.transfer.engine import copy_loop
 
 def die_at(call, left):
     really = getattr(os, call)
@@ -26,7 +27,7 @@ def die_at(call, left):
         return really(*args)
     setattr(os, call, counted)
 
-copying.BATCH_CHUNKS = 1
+copy_loop.BATCH_CHUNKS = 1
 die_at(sys.argv[4], int(sys.argv[5]))
 copy(Transfer(*map(Path, sys.argv[1:4])), Unwatched(), streams=1)
 """

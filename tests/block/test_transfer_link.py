@@ -38,7 +38,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from vmferry.errors import VmferryError
-from vmferry.transfer import Place, Transfer, Unwatched, compare, copy, nbd_connection
+from vmferry.transfer import Place, Transfer, Unwatched, compare, copy
+from vmferry.transfer.endpoints import nbd_connection
 
 source, place, bookmarks, limit, quiet = sys.argv[1:]
 nbd_connection.QUIET_S = float(quiet) or nbd_connection.QUIET_S

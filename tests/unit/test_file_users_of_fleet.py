@@ -232,7 +232,7 @@ def test_an_image_chosen_for_the_next_start_that_stays_at_the_source_is_told_in_
     technology: Technology,
 ) -> None:
     bench = done_with(technology, others.redefine, "compare")
-    assert bench.known["next start"] == ["vdb"]
+    assert bench.known["next_start"] == ["vdb"]
 
 
 def done_with(technology: Technology, act: Act, call: str) -> Disturbed:
