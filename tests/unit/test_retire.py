@@ -109,6 +109,23 @@ def test_a_user_who_comes_between_two_files_keeps_the_second_one() -> None:
     assert FILES[1] not in bench.world.files
 
 
+def cloned_meanwhile(bench: Bench, how: str) -> list[Path]:
+    """Have somebody need the overlay of vdb, once, while the base is compared. The overlay is listed then."""
+    cloned: list[Path] = []
+
+    def hook(moment: Moment, _: World) -> None:
+        if cloned or moment.call != "compare":
+            return
+        if (live := bench.world.machine(UUID).live) is not None:
+            active = live.disks["vdb"].path
+            assert isinstance(active, Path) and active.name.endswith(".vmferry-abcd2345.r0.qcow2")
+            cloned.append(active)
+            comes(bench.world, active, how)
+
+    bench.hook = hook
+    return cloned
+
+
 @pytest.mark.parametrize("how", ("overlay", "vm"))
 @pytest.mark.parametrize(
     "scenario",
@@ -124,18 +141,8 @@ def test_an_overlay_of_the_job_that_somebody_has_cloned_stays_with_all_that_it_l
     scenario: Scenario, how: str
 ) -> None:
     """Who asks libvirt for the VM's image meanwhile is told of the overlay."""
-    cloned: list[Path] = []
-
-    def hook(moment: Moment, _: World) -> None:
-        if cloned or moment.call != "compare":
-            return
-        if (live := bench.world.machine(UUID).live) is not None:
-            active = live.disks["vdb"].path
-            assert isinstance(active, Path) and active.name.endswith(".vmferry-abcd2345.r0.qcow2")
-            cloned.append(active)
-            comes(bench.world, active, how)
-
-    bench = Bench(scenario, hook)
+    bench = Bench(scenario)
+    cloned = cloned_meanwhile(bench, how)
     assert bench.run() is JobState.DONE
     assert cloned
     for below in bench.world.below(cloned[0]):
@@ -148,17 +155,8 @@ def test_an_overlay_of_the_job_that_somebody_has_cloned_stays_with_all_that_it_l
 
 @pytest.mark.parametrize("technology", (Technology.LIVE, Technology.QUICK, Technology.LIVE_RELOCATION))
 def test_an_overlay_that_an_image_lies_on_stays_when_the_job_is_undone(technology: Technology) -> None:
-    cloned: list[Path] = []
-
-    def hook(moment: Moment, _: World) -> None:
-        if not cloned and moment.call == "compare" and (live := bench.world.machine(UUID).live) is not None:
-            active = live.disks["vdb"].path
-            assert isinstance(active, Path)
-            cloned.append(active)
-            comes(bench.world, active, "overlay")
-
-    names = STRATEGIES[technology].names
-    bench = Bench(Scenario(technology, Power.RUNNING), hook, cancel_at=names.index("Rounds"))
+    bench = Bench(Scenario(technology, Power.RUNNING), cancel_at=STRATEGIES[technology].names.index("Rounds"))
+    cloned = cloned_meanwhile(bench, "overlay")
     assert bench.run() is JobState.UNDONE
     assert cloned[0] in bench.world.files
     assert [path for path in bench.world.files if maker_of(Path(str(path)).name)] == [cloned[0]]

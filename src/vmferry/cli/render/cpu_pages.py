@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vmferry.cli.render.plan_page import finding_lines
-from vmferry.cli.render.screen import shown
+from vmferry.cli.render.screen import fact_grid, shown
 from vmferry.model.processors import Cpu, CpuBaseline, CpuCheck, CpuLimited, VmNeeds
 
 
@@ -22,12 +21,12 @@ def check_page(check: CpuCheck) -> RenderableType:
     facts = [("CPU", _cpu_of(check.needs)), ("machine", shown(check.needs.machine) or "none")]
     if check.missing:
         facts.append(("missing", shown(" ".join(check.missing))))
-    return Group(head, *finding_lines(check.findings), _grid(*facts))
+    return Group(head, *finding_lines(check.findings), fact_grid(*facts))
 
 
 def baseline_page(baseline: CpuBaseline) -> RenderableType:
     """Return the page of a CPU baseline: hosts, guests, model and features."""
-    return _grid(
+    return fact_grid(
         ("hosts", shown(", ".join(baseline.hosts))),
         ("guests", shown(baseline.guests)),
         ("model", _named(baseline.cpu)),
@@ -45,7 +44,7 @@ def limited_page(limited: CpuLimited) -> RenderableType:
     if limited.waits:
         wait = "it keeps its present CPU until it is shut down and started; a reboot in the guest is not enough"
         lines.append(Text(wait, style="yellow"))
-    return Group(*lines, _grid(*facts))
+    return Group(*lines, fact_grid(*facts))
 
 
 def _changes(limited: CpuLimited) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -61,12 +60,3 @@ def _cpu_of(needs: VmNeeds) -> str:
 
 def _named(cpu: Cpu) -> str:
     return shown(f"{cpu.model} ({cpu.vendor})" if cpu.vendor else cpu.model)
-
-
-def _grid(*facts: tuple[str, str]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(name, Text(value))
-    return grid

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmferry.api.codec import Preview
-from vmferry.cli.render.screen import shown
+from vmferry.cli.render.screen import fact_grid, shown
 from vmferry.cli.render.sizes import bytes_text, seconds_text
 from vmferry.cli.render.source_page import freed_text, source_lines
 from vmferry.model import MIRRORS, SAVES, DiskMove, Finding, Plan, Severity
@@ -78,31 +78,22 @@ def _hosts(plan: Plan) -> Iterator[RenderableType]:
         return
     networks = [("network", f"{shown(here)} becomes {shown(there)}") for here, there in plan.networks.items()]
     yield Text()
-    yield _fact_grid(("from host", shown(plan.connect)), ("to host", shown(plan.to)), *networks)
+    yield fact_grid(("from host", shown(plan.connect)), ("to host", shown(plan.to)), *networks)
 
 
 def _files(plan: Plan) -> Iterator[RenderableType]:
     for file in plan.files:
-        yield _fact_grid(("file from", shown(file.source)), ("to", shown(file.destination)))
+        yield fact_grid(("file from", shown(file.source)), ("to", shown(file.destination)))
 
 
 def _figures(plan: Plan) -> RenderableType:
     pause = "none" if plan.technology not in MIRRORS | SAVES else seconds_text(plan.pause_forecast_s)
-    return _fact_grid(
+    return fact_grid(
         ("to copy", bytes_text(plan.data_bytes)),
         ("time", f"about {seconds_text(plan.seconds_forecast)}"),
         ("pause", f"{pause} expected, {seconds_text(plan.max_pause_s)} allowed"),
         ("source", freed_text(plan.sources, ended=False) or "as it was"),
     )
-
-
-def _fact_grid(*facts: tuple[str, str]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(name, Text(value))
-    return grid
 
 
 def _steps(preview: Preview) -> RenderableType:

@@ -59,6 +59,19 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     return made
 
 
+def fact_grid(*facts: tuple[str, str]) -> Table:
+    """Return names and values side by side, long values folded."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, Text(value))
+    return grid
+
+
 def shown(text: object) -> str:
     """Return a name or path with its unprintable characters replaced, so that it cannot control the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
