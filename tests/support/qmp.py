@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbd
-from tests.support.nbd_servers import READY_S, answers, needs, running, until
+from tests.support.nbd_servers import READY_S, needs, running, until
 
 Json = dict[str, Any]
 
@@ -63,12 +62,10 @@ class StorageDaemon:
         until(lambda: not self.tell("query-block-jobs"), "the mirror to end")
 
     def _read(self) -> Json:
-        end = time.monotonic() + READY_S
-        while time.monotonic() < end:
-            if line := self._lines.readline():
-                said: Json = json.loads(line)
-                return said
-        raise AssertionError("the storage daemon does not answer")
+        line = self._lines.readline()  # TimeoutError after READY_S
+        assert line, "the storage daemon ended the connection"
+        said: Json = json.loads(line)
+        return said
 
 
 @contextmanager
@@ -77,10 +74,10 @@ def storage_daemon(folder: Path) -> Iterator[StorageDaemon]:
     at = folder / "qmp.sock"
     words = ("--chardev", f"socket,id=monitor,path={at},server=on,wait=off", "--monitor", "chardev=monitor")
     with running("qemu-storage-daemon", *words, log=folder / "daemon.log"):
-        until(lambda: at.exists() and answers(at), "the storage daemon's monitor")
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.settimeout(READY_S)
-            monitor.connect(str(at))
+            # It takes one client at a time: one that only knocked, and is being let go, may take the next with it.
+            until(lambda: monitor.connect_ex(str(at)) == 0, "the storage daemon's monitor")
             daemon = StorageDaemon(monitor)
             yield daemon
             daemon.tell("quit")
