@@ -73,14 +73,14 @@ def storage_daemon(folder: Path) -> Iterator[StorageDaemon]:
     needs("qemu-storage-daemon")
     at = folder / "qmp.sock"
     words = ("--chardev", f"socket,id=monitor,path={at},server=on,wait=off", "--monitor", "chardev=monitor")
-    with running("qemu-storage-daemon", *words, log=folder / "daemon.log"):
-        with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.settimeout(READY_S)
-            # It takes one client at a time: one that only knocked, and is being let go, may take the next with it.
-            until(lambda: monitor.connect_ex(str(at)) == 0, "the storage daemon's monitor")
-            daemon = StorageDaemon(monitor)
-            yield daemon
-            daemon.tell("quit")
+    server = running("qemu-storage-daemon", *words, log=folder / "daemon.log")
+    with server, socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(READY_S)
+        # It takes one client at a time: one that only knocked, and is being let go, may take the next with it.
+        until(lambda: monitor.connect_ex(str(at)) == 0, "the storage daemon's monitor")
+        daemon = StorageDaemon(monitor)
+        yield daemon
+        daemon.tell("quit")
     at.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
 
 from vmferry.lab import wait_for
+from vmferry.lab.programs import run
 
 MINE = "foreign"
 """The name of what an act makes, and the word by which it is found again."""
@@ -27,6 +28,7 @@ KEEP = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
 IOPS = 5000
+CLONE = ".clone.qcow2"
 
 
 @dataclass
@@ -172,6 +174,22 @@ def _backup(scene: Scene) -> None:
     time.sleep(scene.luck.uniform(0, 0.5))  # how far it comes is what is random here
     with suppress(libvirt.libvirtError):  # it has ended
         scene.domain.abortJob()
+
+
+def _clone(scene: Scene) -> None:
+    """A linked clone of the image that domblklist names just now; `then`: what it read, of a VM that is off."""
+    target = scene.choose()
+    image = images(scene.domain)[target]
+    driver = _found(scene.domain.XMLDesc(0), f"./devices/disk/target[@dev='{target}']/../driver")
+    clone, size = scene.folder / f"{target}{CLONE}", scene.domain.blockInfo(target)[0]
+    run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", driver.get("type", ""), "-b", image, clone, size)
+    run("qemu-img", "info", "-U", "--backing-chain", clone)  # a person looks at what was made
+    if not scene.domain.isActive():
+        run("qemu-img", "convert", "-O", "raw", clone, clone.with_suffix(".then"))
+
+
+def clones(scene: Scene) -> list[Path]:
+    return sorted(scene.folder.glob(f"*{CLONE}"))
 
 
 # -- disks and discs
@@ -329,6 +347,7 @@ def _all() -> Iterator[Act]:
     yield Act("blockcopy, aborted", _copy_and_abort)
     yield Act("blockcopy --pivot", _copy_and_pivot)
     yield Act("backup-begin, aborted", _backup)
+    yield Act("qemu-img create, on the disk's image", _clone, off=True)
     yield Act("attach-disk", _attach, _attached_gone, off=True)
     yield Act("detach-disk", _detach, off=True)
     yield Act("change-media", _change_media, _media_gone, off=True)
