@@ -13,7 +13,7 @@ from vmferry.errors import DestinationUnwritable, ExportFailed, SourceUnreadable
 from vmferry.transfer import CHUNK, Place
 from vmferry.transfer.endpoints.destination import OpenedDestination
 from vmferry.transfer.endpoints.interface import Can, Destination, Source
-from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.location import locate
 from vmferry.transfer.endpoints.route import opening
 from vmferry.transfer.endpoints.source import opened_alone
 from vmferry.transfer.ranges import Range, total
@@ -43,7 +43,12 @@ def to_read(kind: str, folder: Path) -> Iterator[Source]:
 def to_write(kind: str, folder: Path, content: bytes = CONTENT) -> Iterator[Destination]:
     with ExitStack() as stack:
         place = stack.enter_context(MAKERS[kind](folder, content)).place
-        yield stack.enter_context(OpenedDestination(place, opening(end_of(place)), len(content)).opened(2)).destination
+        yield stack.enter_context(_there(place, len(content)).opened(2)).destination
+
+
+def _there(place: Place, size: int) -> OpenedDestination:
+    location = locate(place)
+    return OpenedDestination(location, opening(location.end), size)
 
 
 def back(destination: Destination, where: Range) -> bytes:
@@ -139,6 +144,6 @@ def test_a_server_that_is_not_there_is_named_as_destination() -> None:
     place = Place("nbd+unix:///?socket=/nowhere")
     with (
         pytest.raises(DestinationUnwritable, match="nowhere"),
-        OpenedDestination(place, opening(end_of(place)), 1).opened(1),
+        _there(place, 1).opened(1),
     ):
         pass

@@ -1,7 +1,13 @@
 """Which way a copy takes."""
 
+from pathlib import Path
+
 import pytest
 
+from vmferry.transfer import Place, Unwatched, Where
+from vmferry.transfer import standalone as standalone_copy
+from vmferry.transfer.endpoints import location
+from vmferry.transfer.endpoints.location import Location, locate
 from vmferry.transfer.endpoints.route import End, Opening, PlaceKind, openings
 from vmferry.transfer.ranges import Range, gaps
 
@@ -41,3 +47,19 @@ def test_all_else_goes_by_content(source: End, destination: End, ways: tuple[Ope
 )
 def test_gaps_are_what_the_ranges_leave(ranges: list[Range], left: list[Range]) -> None:
     assert list(gaps(ranges, Range(10, 20))) == left
+
+
+def test_a_copy_asks_each_of_its_places_once_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Where] = []
+
+    def counted(where: Where) -> Location:
+        asked.append(where)
+        return locate(where)
+
+    monkeypatch.setattr(location, "locate", counted)
+    monkeypatch.setattr(standalone_copy, "locate", counted)
+    (tmp_path / "disk.img").write_bytes(b"a disk")
+    source, destination = Place(str(tmp_path / "disk.img")), Place(str(tmp_path / "new.img"))
+    standalone_copy.DiskCopy(source, destination, tmp_path / "state").run(Unwatched(), Unwatched(), 2)
+    assert sorted(str(place) for place in asked) == sorted([str(source), str(destination)])
+    assert (tmp_path / "new.img").read_bytes() == b"a disk"

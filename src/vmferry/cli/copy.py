@@ -127,10 +127,10 @@ def _place(text: str, format_: str, tls: Path | None) -> Place:
 def _format_there(source: Place, destination: str) -> str:
     """Return the destination's format if none is given: the source's from file to file, else raw."""
     from vmferry.transfer import Place
-    from vmferry.transfer.endpoints.probe import end_of
+    from vmferry.transfer.endpoints.location import locate
     from vmferry.transfer.endpoints.route import PlaceKind
 
-    ends = (end_of(source).kind, end_of(Place(destination)).kind)
+    ends = (locate(source).kind, locate(Place(destination)).kind)
     return source.format if ends == (PlaceKind.FILE, PlaceKind.FILE) else "raw"
 
 

@@ -15,8 +15,8 @@ from vmferry.transfer.service import (
     drop,
     forget,
     root_hash_of,
+    unchanged,
 )
-from vmferry.transfer.unchanged import unchanged
 
 __all__ = [
     "CHUNK",

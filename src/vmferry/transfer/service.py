@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vmferry.errors import BookmarksDamaged, DestinationUnwritable, SourceChanged
-from vmferry.qemu.places import Place, Where, place_of, shown
-from vmferry.transfer.bookmarks import Bookmarks, Record, RecordKind, proved
+from vmferry.qemu.places import Place, Where, shown
+from vmferry.transfer.bookmarks import Bookmarks, Record, RecordKind, proved, read
 from vmferry.transfer.contract import Compared, Copied, Transfer, Unwatched, Watch
 from vmferry.transfer.endpoints.claim import Claimed, claimed, discard, owned, reopened
-from vmferry.transfer.endpoints.file import DestinationFile, SourceFile, reading, writing
+from vmferry.transfer.endpoints.file import DestinationFile, SourceFile, identity, reading, writing
 from vmferry.transfer.endpoints.interface import Can, Destination, Source
+from vmferry.transfer.endpoints.location import Route, locate_destination, route_of
 from vmferry.transfer.endpoints.ownership import remove
-from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.reflink import same_blocks
-from vmferry.transfer.endpoints.route import byte_for_byte
 from vmferry.transfer.endpoints.source import OpenedSource, opened_alone, opened_source
 from vmferry.transfer.engine.compare import Comparer
 from vmferry.transfer.engine.copy_loop import Copier, Reader, Recorder, scan, with_strays
@@ -32,12 +32,13 @@ from vmferry.transfer.throttle import Throttle
 from vmferry.transfer.verification.seals import Proof, sealed
 
 __all__ = ["CHUNK", "Compared", "Copied", "Place", "Throttle", "Transfer", "Unwatched", "Watch", "Where"]
-__all__ += ["compare", "copy", "drop", "forget", "root_hash_of"]
+__all__ += ["compare", "copy", "drop", "forget", "root_hash_of", "unchanged"]
 
 Asked = Transfer[Where, Where]
+"""What is asked for; copy() and compare() take a Route too, whose places have been looked at."""
 
 
-def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
+def copy(asked: Asked | Route, watch: Watch, streams: int = 4) -> Copied:
     """Copy the source to the destination, durably with its bookmarks and its name; or resume an earlier call.
 
     Chunks that an earlier call left are compared before they are kept. After any error the source is
@@ -46,10 +47,12 @@ def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
     DestinationUnwritable, ExportFailed, ImageToolFailed and what watch.check() raises.
     """
     began = time.monotonic()
+    route = _route(asked)
+    transfer = route.transfer
     with ExitStack() as stack:
-        of = stack.enter_context(opened_source(transfer.source, transfer.destination, streams, grows=transfer.grows))
+        of = stack.enter_context(opened_source(route, streams))
         source = of.source
-        mine = stack.enter_context(claimed(transfer, of, streams))
+        mine = stack.enter_context(claimed(route, of, streams))
         data = list(source.extents(_all(source)))
         work = _Work(watch, streams, total(data))
         destination = mine.opened.destination
@@ -69,7 +72,7 @@ def copy(transfer: Asked, watch: Watch, streams: int = 4) -> Copied:
         )
 
 
-def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
+def compare(asked: Asked | Route, watch: Watch, streams: int = 4) -> Compared:
     """Prove that the storage holds what copy() wrote, and repair chunks that differ.
 
     Everything is read back past the page cache and hashed; a reflink whose extents are the source's own is
@@ -77,14 +80,14 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
     raises of opening, reading and writing, and what watch.check() raises.
     """
     began = time.monotonic()
-    found = _finished(transfer)
+    route = _route(asked)
+    transfer, found = route.transfer, _finished(route)
     with ExitStack() as stack:
-        # One connection does: the source is read only where the copy differs.
-        of = stack.enter_context(opened_source(transfer.source, transfer.destination, 1, grows=transfer.grows))
+        of = stack.enter_context(opened_source(route, 1))  # it is read only where the copy differs
         if proved(transfer.bookmarks, found) != of.identity:
             raise SourceChanged(path=shown(transfer.source))
         size = of.source.size
-        mine = stack.enter_context(reopened(transfer, found, size, streams))
+        mine = stack.enter_context(reopened(route, found, size, streams))
         there = mine.opened.file
         if found.reflink and of.file and there and same_blocks(of.file.raw.fd, there.raw.fd):
             proven, recopied = total(of.source.extents(_all(of.source))), 0
@@ -93,23 +96,38 @@ def compare(transfer: Asked, watch: Watch, streams: int = 4) -> Compared:
         of.confirm()
     # After the destination was closed: QEMU writes its tables then.
     root = root_hash(size, found.chunks)
-    seal = sealed(place_of(transfer.destination), Proof(size, root, found.chunks, _hashed(transfer)))
+    seal = sealed(route.destination.place, Proof(size, root, found.chunks, _hashed(route)))
     return Compared(proven, recopied, root, time.monotonic() - began, seal)
 
 
-def drop(transfer: Asked) -> None:
+def drop(asked: Asked) -> None:
     """Remove the destination, if its bookmarks prove that we made it, and the bookmarks; may be called again.
 
     A file of that name which is not proved to be ours stays; so does a device, an export, and a file on NFS
     that is named by a URL. Raises DestinationUnwritable.
     """
-    discard(transfer)
-    forget(transfer)
+    discard(asked.bookmarks, locate_destination(asked.destination))
+    forget(asked)
 
 
-def forget(transfer: Asked) -> None:
+def forget(asked: Asked) -> None:
     """Remove the bookmarks only; the destination stays and is no longer owned. Raises DestinationUnwritable."""
-    remove(transfer.bookmarks)
+    remove(asked.bookmarks)
+
+
+def unchanged(asked: Asked) -> bool:
+    """Is the source still what the bookmarks were made of, as far as that can be told without reading it?
+
+    Files are compared by inode, size and modification time; a device or URL by name and size. False when
+    there are no bookmarks. Raises SourceUnreadable, SourceInUse, ExportFailed.
+    """
+    found = read(asked.bookmarks)
+    if found is None:
+        return False
+    if isinstance(asked.source, Path):
+        return found.source == identity(asked.source)
+    with opened_source(route_of(asked), 1) as now:
+        return found.source == now.identity
 
 
 def root_hash_of(where: Where, watch: Watch, streams: int = 4) -> str:
@@ -147,6 +165,10 @@ class _Work:
     def alone(self, act: Callable[[], None]) -> None:
         """Run one long call in a stream, so that the watch is still called meanwhile."""
         self.streams(1).run([act], lambda call, _: call())
+
+
+def _route(asked: Asked | Route) -> Route:
+    return asked if isinstance(asked, Route) else route_of(asked)
 
 
 def _all(end: Source | Destination) -> Range:
@@ -204,8 +226,8 @@ def _copy_data(transfer: Asked, mine: Claimed, data: list[Range], copier: Copier
     work.streams().run(chunks, go_on)
 
 
-def _hashed(transfer: Asked) -> str:
-    return "bytes" if byte_for_byte(end_of(transfer.source), end_of(transfer.destination)) else "content"
+def _hashed(route: Route) -> str:
+    return "bytes" if route.byte_for_byte else "content"
 
 
 def _extents(destination: Destination) -> list[Range]:
@@ -222,13 +244,13 @@ def _finish(transfer: Asked, of: OpenedSource, mine: Claimed, copier: Copier, wo
         mine.journal.append(Record(RecordKind.WHOLE, int(reflink)))
 
 
-def _finished(transfer: Asked) -> Bookmarks:
+def _finished(route: Route) -> Bookmarks:
     """Return the bookmarks of a copy that copy() has finished. Raises DestinationUnwritable, BookmarksDamaged."""
-    found = owned(transfer)
+    found = owned(route.transfer.bookmarks, route.destination)
     if found is None:
-        raise DestinationUnwritable(path=shown(transfer.destination), reason="it is not what was copied")
+        raise DestinationUnwritable(path=shown(route.destination.where), reason="it is not what was copied")
     if not found.whole:
-        raise BookmarksDamaged(path=transfer.bookmarks, reason="they end before the copy does")
+        raise BookmarksDamaged(path=route.transfer.bookmarks, reason="they end before the copy does")
     return found
 
 

@@ -11,20 +11,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from vmferry.durable import promote
 from vmferry.errors import BadPlace, CopyRunning, DestinationExists
 from vmferry.model.seals import Seal
-from vmferry.qemu.places import Place, Scheme, Where
+from vmferry.qemu.places import Place, Scheme
 from vmferry.transfer.bookmarks import read
 from vmferry.transfer.contract import Compared, Copied, Transfer, Watch
+from vmferry.transfer.endpoints.claim import discard
 from vmferry.transfer.endpoints.destination import OpenedDestination
 from vmferry.transfer.endpoints.file import writing
+from vmferry.transfer.endpoints.location import Location, Route, locate, locate_destination
 from vmferry.transfer.endpoints.ownership import remove, site_of
-from vmferry.transfer.endpoints.probe import digest, end_of
+from vmferry.transfer.endpoints.probe import digest
 from vmferry.transfer.endpoints.route import PlaceKind, openings
-from vmferry.transfer.service import compare, copy, drop, forget
+from vmferry.transfer.service import compare, copy
 from vmferry.transfer.verification.seals import moved
 
 PREFIX = ".vmferry-copy-"
@@ -47,6 +50,11 @@ class DiskCopy:
         self.source = source
         self.destination = destination
         self._folder = memory / self._name
+
+    @cached_property
+    def _to(self) -> Location:
+        """The destination, looked at once for all calls."""
+        return locate_destination(self.destination)
 
     def run(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
         """Copy and compare, give the destination its name, and remove the bookmarks, all under one lock.
@@ -92,33 +100,38 @@ class DiskCopy:
                     named = self._named()
                 except DestinationExists:
                     named = False
-                drop(self._transfer(self.destination if named else self._part()))
+                discard(self._bookmarks, self._to if named else self._part())
+                remove(self._bookmarks)
 
     def check(self) -> None:
         """Raise BadPlace if this copy is impossible, DestinationExists if a file there is not ours."""
+        self._route()
+
+    def _route(self) -> Route:
+        """Return the way from the source to the name that the copy has now. Raises as check() does."""
         if self.source.scheme is Scheme.PATH and not self.source.path.exists():
             raise BadPlace(place=self.source.shown, reason="there is no such file or device")
-        _, way = openings(end_of(self.source), end_of(self.destination))
-        OpenedDestination(self.destination, way, 0).check()
-        self._named()
+        source = locate(self.source)
+        _, way = openings(source.end, self._to.end)
+        OpenedDestination(self._to, way, 0).check()
+        there = self._to if self._named() else self._part()
+        return Route(Transfer(self.source, there.place, self._bookmarks), source, there)
 
     def _carry(self, copying: Watch, comparing: Watch, streams: int) -> CopyResult:
-        self.check()
-        named = self._named()
-        transfer = self._transfer(self.destination if named else self._part())
-        copied = None if named else copy(transfer, copying, streams)
-        compared = compare(transfer, comparing, streams)
+        route = self._route()
+        copied = None if self._named() else copy(route, copying, streams)
+        compared = compare(route, comparing, streams)
         return CopyResult(copied, compared, compared.seal)
 
     def _hand_over(self, seal: Seal | None) -> Seal | None:
         part = self._part()
-        if part != self.destination and not self._named():
+        if part != self._to and not self._named():
             with writing(self.destination.path):
-                promote(part.path, self.destination.path)
+                promote(part.place.path, self.destination.path)
         return moved(seal, self.destination)
 
     def _forget(self) -> None:
-        forget(self._transfer(self.destination))
+        remove(self._bookmarks)
 
     @property
     def _bookmarks(self) -> Path:
@@ -128,26 +141,23 @@ class DiskCopy:
     def _lock(self) -> Path:
         return self._folder / "lock"
 
-    def _transfer(self, destination: Place) -> Transfer[Where, Place]:
-        return Transfer(self.source, destination, self._bookmarks)
-
-    def _part(self) -> Place:
+    def _part(self) -> Location:
         """Return the place that is written until the copy is whole; a device or a URL has no temporary name."""
-        if end_of(self.destination).kind is not PlaceKind.FILE:
-            return self.destination
+        if self._to.kind is not PlaceKind.FILE:
+            return self._to
         final = self.destination.path
         part = final.with_name(f"{PREFIX}{self._name[:12]}-{final.name}"[:255])
-        return Place(str(part), self.destination.format)
+        return Location(Place(str(part), self.destination.format), PlaceKind.FILE)
 
     def _named(self) -> bool:
         """Did an earlier call name the copy, and was cut off then? Raises DestinationExists if it is another file."""
-        if end_of(self.destination).kind is not PlaceKind.FILE or not os.path.lexists(self.destination.path):
+        if self._to.kind is not PlaceKind.FILE or not os.path.lexists(self.destination.path):
             return False
         with writing(self._folder):
             found = read(self._bookmarks)
-        if not (found and found.whole and site_of(self.destination).owned(found)):
+        if not (found and found.whole and site_of(self._to).owned(found)):
             raise DestinationExists(path=self.destination.at)
-        remove(self._part().path)
+        remove(self._part().place.path)
         return True
 
     @contextmanager

@@ -29,7 +29,7 @@ from vmferry.model.transfers import NEEDS_WORKER, OVER, TransferRequest, Transfe
 from vmferry.process.state import ManagerIdentity
 from vmferry.qemu.places import Scheme
 from vmferry.transfer import Place
-from vmferry.transfer.endpoints.probe import end_of
+from vmferry.transfer.endpoints.location import locate
 from vmferry.transfer.endpoints.route import PlaceKind
 from vmferry.transfer.standalone import DiskCopy
 from vmferry.transfer.verification.receipts import CopyReceipt, resealed
@@ -253,9 +253,8 @@ class Transfers:
         host = self._hosts.open(connect)
         if place.scheme is not Scheme.PATH:
             return storage_slot(Url(place.shown), host)
-        return (
-            storage_slot(place.path.parent, host) if end_of(place).kind is PlaceKind.FILE else f"storage {place.path}"
-        )
+        file = locate(place).kind is PlaceKind.FILE
+        return storage_slot(place.path.parent, host) if file else f"storage {place.path}"
 
     def _view(self, row: TransferRow) -> TransferView:
         course = self._carriers.course(row.id) or TransferProgress("", row.done_bytes, row.total_bytes)

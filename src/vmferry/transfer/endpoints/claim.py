@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmferry.errors import BookmarksDamaged, SourceChanged, VmferryError
 from vmferry.qemu import img
-from vmferry.qemu.places import Where, place_of, shown
+from vmferry.qemu.places import Where, shown
 from vmferry.transfer.bookmarks import Bookmarks, Journal, Record, RecordKind, SourceIdentity, proved, read
 from vmferry.transfer.contract import Transfer
 from vmferry.transfer.endpoints.destination import Opened, OpenedDestination
 from vmferry.transfer.endpoints.file import writing
+from vmferry.transfer.endpoints.location import Location, Route
 from vmferry.transfer.endpoints.ownership import Site, remove, site_of
-from vmferry.transfer.endpoints.probe import end_of
-from vmferry.transfer.endpoints.route import openings
 from vmferry.transfer.endpoints.source import OpenedSource
 from vmferry.transfer.ranges import Range, total
-
-Asked = Transfer[Where, Where]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,18 @@ class Claimed:
 
 
 @contextmanager
-def claimed(transfer: Asked, original: OpenedSource, connections: int) -> Iterator[Claimed]:
+def claimed(route: Route, original: OpenedSource, connections: int) -> Iterator[Claimed]:
     """Create the destination, or open the one that an earlier call of this transfer created. A context manager.
 
     Raises DestinationExists, DestinationChanged, DestinationInUse, DestinationTooSmall, SourceChanged,
     ExportFailed, DestinationFull, DestinationUnwritable.
     """
-    site, target = site_of(transfer.destination), _target(transfer, original.source.size)
+    transfer, site = route.transfer, site_of(route.destination)
+    target = OpenedDestination(route.destination, route.writes, original.source.size)
     target.check()
     found = _found(transfer, site, original.identity)
     with ExitStack() as stack:
-        journal = _journal(transfer, site, found, original.identity, stack)
+        journal = _journal(transfer.bookmarks, site, found, original.identity, stack)
         fresh = found is None
         if target.is_made and _remade(target, found, original):
             fresh = True
@@ -63,50 +62,45 @@ def claimed(transfer: Asked, original: OpenedSource, connections: int) -> Iterat
 
 
 @contextmanager
-def reopened(transfer: Asked, found: Bookmarks, size: int, connections: int) -> Iterator[Claimed]:
+def reopened(route: Route, found: Bookmarks, size: int, connections: int) -> Iterator[Claimed]:
     """Open the destination of `size` bytes that these bookmarks prove to be ours, to go on with it. A context manager.
 
     Raises ExportFailed, DestinationInUse, DestinationTooSmall, DestinationFull, DestinationUnwritable.
     """
     with ExitStack() as stack:
-        with writing(transfer.bookmarks):
-            journal = stack.enter_context(closing(Journal.resume(transfer.bookmarks, found)))
-        opened = stack.enter_context(_target(transfer, size).opened(connections))
+        with writing(route.transfer.bookmarks):
+            journal = stack.enter_context(closing(Journal.resume(route.transfer.bookmarks, found)))
+        opened = stack.enter_context(OpenedDestination(route.destination, route.writes, size).opened(connections))
         yield Claimed(opened, journal, found.chunks, frozenset(found.proved), resumed=True)
 
 
-def owned(transfer: Asked) -> Bookmarks | None:
+def owned(bookmarks: Path, destination: Location) -> Bookmarks | None:
     """Return the bookmarks if they prove that the file or device at the destination is ours, else None.
 
     Raises DestinationUnwritable when that cannot be found out.
     """
-    found = _bookmarks(transfer)
-    return found if found and site_of(transfer.destination).owned(found) else None
+    found = _read(bookmarks)
+    return found if found and site_of(destination).owned(found) else None
 
 
-def discard(transfer: Asked) -> None:
+def discard(bookmarks: Path, destination: Location) -> None:
     """Remove the destination if its bookmarks prove that it is ours. Raises DestinationUnwritable."""
-    if owned(transfer):
-        site_of(transfer.destination).remove()
+    if owned(bookmarks, destination):
+        site_of(destination).remove()
 
 
-def _target(transfer: Asked, size: int) -> OpenedDestination:
-    _, way = openings(end_of(transfer.source), end_of(transfer.destination))
-    return OpenedDestination(place_of(transfer.destination), way, size)
+def _read(bookmarks: Path) -> Bookmarks | None:
+    with writing(bookmarks):
+        return read(bookmarks)
 
 
-def _bookmarks(transfer: Asked) -> Bookmarks | None:
-    with writing(transfer.bookmarks):
-        return read(transfer.bookmarks)
-
-
-def _found(transfer: Asked, site: Site, source: SourceIdentity) -> Bookmarks | None:
+def _found(transfer: Transfer[Where, Where], site: Site, source: SourceIdentity) -> Bookmarks | None:
     """Return the bookmarks to go on with, or None to begin afresh.
 
     A destination of ours whose bookmarks are damaged is removed first. Raises SourceChanged, and what the site's
     refuse() raises if the destination is not ours.
     """
-    found = _bookmarks(transfer)
+    found = _read(transfer.bookmarks)
     if found is None or not site.owned(found):
         site.refuse(found, transfer.bookmarks)
         return None
@@ -119,23 +113,21 @@ def _found(transfer: Asked, site: Site, source: SourceIdentity) -> Bookmarks | N
     return found
 
 
-def _journal(transfer: Asked, site: Site, found: Bookmarks | None, source: SourceIdentity, stack: ExitStack) -> Journal:
+def _journal(bookmarks: Path, site: Site, found: Bookmarks | None, source: SourceIdentity, stack: ExitStack) -> Journal:
     """Open the bookmarks; create the destination and record it as ours if that is not done yet."""
-    with writing(transfer.bookmarks):
-        opened = (
-            Journal.begin(transfer.bookmarks, source) if found is None else Journal.resume(transfer.bookmarks, found)
-        )
+    with writing(bookmarks):
+        opened = Journal.begin(bookmarks, source) if found is None else Journal.resume(bookmarks, found)
         journal = stack.enter_context(closing(opened))
     if found is None:
         try:
             site.create()
         except VmferryError:
             with suppress(VmferryError):  # the first error is the one to tell
-                remove(transfer.bookmarks)
+                remove(bookmarks)
             raise
     if found is None or found.claim is None:
         claim = site.claim()
-        with writing(transfer.bookmarks):
+        with writing(bookmarks):
             journal.append(Record(RecordKind.CLAIM, claim))
     return journal
 

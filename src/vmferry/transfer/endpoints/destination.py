@@ -18,12 +18,12 @@ from vmferry.transfer.endpoints.adapters import Medium, MediumDestination
 from vmferry.transfer.endpoints.device import device_to_write
 from vmferry.transfer.endpoints.file import DestinationFile, writing
 from vmferry.transfer.endpoints.interface import Destination
+from vmferry.transfer.endpoints.location import Location
 from vmferry.transfer.endpoints.nbd import nbd_link
 from vmferry.transfer.endpoints.nbd_url import connecting
-from vmferry.transfer.endpoints.probe import end_of
 from vmferry.transfer.endpoints.qemu_nbd import exported
 from vmferry.transfer.endpoints.raw_file import RawFile
-from vmferry.transfer.endpoints.route import End, Opening, PlaceKind
+from vmferry.transfer.endpoints.route import Opening, PlaceKind
 
 Settle = Callable[[os.stat_result | None], None]
 WRITABLE = ("raw", "qcow2")
@@ -42,18 +42,18 @@ class Opened:
 class OpenedDestination:
     """A destination, not open yet, with the way in which it is opened."""
 
-    place: Place
+    location: Location
     way: Opening
     size: int  # of the source
 
     @property
-    def end(self) -> End:
-        return end_of(self.place)
+    def place(self) -> Place:
+        return self.location.place
 
     @property
     def is_made(self) -> bool:
         """Is there an image to make before it can be opened?"""
-        return self.way is Opening.EXPORT and (self.place.format != "raw" or self.end.kind is PlaceKind.NFS)
+        return self.way is Opening.EXPORT and (self.place.format != "raw" or self.location.kind is PlaceKind.NFS)
 
     def check(self) -> None:
         """Raise BadPlace if nothing can be written in this format, or not over TLS."""
@@ -65,7 +65,7 @@ class OpenedDestination:
     def make(self, data_bytes: int, options: Options) -> None:
         """Make an empty image there, durably. Raises DestinationTooSmall, DestinationFull, ImageToolFailed."""
         options = options if self.place.format == "qcow2" else ()
-        standing = self.end.kind not in (PlaceKind.FILE, PlaceKind.NFS)
+        standing = self.location.kind not in (PlaceKind.FILE, PlaceKind.NFS)
         with self._guard():
             if standing:
                 needed = img.required(self.place, self.size, data_bytes, options)
@@ -74,7 +74,7 @@ class OpenedDestination:
             if self.place.format == "raw":
                 img.create(self.place, 0)  # over a file on NFS that exists qemu-img keeps what was in it
             img.create(self.place, self.size, options)
-        if self.end.kind is PlaceKind.FILE:
+        if self.location.kind is PlaceKind.FILE:
             with writing(self.place.at):
                 sync(self.place.path)
 
@@ -94,7 +94,7 @@ class OpenedDestination:
 
     def _guard(self) -> AbstractContextManager[object]:
         """Keep mounts and other tools off a device while QEMU's tools write to it; for other places do nothing."""
-        return device_to_write(self.place.path) if self.end.kind is PlaceKind.DEVICE else nullcontext()
+        return device_to_write(self.place.path) if self.location.kind is PlaceKind.DEVICE else nullcontext()
 
     def _file(self, stack: ExitStack) -> Opened:
         path = self.place.path
@@ -125,7 +125,7 @@ class OpenedDestination:
 
     def _settled(self, attributes: os.stat_result | None) -> None:
         """Give an image in a file the source's owner and mode, where permitted, and make its name durable."""
-        if self.end.kind is not PlaceKind.FILE:
+        if self.location.kind is not PlaceKind.FILE:
             return
         path = self.place.path
         with writing(path):

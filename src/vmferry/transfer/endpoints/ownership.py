@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from vmferry import durable
-from vmferry.errors import DestinationChanged, DestinationExists, DestinationUnwritable, SourceUnreadable
+from vmferry.errors import DestinationChanged, DestinationExists, DestinationUnwritable
 from vmferry.qemu.img import absent
-from vmferry.qemu.places import Place, Where, place_of
+from vmferry.qemu.places import Place
 from vmferry.transfer.bookmarks import Bookmarks
 from vmferry.transfer.endpoints.file import writing
-from vmferry.transfer.endpoints.probe import claim_of, end_of
+from vmferry.transfer.endpoints.location import Location
+from vmferry.transfer.endpoints.probe import claim_of
 from vmferry.transfer.endpoints.route import PlaceKind
 
 
@@ -41,16 +42,12 @@ class Site(Protocol):
         """Remove the destination durably, if it is of a kind that transfers create; it may be gone already."""
 
 
-def site_of(destination: Where) -> Site:
-    """Return the site for a destination's kind. Raises DestinationUnwritable if the kind cannot be found out."""
-    place = place_of(destination)
-    try:
-        kind = end_of(place).kind
-    except SourceUnreadable as error:
-        raise DestinationUnwritable(path=place.shown, reason=error.fields["reason"]) from error
-    if kind is PlaceKind.FILE:
+def site_of(destination: Location) -> Site:
+    """Return the site for a destination's kind."""
+    place = destination.place
+    if destination.kind is PlaceKind.FILE:
         return FileSite(place.path)
-    return NfsSite(place) if kind is PlaceKind.NFS and not place.exists else StandingSite(place)
+    return NfsSite(place) if destination.kind is PlaceKind.NFS and not place.exists else StandingSite(place)
 
 
 class FileSite:

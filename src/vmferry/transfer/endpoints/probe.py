@@ -1,4 +1,4 @@
-"""What kind of storage a place is, and what tells it from all others."""
+"""What tells a file or device from all others, also when it has changed."""
 
 from __future__ import annotations
 
@@ -8,31 +8,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from vmferry.qemu.places import Place, Scheme, Where, place_of
-from vmferry.transfer.endpoints.file import reading
-from vmferry.transfer.endpoints.route import End, PlaceKind
+from vmferry.qemu.places import Place, Scheme
 
-_KINDS = {
-    Scheme.NBD: PlaceKind.NBD,
-    Scheme.ISCSI: PlaceKind.ISCSI,
-    Scheme.NFS: PlaceKind.NFS,
-    Scheme.JSON: PlaceKind.JSON,
-}
 _NAMES = ("dm/uuid", "wwid", "device/wwid", "serial", "device/serial", "loop/backing_file")
 _SYS = Path("/sys/dev/block")
-
-
-def end_of(where: Where) -> End:
-    """Return kind and format of a place; a path that does not exist counts as a file. Raises SourceUnreadable."""
-    place = place_of(where)
-    if place.scheme is not Scheme.PATH:
-        return End(_KINDS[place.scheme], place.format)
-    with reading(place.at):
-        try:
-            device = stat.S_ISBLK(place.path.stat().st_mode)
-        except FileNotFoundError:
-            device = False
-    return End(PlaceKind.DEVICE if device else PlaceKind.FILE, place.format)
 
 
 def digest(*facts: object) -> bytes:

@@ -11,17 +11,18 @@ from functools import partial
 from vmferry.errors import BadPlace, SourceChanged, SourceInUse
 from vmferry.qemu.img import ImageInfo, Options, look
 from vmferry.qemu.locks import guard_reading
-from vmferry.qemu.places import Place, Where, place_of, shown
+from vmferry.qemu.places import Place, Where, shown
 from vmferry.transfer.bookmarks import SourceIdentity
 from vmferry.transfer.endpoints.adapters import MediumSource
 from vmferry.transfer.endpoints.device import device_to_read
 from vmferry.transfer.endpoints.file import SourceFile, reading
 from vmferry.transfer.endpoints.interface import Source
+from vmferry.transfer.endpoints.location import Location, Route, locate
 from vmferry.transfer.endpoints.nbd import nbd_link
 from vmferry.transfer.endpoints.nbd_url import connecting
-from vmferry.transfer.endpoints.probe import device_facts, digest, end_of, file_facts
+from vmferry.transfer.endpoints.probe import device_facts, digest, file_facts
 from vmferry.transfer.endpoints.qemu_nbd import exported
-from vmferry.transfer.endpoints.route import Opening, PlaceKind, opening, openings
+from vmferry.transfer.endpoints.route import Opening, PlaceKind, opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +39,29 @@ class OpenedSource:
 
 
 @contextmanager
-def opened_source(
-    source: Where, destination: Where, connections: int, *, grows: bool = False
-) -> Iterator[OpenedSource]:
-    """Open the source of a copy to that destination; if it grows, what is there so far. A context manager.
+def opened_source(route: Route, connections: int) -> Iterator[OpenedSource]:
+    """Open the source of a copy; if it grows, what is there so far. A context manager.
 
     Raises SourceUnreadable, SourceInUse, ExportFailed, BadPlace.
     """
-    way, _ = openings(end_of(source), end_of(destination))
-    with _opened(source, way, connections) as found:
-        yield _growing(found, shown(source)) if grows else found
+    with _opened(route.source, route.reads, connections) as found:
+        yield _growing(found, shown(route.source.where)) if route.transfer.grows else found
 
 
 @contextmanager
 def opened_alone(source: Where, connections: int) -> Iterator[OpenedSource]:
     """Open a place for its content, a bare path for its bytes. A context manager. Raises as opened_source does."""
-    with _opened(source, opening(end_of(source)), connections) as found:
+    location = locate(source)
+    with _opened(location, opening(location.end), connections) as found:
         yield found
 
 
 @contextmanager
-def _opened(where: Where, way: Opening, connections: int) -> Iterator[OpenedSource]:
-    place = place_of(where)
+def _opened(location: Location, way: Opening, connections: int) -> Iterator[OpenedSource]:
+    place = location.place
     with ExitStack() as stack:
         if way is Opening.FILE:
-            yield _file(where, stack)
+            yield _file(location, stack)
         elif way is Opening.DEVICE:
             yield _device(place, stack)
         elif way is Opening.NBD:
@@ -71,15 +70,15 @@ def _opened(where: Where, way: Opening, connections: int) -> Iterator[OpenedSour
             source = MediumSource(link, place.shown)
             yield OpenedSource(source, SourceIdentity(link.size, 0, 0, digest("url", place.shown)), _untold)
         else:
-            yield _image(place, connections, stack)
+            yield _image(location, connections, stack)
 
 
-def _file(where: Where, stack: ExitStack) -> OpenedSource:
+def _file(location: Location, stack: ExitStack) -> OpenedSource:
     """Open a local file for its bytes. The caller makes sure that nobody writes to a bare path; a Place is guarded.
 
     Raises SourceInUse, or BadPlace if a qcow2 keeps its data in another file.
     """
-    place = place_of(where)
+    place, where = location.place, location.where
     source = stack.enter_context(SourceFile(place.path if isinstance(where, Place) else where))
     if isinstance(where, Place):
         with reading(place.at):
@@ -100,13 +99,13 @@ def _device(place: Place, stack: ExitStack) -> OpenedSource:
     return OpenedSource(MediumSource(device, place.at), identity, _untold)
 
 
-def _image(place: Place, connections: int, stack: ExitStack) -> OpenedSource:
+def _image(location: Location, connections: int, stack: ExitStack) -> OpenedSource:
+    place = location.place
     link = stack.enter_context(exported(place, connections, writable=False))
     seen = look(place)
     mine = identity_of_image(place, seen)
-    local = end_of(place).kind is PlaceKind.FILE
     with reading(place.shown):
-        attributes = place.path.stat() if local else None
+        attributes = place.path.stat() if location.kind is PlaceKind.FILE else None
     source = MediumSource(link, place.shown)
     return OpenedSource(source, mine, partial(_confirm_image, place, mine), None, attributes, seen.options)
 
