@@ -167,8 +167,8 @@ class Torture:
             wait_for(lambda: self._over(job) or self.drawn.step in self.ferry.steps(job), self.drawn.step, REACHED_S)
         time.sleep(self.drawn.delay_s)  # the moment is what is random here; nothing is waited for
         report.step = "" if self._over(job) else self.ferry.step(job)
-        if self.drawn.act.stale and not report.step:
-            report.act += ", and the job was over before"  # it would name files that are gone for good
+        if self.drawn.act.stale and (not report.step or not self._as_before()):
+            report.act += ", and the source had gone before"  # it would name files that are gone for good
             report.libvirt = "not done"
             return
         try:
@@ -181,6 +181,9 @@ class Torture:
             report.libvirt = str(error)
         report.until = "" if self._over(job) else self.ferry.step(job)
         self.ferry.run("job", "limit", job, "none")
+
+    def _as_before(self) -> bool:
+        return all(image.exists() for image in images_in(self.scene.before).values())
 
     def _over(self, job: str) -> bool:
         return self.ferry.state(job) in ENDS
@@ -358,6 +361,8 @@ class Judge:
         if not self.report.outcome.endswith(("done", "undone")):
             return
         named = self.scene.domain.XMLDesc(0) + "".join(s.getXMLDesc(0) for s in self.scene.domain.listAllSnapshots())
+        if saved_at(self.scene).exists():
+            named += self.scene.domain.connect().saveImageGetXMLDesc(str(saved_at(self.scene)))
         for host in self.hosts:
             for name in host.storages:
                 for path in (host.storage(name) / self.guest.name).rglob("*vmferry-*"):

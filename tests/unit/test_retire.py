@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.records import JOB
 from tests.support.worlds import SOURCE, UUID, Bench, Scenario, at
 
 from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.hosts.simulator.world import File, Machine
+from vmferry.manager.jobs.journal import with_remarks
+from vmferry.migration.facts import JobFacts
 from vmferry.migration.strategies import STRATEGIES
 from vmferry.model import JobState, Placed, Power, Technology
 from vmferry.model.names import maker_of
@@ -109,8 +113,8 @@ def test_a_user_who_comes_between_two_files_keeps_the_second_one() -> None:
     assert FILES[1] not in bench.world.files
 
 
-def cloned_meanwhile(bench: Bench, how: str) -> list[Path]:
-    """Have somebody need the overlay of vdb, once, while the base is compared. The overlay is listed then."""
+def cloned_meanwhile(bench: Bench, how: str, newest: int = 0) -> list[Path]:
+    """Have somebody need the overlay of vdb, once, when this round has begun. The overlay is listed then."""
     cloned: list[Path] = []
 
     def hook(moment: Moment, _: World) -> None:
@@ -118,7 +122,9 @@ def cloned_meanwhile(bench: Bench, how: str) -> list[Path]:
             return
         if (live := bench.world.machine(UUID).live) is not None:
             active = live.disks["vdb"].path
-            assert isinstance(active, Path) and active.name.endswith(".vmferry-abcd2345.r0.qcow2")
+            if f".r{newest}." not in str(active):
+                return
+            assert isinstance(active, Path) and active.name.endswith(f".vmferry-abcd2345.r{newest}.qcow2")
             cloned.append(active)
             comes(bench.world, active, how)
 
@@ -153,10 +159,33 @@ def test_an_overlay_of_the_job_that_somebody_has_cloned_stays_with_all_that_it_l
     assert json.loads(str(bench.known[f"outcome:{FILES[0]}"]))["fate"] != "stays"
 
 
-@pytest.mark.parametrize("technology", (Technology.LIVE, Technology.QUICK, Technology.LIVE_RELOCATION))
-def test_an_overlay_that_an_image_lies_on_stays_when_the_job_is_undone(technology: Technology) -> None:
-    bench = Bench(Scenario(technology, Power.RUNNING), cancel_at=STRATEGIES[technology].names.index("Rounds"))
-    cloned = cloned_meanwhile(bench, "overlay")
+@pytest.mark.parametrize(
+    ("technology", "newest"),
+    [(Technology.LIVE, 0), (Technology.QUICK, 0), (Technology.QUICK, 1), (Technology.LIVE_RELOCATION, 0)],
+)
+def test_an_overlay_that_an_image_lies_on_stays_with_those_below_it_when_the_job_is_undone(
+    technology: Technology, newest: int
+) -> None:
+    after = STRATEGIES[technology].names.index("Rounds") + 1
+    bench = Bench(Scenario(technology, Power.RUNNING, rounds=1), cancel_at=after)
+    cloned = cloned_meanwhile(bench, "overlay", newest)
     assert bench.run() is JobState.UNDONE
-    assert cloned[0] in bench.world.files
-    assert [path for path in bench.world.files if maker_of(Path(str(path)).name)] == [cloned[0]]
+    names = [cloned[0].name.replace(f".r{newest}.", f".r{round_}.") for round_ in range(newest + 1)]
+    assert sorted(Path(str(path)).name for path in bench.world.files if maker_of(Path(str(path)).name)) == names
+    assert bench.known["stayed"] == [str(cloned[0].with_name(name)) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (JobState.UNDONE, "x; left out, its file being gone: sda; not removed, since somebody's image or saved"),
+        (JobState.STUCK, "x; left out, its file being gone: sda"),
+        (JobState.DONE, "x"),
+    ],
+)
+def test_the_sentence_of_an_undone_job_tells_what_was_left_out_and_what_stays(state: JobState, told: str) -> None:
+    facts = JobFacts.of({"ejected": ["sda"], "stayed": ["/new/a.vmferry-abcd2345.r0.qcow2"]})
+    sentence = with_remarks(replace(JOB, state=state, sentence="x"), facts).sentence
+    assert sentence.startswith(told)
+    assert ("/new/a.vmferry-abcd2345.r0.qcow2" in sentence) == (state is JobState.UNDONE)
+    assert with_remarks(replace(JOB, state=state, sentence=""), facts).sentence == ""

@@ -110,12 +110,16 @@ def receipt_of(job: Job, store: Store) -> Receipt:
     return replace(receipt, checksum=checksum(json.loads(dump(receipt))))
 
 
-def with_ejected(view: JobView, facts: JobFacts) -> JobView:
-    """Add the ejected discs to a job's sentence, if it has one; a job that is done has them in its receipt."""
-    discs = facts.ejected
-    if not discs or not view.sentence:
+def with_remarks(view: JobView, facts: JobFacts) -> JobView:
+    """Add ejected discs and overlays that stay to the sentence of a job; one that is done has them in its receipt."""
+    if view.state is JobState.DONE or not view.sentence:
         return view
-    return replace(view, sentence=f"{view.sentence}; left out, its file being gone: {', '.join(discs)}")
+    remarks = [view.sentence]
+    if facts.ejected:
+        remarks.append(f"left out, its file being gone: {', '.join(facts.ejected)}")
+    if facts.stayed and view.state is JobState.UNDONE:
+        remarks.append(f"not removed, since somebody's image or saved memory needs it: {', '.join(facts.stayed)}")
+    return replace(view, sentence="; ".join(remarks))
 
 
 def _disk(job: Job, disk: DiskMove) -> DiskReceipt:

@@ -25,7 +25,7 @@ from vmferry.manager.jobs.admission import Admission, check_limits
 from vmferry.manager.jobs.control import JobControl, Stopped, StoredFacts
 from vmferry.manager.jobs.engine import Engine
 from vmferry.manager.jobs.failover import Failover
-from vmferry.manager.jobs.journal import JobJournal, past_return, past_stand, plan_changed, with_ejected
+from vmferry.manager.jobs.journal import JobJournal, past_return, past_stand, plan_changed, with_remarks
 from vmferry.manager.jobs.resolve import host_of, resolution, with_facts
 from vmferry.manager.limits.shared import Limits
 from vmferry.manager.limits.slots import jobs_at_once
@@ -384,7 +384,7 @@ class Jobs:
     def _view(self, row: Row) -> JobView:
         view = row.view(self._progress(row), self._store.journal(row.id))
         facts = JobFacts.of(self._store.facts(row.id))
-        return with_facts(with_ejected(replace(view, notices=self._store.notices(row.id)), facts), facts)
+        return with_facts(with_remarks(replace(view, notices=self._store.notices(row.id)), facts), facts)
 
     def _opened_or_closed(self) -> None:
         """Wake watchers and dispatcher, since a calendar lets queued jobs begin, or no longer."""

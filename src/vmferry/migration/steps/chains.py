@@ -7,7 +7,7 @@ from pathlib import Path
 from vmferry.errors import ChainChanged, NoSuchVm
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.step import Job
-from vmferry.model import Disk, DiskMove, Where
+from vmferry.model import Disk, DiskMove, Leaving, Lost, UserKind, Where
 from vmferry.model.chains import DiskChain, Expected, Layer, differences
 
 
@@ -20,6 +20,37 @@ def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
     """Return the overlays that may exist for a disk, newest first, from round `newest` (default: the highest begun)."""
     last = rounds(job) if newest is None else newest
     return [job.overlay(disk, round_) for round_ in range(last, -1, -1)]
+
+
+def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
+    """Return the job's overlays at the source that somebody needs, with those below them, and note them.
+
+    Who asked libvirt for the VM's image while it was frozen was told of an overlay. `moved`: the VM runs, or would
+    start, from the destination; else it is back on what lay below the overlays, and only other files are asked about.
+    """
+    if job.lost is Lost.SOURCE:
+        return frozenset()
+    chains = [[path for path in overlays(job, disk) if job.host.exists(path)] for disk in job.frozen_disks]
+    own = {overlay: chain for chain in chains for overlay in chain}
+    if not own:
+        return frozenset()
+    users = [user for user in job.ask(job.host, list(own), near(job, *own)) if moved or user.kind is UserKind.IMAGE]
+    needed = Leaving(job.uuid, frozenset(), frozenset(), job=job.id, moved=moved)
+    stay = {
+        below
+        for overlay, chain in own.items()
+        if needed.others([user for user in users if user.file == overlay])
+        for below in chain[chain.index(overlay) :]
+    }
+    if stay:
+        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
+    return frozenset(stay)
+
+
+def near(job: Job, *files: Path) -> list[Path]:
+    """Return where images may lie that need these files: their folders, and on one host those that are gone to."""
+    theirs = () if job.plan.relocates else (path.parent for path in job.paths().values())
+    return sorted({*(file.parent for file in files), *theirs})
 
 
 def sources(job: Job) -> dict[str, list[Where]]:

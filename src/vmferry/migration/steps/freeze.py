@@ -9,11 +9,11 @@ from pathlib import Path
 from vmferry.errors import NoSuchVm, StillNamed, VmUndefined
 from vmferry.hosts.records import Quiesced
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
-from vmferry.migration.steps.chains import overlays, prove, rounds
+from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove, rounds
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
 from vmferry.migration.steps.progress import ControlWatch, phase, spare_source
 from vmferry.migration.steps.step import Job, Step, power_of
-from vmferry.model import MIRRORS, DiskMove, JobState, Leaving, Power, Technology, UserKind
+from vmferry.model import MIRRORS, DiskMove, JobState, Power, Technology
 
 QUIESCE_S = 5.0
 THAW_S = 300.0
@@ -82,12 +82,13 @@ class Freeze(Step):
             thaw(job)
         job.facts.frozen = False
         put_home(job)
+        staying = overlays_that_stay(job, moved=False)
         for disk in job.frozen_disks:
             for overlay in reversed(overlays(job, disk)):
                 if users := job.host.users(overlay):
                     names = ", ".join(job.host.vm(user).name for user in users)
                     raise StillNamed(host=job.host.name, path=overlay, users=names)
-                if not _cloned(job, overlay):
+                if overlay not in staying:
                     job.host.remove(overlay)
 
     def found(self, job: Job) -> bool:
@@ -95,14 +96,6 @@ class Freeze(Step):
         if frozen:
             job.facts.frozen = True
         return frozen and not job.facts.thaw_owed
-
-
-def _cloned(job: Job, overlay: Path) -> bool:
-    """Tell whether an image that is none of the job's lies on this overlay: libvirt told of it as the VM's image."""
-    if not job.host.exists(overlay):
-        return False
-    images = [user for user in job.ask(job.host, [overlay], [overlay.parent]) if user.kind is UserKind.IMAGE]
-    return bool(Leaving(job.uuid, frozenset(), frozenset(), job=job.id).others(images))
 
 
 def put_home(job: Job) -> None:

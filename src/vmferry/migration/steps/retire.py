@@ -10,7 +10,7 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps import pools
-from vmferry.migration.steps.chains import overlays
+from vmferry.migration.steps.chains import near, overlays, overlays_that_stay
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
@@ -36,7 +36,7 @@ class Retire(Step):
             job.there.end_serving()
             job.host.remove(job.saved)
         keep = job.plan.keep_source and job.lost is not Lost.SOURCE
-        staying = _staying(job)
+        staying = overlays_that_stay(job, moved=True)
         for disk in job.frozen_disks:
             own = overlays(job, disk)
             if keep and staying.isdisjoint(own):  # a way back as of the cut-over
@@ -125,36 +125,6 @@ def _going(job: Job) -> Iterator[SourceFileFate]:
     yield from (source for source in job.plan.sources if source.goes)
 
 
-def _staying(job: Job) -> frozenset[Path]:
-    """Return the job's overlays at the source that somebody needs, with those below them, and note them.
-
-    Who asked libvirt for the VM's image while it was frozen was told of an overlay.
-    """
-    if job.lost is Lost.SOURCE:
-        return frozenset()
-    chains = [[path for path in overlays(job, disk) if job.host.exists(path)] for disk in job.frozen_disks]
-    own = {overlay: chain for chain in chains for overlay in chain}
-    if not own:
-        return frozenset()
-    users = job.ask(job.host, list(own), _folders(job, *own))
-    needed = Leaving(job.uuid, frozenset(), frozenset(), job=job.id, moved=True)
-    stay = {
-        below
-        for overlay, chain in own.items()
-        if needed.others([user for user in users if user.file == overlay])
-        for below in chain[chain.index(overlay) :]
-    }
-    if stay:
-        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
-    return frozenset(stay)
-
-
-def _folders(job: Job, *files: Path) -> list[Path]:
-    """Return where images may lie that need these files: their folders, and on one host those that are gone to."""
-    theirs = () if job.plan.relocates else (path.parent for path in job.paths().values())
-    return sorted({*(file.parent for file in files), *theirs})
-
-
 def _asked(job: Job, source: SourceFileFate, staying: frozenset[Path], own: Collection[Where] = ()) -> SourceFileFate:
     """Return a source file's fate as it is now, and note it: it may have got a user, or its link may lead elsewhere.
 
@@ -173,7 +143,7 @@ def _why_it_stays(job: Job, source: SourceFileFate, staying: frozenset[Path], ow
     if entry is not None and entry.path != data:
         return f"it leads to {entry.path} now"
     leaving = Leaving(job.uuid, frozenset(), frozenset(own), job=job.id, staying=staying, moved=True)
-    others = leaving.others(job.ask(job.host, [data], _folders(job, data)))
+    others = leaving.others(job.ask(job.host, [data], near(job, data)))
     return f"needed by {listed(others)}" if others else ""
 
 
