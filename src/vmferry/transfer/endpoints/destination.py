@@ -1,4 +1,7 @@
-"""The destination of a copy, open to be written."""
+"""The destination of a copy, open to be written.
+
+What needs libnbd is imported where it is used: libnbd has no wheel, and a copy from file to file does without it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,6 @@ from vmferry.transfer.endpoints.device import device_to_write
 from vmferry.transfer.endpoints.file import DestinationFile, writing
 from vmferry.transfer.endpoints.interface import Destination
 from vmferry.transfer.endpoints.location import Location
-from vmferry.transfer.endpoints.nbd import nbd_link
-from vmferry.transfer.endpoints.nbd_url import connecting
-from vmferry.transfer.endpoints.qemu_nbd import exported
 from vmferry.transfer.endpoints.raw_file import RawFile
 from vmferry.transfer.endpoints.route import Opening, PlaceKind
 
@@ -112,9 +112,14 @@ class OpenedDestination:
 
     def _medium(self, connections: int, stack: ExitStack) -> Medium:
         if self.way is Opening.EXPORT:
+            from vmferry.transfer.endpoints.qemu_nbd import exported
+
             stack.enter_context(self._guard())
             return stack.enter_context(exported(self.place, connections, writable=True))
         if self.way is Opening.NBD:
+            from vmferry.transfer.endpoints.nbd import nbd_link
+            from vmferry.transfer.endpoints.nbd_url import connecting
+
             with writing(self.place.shown):
                 return stack.enter_context(nbd_link(connecting(self.place), connections))
         device = stack.enter_context(device_to_write(self.place.path))

@@ -1,4 +1,7 @@
-"""The source of a copy, open, with a check that it is still the same."""
+"""The source of a copy, open, with a check that it is still the same.
+
+What needs libnbd is imported where it is used: libnbd has no wheel, and a copy from file to file does without it.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,7 @@ from vmferry.transfer.endpoints.device import device_to_read
 from vmferry.transfer.endpoints.file import SourceFile, reading
 from vmferry.transfer.endpoints.interface import Source
 from vmferry.transfer.endpoints.location import Location, Route, locate
-from vmferry.transfer.endpoints.nbd import nbd_link
-from vmferry.transfer.endpoints.nbd_url import connecting
 from vmferry.transfer.endpoints.probe import device_facts, digest, file_facts
-from vmferry.transfer.endpoints.qemu_nbd import exported
 from vmferry.transfer.endpoints.route import Opening, PlaceKind, opening
 
 
@@ -65,6 +65,9 @@ def _opened(location: Location, way: Opening, connections: int) -> Iterator[Open
         elif way is Opening.DEVICE:
             yield _device(place, stack)
         elif way is Opening.NBD:
+            from vmferry.transfer.endpoints.nbd import nbd_link
+            from vmferry.transfer.endpoints.nbd_url import connecting
+
             with reading(place.shown):
                 link = stack.enter_context(nbd_link(connecting(place), connections))
             source = MediumSource(link, place.shown)
@@ -100,6 +103,8 @@ def _device(place: Place, stack: ExitStack) -> OpenedSource:
 
 
 def _image(location: Location, connections: int, stack: ExitStack) -> OpenedSource:
+    from vmferry.transfer.endpoints.qemu_nbd import exported
+
     place = location.place
     link = stack.enter_context(exported(place, connections, writable=False))
     seen = look(place)
