@@ -12,9 +12,9 @@ RUN_PACKAGES := libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
 LAB_PACKAGES := busybox-static cpio gcc libc6-dev iproute2 util-linux xfsprogs e2fsprogs kmod
 TEST_PACKAGES := libnbd-bin nbdkit gnutls-bin openssl qemu-block-extra tgt nfs-ganesha nfs-ganesha-vfs rpcbind \
 	btrfs-progs exfatprogs exfat-fuse swtpm swtpm-tools ovmf git \
-	qemu-guest-agent procps socat stunnel4 fio rsync postgresql
+	qemu-guest-agent procps socat stunnel4 fio rsync postgresql libvirt-dev pkg-config
 
-.PHONY: help demo test long check format lint types unit block libvirt bench chart clean
+.PHONY: help demo test long check format lint types unit block libvirt pythons bench chart clean
 
 help:  ## this list; it changes nothing
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ test: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 test: packages $(READY)  ## everything, guests side by side; each family has a budget in seconds
 	timeout 300 $(MAKE) --no-print-directory format-check lint types
 	timeout 1500 $(BIN)/pytest -q -n 4 --dist worksteal tests/unit tests/block
+	timeout 900 $(BIN)/python -m tests.support.pythons
 	timeout 3300 $(BIN)/pytest -q -n 3 --dist loadgroup -m "not long" tests/libvirt
 	@echo "make long runs the rest: VMs as they are and faults between two hosts, agents, processors, giving way, the other"
 	@echo "halves of what runs here in part (kinds of storage, steps to cancel at), 30 kills of each technology, 200 jobs in"
@@ -67,6 +68,10 @@ block: $(READY)  ## real files, devices, servers and networks, no guest
 libvirt: $(READY)  ## real guests, the long tests included
 	$(BIN)/pytest -q -n 3 --dist worksteal tests/libvirt
 
+pythons: PACKAGES := libvirt-dev pkg-config gcc libc6-dev
+pythons: packages $(READY)  ## the wheel and the unit family on each other Python that is here, 3.11 to 3.14
+	$(BIN)/python -m tests.support.pythons
+
 bench: PACKAGES := $(RUN_PACKAGES) $(LAB_PACKAGES) $(TEST_PACKAGES)
 bench: packages $(READY)  ## against virsh, cp, rsync, qemu-img, nbdcopy and the device's limit, in one run
 	$(BIN)/python -m tests.bench
@@ -89,4 +94,4 @@ chart: $(READY)  ## the folders' chart in docs/architecture.md, from the list th
 	$(BIN)/python -m tests.support.chart
 
 clean:  ## remove what make made in this folder
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-pythons build dist .mypy_cache .ruff_cache .pytest_cache
