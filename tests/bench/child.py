@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vmferry.transfer import Place, Transfer, Unwatched, Where, compare, copy, forget
+from vmferry.transfer import AnyPlace, Place, Transfer, Unwatched, compare, copy, forget
 
 from .table import Sample
 from .tools import Asked
@@ -27,15 +27,15 @@ def child(asked: Asked) -> Sample:
     return told
 
 
-def _transfer(asked: Asked, number: int) -> Transfer[Where, Where]:
+def _transfer(asked: Asked, number: int) -> Transfer[AnyPlace, AnyPlace]:
     source, at = asked.pairs[number]
     bookmarks = Path(f"{asked.bookmarks}.{number}")
     if "://" not in at:
-        return Transfer[Where, Where](Path(source), Path(at), bookmarks)
-    return Transfer[Where, Where](Place(source), Place(at, tls=Path(asked.tls) if asked.tls else None), bookmarks)
+        return Transfer[AnyPlace, AnyPlace](Path(source), Path(at), bookmarks)
+    return Transfer[AnyPlace, AnyPlace](Place(source), Place(at, tls=Path(asked.tls) if asked.tls else None), bookmarks)
 
 
-def _carry(transfer: Transfer[Where, Where], *, compared: bool) -> None:
+def _carry(transfer: Transfer[AnyPlace, AnyPlace], *, compared: bool) -> None:
     copy(transfer, Unwatched())
     if compared:
         compare(transfer, Unwatched())

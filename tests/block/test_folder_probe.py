@@ -137,7 +137,7 @@ def test_a_folder_whose_name_is_no_text_is_told_of_all_the_same(open_place: Path
 
 @ROOT
 def test_a_storage_that_does_not_answer_is_a_finding(open_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_probe, "LOOK_S", 0.0)
+    monkeypatch.setattr(folder_probe, "PROBE_TIMEOUT_S", 0.0)
     (found,) = probe(open_place, USE, NOBODY)
     assert "did not answer" in found.what
 

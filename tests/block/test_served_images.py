@@ -76,7 +76,7 @@ def test_over_a_slow_link_an_image_is_read_through_a_tunnel_and_the_rest_of_it_d
     tls, _ = Realm(tmp_path / "realm").certificate("host1", Role.AGENT)
     run = Path(tempfile.mkdtemp(prefix="vmferry-test-"))  # a socket's path is short
     crossing = TunnelTransport("test:///default", tls, run)
-    ways = {speed: Exports(ExportAddress("127.0.0.1", tls.path, speed), crossing.lead) for speed in (GBIT_S, 10**10)}
+    ways = {speed: Exports(ExportAddress("127.0.0.1", tls.path, speed), crossing.expose) for speed in (GBIT_S, 10**10)}
     try:
         slow, fast = (exports.serve("abcd2345", image, "host1") for exports in ways.values())
         assert slow.through

@@ -22,7 +22,7 @@ from vmferry.errors import (
     SourceInUse,
     VmferryError,
 )
-from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, Where, compare, copy, drop, root_hash_of, unchanged
+from vmferry.transfer import CHUNK, AnyPlace, Place, Transfer, Unwatched, compare, copy, drop, root_hash_of, unchanged
 from vmferry.transfer.endpoints import qemu_nbd as exporting_module
 from vmferry.transfer.engine import copy_loop as copying_module
 
@@ -49,7 +49,7 @@ def source_file(folder: Path) -> Path:
     return image(folder / "from", DISK)
 
 
-def moving(source: Where, destination: Where, folder: Path) -> Transfer[Where, Where]:
+def moving(source: AnyPlace, destination: AnyPlace, folder: Path) -> Transfer[AnyPlace, AnyPlace]:
     return Transfer(source, destination, folder / "state" / "bookmarks")
 
 

@@ -37,7 +37,7 @@ HAS_FLAGS, SEND_FLUSH, SEND_ZEROES = 1, 4, 64
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_connection, "QUIET_S", 0.5)
     monkeypatch.setattr(nbd_connection, "LONGEST_S", 5.0)
-    monkeypatch.setattr(nbd_connection, "_LOOK_MS", 100)
+    monkeypatch.setattr(nbd_connection, "_SILENCE_POLL_MS", 100)
 
 
 @contextmanager

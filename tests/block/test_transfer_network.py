@@ -12,7 +12,7 @@ import pytest
 from tests.support.nbd_servers import iscsi_target, nfs_server
 from tests.support.places import image
 
-from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, Where, compare, copy, root_hash_of
+from vmferry.transfer import CHUNK, AnyPlace, Place, Transfer, Unwatched, compare, copy, root_hash_of
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def test_over_iscsi_there_and_back(disk: Path, tmp_path: Path, format_: str) -> 
     lun.write_bytes(JUNK)
     with iscsi_target(lun, tmp_path) as url:
         there = Place(url, format_)
-        transfer: Transfer[Where, Where] = Transfer(disk, there, tmp_path / "bookmarks")
+        transfer: Transfer[AnyPlace, AnyPlace] = Transfer(disk, there, tmp_path / "bookmarks")
         copied = copy(transfer, Unwatched())
         assert compare(transfer, Unwatched()).recopied_chunks == 0
         assert copied.root_hash == root_hash_of(disk, Unwatched())

@@ -12,7 +12,7 @@ import pytest
 from tests.support.filesystems import MIB, extents, mounted, write_at
 from tests.support.nbd_servers import iscsi_target, nbd_on_socket
 
-from vmferry.transfer import Place, Transfer, Unwatched, Where, compare, copy, root_hash_of
+from vmferry.transfer import AnyPlace, Place, Transfer, Unwatched, compare, copy, root_hash_of
 
 pytestmark = pytest.mark.slow
 
@@ -89,11 +89,13 @@ def test_a_tebibyte_with_little_data_takes_the_time_of_the_little(there: str, tm
     os.truncate(behind, TIB)
     with nbd_on_socket(behind, tmp_path) if there == "nbd" else nullcontext(str(tmp_path / "new")) as at:
         destination = Place(at, "qcow2" if there == "qcow2" else "raw")
-        transfer: Transfer[Where, Where] = Transfer(Place(str(source), "qcow2"), destination, tmp_path / "bookmarks")
+        transfer: Transfer[AnyPlace, AnyPlace] = Transfer(
+            Place(str(source), "qcow2"), destination, tmp_path / "bookmarks"
+        )
         copied = copy(transfer, Unwatched())
         tables = 2 * MIB if there == "qcow2" else 0  # a file of the same format is copied with its tables
         assert 8 * MIB <= copied.copied_bytes <= 8 * MIB + tables
-        hashed: Where = Path(at) if there == "qcow2" else destination  # that of a file is of its bytes
+        hashed: AnyPlace = Path(at) if there == "qcow2" else destination  # that of a file is of its bytes
         assert compare(transfer, Unwatched()).root_hash == copied.root_hash == root_hash_of(hashed, Unwatched())
 
 

@@ -273,7 +273,7 @@ def test_one_whose_end_could_not_be_recorded_is_taken_up_again(
             raise OSError(fails.pop(), "the disk with the records is full")
         return change(transfer, to, *args, **columns)
 
-    monkeypatch.setattr("vmferry.manager.transfers.runner.LOOK_S", 0.05)
+    monkeypatch.setattr("vmferry.manager.transfers.runner.QUEUE_POLL_S", 0.05)
     monkeypatch.setattr(store, "change", full)
     service.submit("aaaa")
     assert service.reach("aaaa", S.TRANSFERRED).done_bytes > 0

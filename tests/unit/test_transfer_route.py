@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vmferry.transfer import Place, Unwatched, Where
+from vmferry.transfer import AnyPlace, Place, Unwatched
 from vmferry.transfer import standalone as standalone_copy
 from vmferry.transfer.endpoints import location
 from vmferry.transfer.endpoints.location import Location, locate
@@ -50,9 +50,9 @@ def test_gaps_are_what_the_ranges_leave(ranges: list[Range], left: list[Range]) 
 
 
 def test_a_copy_asks_each_of_its_places_once_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Where] = []
+    asked: list[AnyPlace] = []
 
-    def counted(where: Where) -> Location:
+    def counted(where: AnyPlace) -> Location:
         asked.append(where)
         return locate(where)
 

@@ -48,7 +48,7 @@ Info = TypedDict(
 
 SMALL_BYTES = 128 << 20
 """Bytes of an overlay that the page cache takes without pushing out what guests of the host have in it."""
-LOOK_S = 30
+INFO_TIMEOUT_S = 30
 """Seconds for looking at an image: a server that does not answer must not hold up a list of VMs."""
 
 
@@ -134,8 +134,8 @@ def mend(place: Place) -> bool:
 def required(place: Place, size: int, data_bytes: int, options: Options) -> int:
     """Return the bytes that an image of this size with so much data takes. Raises ImageToolFailed."""
     words = ("measure", "--output=json", "-O", place.format, *_given(options), "--size", str(size))
-    told = json.loads(run(*words, patience_s=_CREATE_S, shown=place.shown))
-    return int(told["required"]) + data_bytes
+    measured = json.loads(run(*words, patience_s=_CREATE_S, shown=place.shown))
+    return int(measured["required"]) + data_bytes
 
 
 def _given(options: Options) -> list[str]:
@@ -153,10 +153,10 @@ def _options(layer: dict[str, object]) -> Options:
     """Return the options that a qcow2 image was made with, to make another like it; none for other formats."""
     if layer.get("format") != "qcow2":
         return ()
-    told = _specific(layer)
+    specific = _specific(layer)
     # compat 0.10 has none of the others, and qemu-img create refuses them with it
-    names = {"compat": "compat"} if told.get("compat") == "0.10" else _CARRIED
-    found = [(ours, _word(told[theirs])) for theirs, ours in names.items() if theirs in told]
+    names = {"compat": "compat"} if specific.get("compat") == "0.10" else _CARRIED
+    found = [(ours, _word(specific[theirs])) for theirs, ours in names.items() if theirs in specific]
     return (("cluster_size", str(layer["cluster-size"])), *found)
 
 
@@ -171,34 +171,34 @@ def _data_file(layer: dict[str, object]) -> str | None:
 
 def chain(placed: Placed) -> list[Image]:
     """Return the image and all below it, as their headers say; the top one's format is given, never probed."""
-    return _chain(placed, _told(placed))
+    return _chain(placed, _infos(placed))
 
 
 def layers(placed: Placed) -> list[Layer]:
     """Return the image and all below it, as their headers say, with the names of the snapshots in each."""
-    told = _told(placed)
-    names = [tuple(snapshot["name"] for snapshot in info.get("snapshots", [])) for info in told]
+    infos = _infos(placed)
+    names = [tuple(snapshot["name"] for snapshot in info.get("snapshots", [])) for info in infos]
     return [
         Layer(str(image.path), image.format, image.virtual_bytes, held)
-        for image, held in zip(_chain(placed, told), names, strict=True)
+        for image, held in zip(_chain(placed, infos), names, strict=True)
     ]
 
 
-def _chain(placed: Placed, told: list[Info]) -> list[Image]:
-    top, *below = [_image(info) for info in told]
+def _chain(placed: Placed, infos: list[Info]) -> list[Image]:
+    top, *below = [_image(info) for info in infos]
     return [replace(top, path=placed.path, slice_bytes=placed.slice_bytes), *below]  # QEMU leaves out an NFS uid of 0
 
 
-def _told(placed: Placed) -> list[Info]:
+def _infos(placed: Placed) -> list[Info]:
     words = ("info", "-U", "--backing-chain", "--output=json", "-f", placed.format, qemu_name(placed))
-    told: list[Info] = json.loads(run(*words, patience_s=LOOK_S))
-    return told
+    infos: list[Info] = json.loads(run(*words, patience_s=INFO_TIMEOUT_S))
+    return infos
 
 
 def size(name: str, patience_s: float) -> int:
     """Return the size of a raw volume in bytes, waiting for it at most `patience_s`."""
-    told: Info = json.loads(run("info", "-U", "--output=json", "-f", "raw", name, patience_s=patience_s))
-    return told["virtual-size"]
+    info: Info = json.loads(run("info", "-U", "--output=json", "-f", "raw", name, patience_s=patience_s))
+    return info["virtual-size"]
 
 
 def _image(info: Info) -> Image:
@@ -224,7 +224,7 @@ def _image(info: Info) -> Image:
 def bitmaps(placed: Placed) -> list[str]:
     """Return the names of the bitmaps in a qcow2 image."""
     words = ("info", "-U", "--output=json", "-f", placed.format, qemu_name(placed))
-    info: Info = json.loads(run(*words, patience_s=LOOK_S))
+    info: Info = json.loads(run(*words, patience_s=INFO_TIMEOUT_S))
     found = info.get("format-specific", {}).get("data", {}).get("bitmaps", [])
     return [each["name"] for each in found if isinstance(each, dict)]
 

@@ -1,7 +1,6 @@
 """Where an image lies, as QEMU and libvirt each write it.
 
-The URLs are those of qemu-img(1), the options those of QEMU's block driver reference, the elements those of
-libvirt's domain format. A URL is written in one way only here: without the port that is the protocol's own.
+The options are those of QEMU's block driver reference, the elements those of libvirt's domain format.
 """
 
 from __future__ import annotations
@@ -10,46 +9,28 @@ import grp
 import json
 import pwd
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+from typing import Any
 
 from lxml import etree
 
 from vmferry.model import Placed, Url, Where
-
-PORTS = {"nbd": 10809, "iscsi": 3260, "nfs": 2049}
-
-
-class NfsIdentity(NamedTuple):
-    """The user and group, by number, in whose name an NFS server is asked: it believes its clients."""
-
-    uid: int
-    gid: int
-
-
-class _Parts(NamedTuple):
-    scheme: str
-    host: str
-    port: int
-    name: str
-    socket: str | None = None
-    identity: NfsIdentity | None = None
+from vmferry.qemu.urls import PORTS, NfsIdentity, VolumeUrl, parsed, scheme_of
 
 
 def canonical(url: Url) -> Url:
     """Return the URL written in the one way used here. Raises ValueError for what is no nbd, iscsi or nfs URL."""
-    return _url(_parts(url))
+    return Url(str(_parsed(url)))
 
 
 def identity_of(url: Url) -> NfsIdentity | None:
     """Return the user and group that the URL of a file on NFS names; None if it names none. Raises ValueError."""
-    return _parts(url).identity
+    return _parsed(url).identity
 
 
 def whoever_asks(url: Url) -> Url:
     """Return an NFS URL without user and group, to compare places; any other URL means the same, or stays as it is."""
     try:
-        return _url(_parts(url)._replace(identity=None))
+        return Url(str(_parsed(url)._replace(identity=None)))
     except ValueError:
         return url
 
@@ -74,10 +55,10 @@ def where_named(name: str) -> tuple[Where, int | None]:
     Raises ValueError for what is named in another way.
     """
     if name.startswith("json:"):
-        told = _unwrapped(json.loads(name.removeprefix("json:")))
-        if told.get("driver") != "raw" or told.get("offset"):
-            return _where_of(told), None
-        return _where_of(told["file"]), told.get("size")
+        options = _unwrapped(json.loads(name.removeprefix("json:")))
+        if options.get("driver") != "raw" or options.get("offset"):
+            return _where_of(options), None
+        return _where_of(options["file"]), options.get("size")
     if "://" in name:
         return canonical(Url(name)), None
     return Path(name).absolute(), None
@@ -85,9 +66,9 @@ def where_named(name: str) -> tuple[Where, int | None]:
 
 def network_source(url: Url) -> etree._Element:
     """Return libvirt's <source> element for a network disk with this URL."""
-    parts = _parts(url)
-    source = etree.Element("source", protocol=parts.scheme)
-    if parts.scheme == "nfs":
+    parts = _parsed(url)
+    source = etree.Element("source", protocol=parts.protocol)
+    if parts.protocol == "nfs":
         source.set("name", f"/{parts.name}")
         etree.SubElement(source, "host", name=parts.host)
         if parts.identity:
@@ -112,15 +93,15 @@ def url_of(source: etree._Element) -> Url | None:
     if protocol == "nfs":
         name = name.removeprefix("/")
     port = int(host.get("port", PORTS[protocol]))
-    return _url(_Parts(protocol, host.get("name", ""), port, name, host.get("socket"), _identity_in(source)))
+    return Url(str(VolumeUrl(protocol, host.get("name", ""), port, name, host.get("socket"), _identity_in(source))))
 
 
 def _identity_in(source: etree._Element) -> NfsIdentity | None:
     """Return the user and group of a <source>: libvirt takes names, and numbers with a plus before them."""
-    told = source.find("identity")
-    if told is None:
+    identity = source.find("identity")
+    if identity is None:
         return None
-    user, group = told.get("user", ""), told.get("group", "")
+    user, group = identity.get("user", ""), identity.get("group", "")
     try:
         uid = int(user) if user.lstrip("+").isdigit() else pwd.getpwnam(user).pw_uid
         gid = int(group) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
@@ -129,54 +110,28 @@ def _identity_in(source: etree._Element) -> NfsIdentity | None:
     return NfsIdentity(uid, gid)
 
 
-def _parts(url: Url) -> _Parts:
-    split = urlsplit(url.url)
-    scheme = split.scheme.removesuffix("+unix")
-    if scheme not in PORTS:
-        raise ValueError(f"{url} is neither nbd:// nor nbd+unix:// nor iscsi:// nor nfs://")
-    name = unquote(split.path.removeprefix("/"))
-    if split.scheme == "nfs":
-        return _nfs_parts(url, split, name)
-    if split.scheme.endswith("+unix"):
-        sockets = parse_qs(split.query).get("socket", [])
-        if len(sockets) != 1:
-            raise ValueError(f"{url} does not name its socket: write nbd+unix:///EXPORT?socket=PATH")
-        return _Parts(scheme, "", 0, name, sockets[0])
-    if not split.hostname or (scheme == "iscsi" and not name.rpartition("/")[2].isdigit()):
-        raise ValueError(f"{url} is not complete: write nbd://HOST:PORT/EXPORT or iscsi://HOST:PORT/TARGET/LUN")
-    return _Parts(scheme, split.hostname, split.port or PORTS[scheme], name)
-
-
-def _nfs_parts(url: Url, split: SplitResult, name: str) -> _Parts:
-    asked = parse_qs(split.query)
+def _parsed(url: Url) -> VolumeUrl:
+    """Return what the URL of a VM's disk says. Raises ValueError, also for TLS and options of NFS but uid and gid."""
     try:
-        identity = NfsIdentity(int(asked.pop("uid")[0]), int(asked.pop("gid")[0])) if asked else None
-    except (KeyError, ValueError):
-        identity, asked = None, {"identity": []}
-    if not split.hostname or split.port or asked or not name.rpartition("/")[2]:
+        volume = parsed(url.url)
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}") from error
+    if scheme_of(url.url) in ("nbds", "nbds+unix"):
+        raise ValueError(f"{url} asks for TLS, which libvirt takes from the disk's definition: write nbd://")
+    if volume.others:
         raise ValueError(f"{url} is not what QEMU takes: write nfs://HOST/EXPORT/FILE?uid=NUMBER&gid=NUMBER")
-    return _Parts("nfs", split.hostname, PORTS["nfs"], name, None, identity)
-
-
-def _url(parts: _Parts) -> Url:
-    path = quote(parts.name, safe="/:.,-_~")
-    if parts.socket is not None:
-        return Url(f"{parts.scheme}+unix:///{path}?socket={quote(parts.socket, safe='/')}")
-    named = f"[{parts.host}]" if ":" in parts.host else parts.host
-    port = "" if parts.port == PORTS[parts.scheme] else f":{parts.port}"
-    who = f"?uid={parts.identity.uid}&gid={parts.identity.gid}" if parts.identity else ""
-    return Url(f"{parts.scheme}://{named}{port}/{path}{who}")
+    return volume
 
 
 def _options(where: Where) -> dict[str, object]:
     if isinstance(where, Path):
         return {"driver": "host_device", "filename": str(where)}
-    parts = _parts(where)
-    if parts.scheme == "iscsi":
+    parts = _parsed(where)
+    if parts.protocol == "iscsi":
         target, _, lun = parts.name.rpartition("/")
         portal = f"{parts.host}:{parts.port}"
         return {"driver": "iscsi", "transport": "tcp", "portal": portal, "target": target, "lun": int(lun)}
-    if parts.scheme == "nfs":
+    if parts.protocol == "nfs":
         server = {"type": "inet", "host": parts.host}
         who = {"user": parts.identity.uid, "group": parts.identity.gid} if parts.identity else {}
         return {"driver": "nfs", "server": server, "path": f"/{parts.name}", **who}
@@ -186,11 +141,11 @@ def _options(where: Where) -> dict[str, object]:
     return {"driver": "nbd", "server": server, "export": parts.name}
 
 
-def _unwrapped(told: dict[str, Any]) -> dict[str, Any]:
+def _unwrapped(options: dict[str, Any]) -> dict[str, Any]:
     """Strip the raw layers that libvirt puts around what it names, slices too, and does not always declare."""
-    while told.keys() <= {"driver", "file"} and "file" in told and told.get("driver", "raw") == "raw":
-        told = told["file"]
-    return told
+    while options.keys() <= {"driver", "file"} and "file" in options and options.get("driver", "raw") == "raw":
+        options = options["file"]
+    return options
 
 
 def _where_of(told: dict[str, Any]) -> Where:
@@ -201,13 +156,13 @@ def _where_of(told: dict[str, Any]) -> Where:
     if told.get("driver") == "iscsi":
         host, _, port = told["portal"].rpartition(":")
         name = f"{told['target']}/{told.get('lun', 0)}"
-        return _url(_Parts("iscsi", host or port, int(port) if host else PORTS["iscsi"], name))
+        return Url(str(VolumeUrl("iscsi", host or port, int(port) if host else PORTS["iscsi"], name)))
     if told.get("driver") == "nfs":
         who = NfsIdentity(told["user"], told["group"]) if "user" in told and "group" in told else None
-        return _url(_Parts("nfs", server["host"], PORTS["nfs"], told["path"].removeprefix("/"), None, who))
+        return Url(str(VolumeUrl("nfs", server["host"], PORTS["nfs"], told["path"].removeprefix("/"), None, who)))
     if told.get("driver") == "nbd":
         export = told.get("export", "")
         if server.get("path"):
-            return _url(_Parts("nbd", "", 0, export, server["path"]))
-        return _url(_Parts("nbd", server["host"], int(server.get("port", PORTS["nbd"])), export))
+            return Url(str(VolumeUrl("nbd", "", 0, export, server["path"])))
+        return Url(str(VolumeUrl("nbd", server["host"], int(server.get("port", PORTS["nbd"])), export)))
     raise ValueError(f"{told} names nothing that is known here")

@@ -1,4 +1,4 @@
-"""Where a disk can lie: a local file, a block device, or a URL as qemu-img takes it; and in which format.
+"""AnyPlace a disk can lie: a local file, a block device, or a URL as qemu-img takes it; and in which format.
 
 A place is only words here: nothing is opened or looked up.
 """
@@ -9,15 +9,13 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from vmferry.errors import BadPlace
+from vmferry.qemu.urls import PROTOCOLS, parsed, scheme_of
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vpc")
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE | re.ASCII)
 _OLD_NBD = re.compile(r"nbd:(?!//)")
 _PASSWORD = re.compile(r"(?<=://)([^/@%:]*)[%:][^/@]*@")
-_ISCSI_PATH = re.compile(r"/[^/]+/[0-9]+")
 
 
 class Scheme(Enum):
@@ -30,19 +28,9 @@ class Scheme(Enum):
     JSON = "json"
 
 
-_SCHEMES = {
-    "nbd": Scheme.NBD,
-    "nbds": Scheme.NBD,
-    "nbd+unix": Scheme.NBD,
-    "nbds+unix": Scheme.NBD,
-    "iscsi": Scheme.ISCSI,
-    "nfs": Scheme.NFS,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a disk lies and in which format; the format is said, never probed (decision 0004).
+    """AnyPlace a disk lies and in which format; the format is said, never probed (decision 0004).
 
     `tls` is a folder as QEMU's tls-creds take it: ca-cert.pem with client-cert.pem and client-key.pem, or
     keys.psk. `exists` says of a file on NFS by URL that it is there before and after the copy, as devices, LUNs and
@@ -68,8 +56,8 @@ class Place:
     def scheme(self) -> Scheme:
         if self.at.startswith("json:"):
             return Scheme.JSON
-        found = _URL.match(self.at)
-        return _SCHEMES[found[1].lower()] if found else Scheme.PATH
+        scheme = scheme_of(self.at)
+        return Scheme(PROTOCOLS[scheme]) if scheme else Scheme.PATH
 
     @property
     def path(self) -> Path:
@@ -87,15 +75,15 @@ class Place:
         return self.known_as or _PASSWORD.sub(r"\1@", self.at)
 
 
-Where = Path | Place
+AnyPlace = Path | Place
 
 
-def place_of(where: Where) -> Place:
+def place_of(where: AnyPlace) -> Place:
     """Return where a disk lies as a Place; a bare path is a raw file."""
     return where if isinstance(where, Place) else Place(str(where.absolute()))
 
 
-def shown(where: Where) -> str:
+def shown(where: AnyPlace) -> str:
     """Return how errors name where a disk lies: without a password."""
     return where.shown if isinstance(where, Place) else str(where)
 
@@ -106,27 +94,10 @@ def _wrong(at: str) -> str | None:
         return "it is empty: name a file, a device or a URL"
     if _OLD_NBD.match(at):
         return "write it as nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH"
-    found = _URL.match(at)
-    if not found:
+    if scheme_of(at) is None:
         return None
-    if found[1].lower() not in _SCHEMES:
-        return f"{found[1]} is no protocol known here: {', '.join(_SCHEMES)}; ./{at} would be a file"
     try:
-        url = urlsplit(at)
-        port = url.port
+        parsed(at)
     except ValueError as error:
-        return f"{error}: write it as {found[1]}://HOST:PORT/NAME"
-    return _wrong_url(_SCHEMES[found[1].lower()], url) if port != 0 else "port 0 cannot be reached"
-
-
-def _wrong_url(scheme: Scheme, url: SplitResult) -> str | None:
-    if url.scheme.endswith("+unix"):
-        sockets = parse_qs(url.query).get("socket", [])
-        return None if len(sockets) == 1 else f"name its socket: {url.scheme}:///EXPORT?socket=PATH"
-    if not url.hostname:
-        return f"it names no host: write it as {url.scheme}://HOST/NAME"
-    if scheme is Scheme.ISCSI and not _ISCSI_PATH.fullmatch(url.path):
-        return "write it as iscsi://HOST:PORT/TARGET/LUN, the LUN as a number"
-    if scheme is Scheme.NFS and not url.path.strip("/"):
-        return "it names no file: write it as nfs://HOST/EXPORT/FILE"
+        return str(error)
     return None

@@ -2,6 +2,7 @@
 
 from vmferry.transfer.service import (
     CHUNK,
+    AnyPlace,
     Compared,
     Copied,
     Place,
@@ -9,7 +10,6 @@ from vmferry.transfer.service import (
     Transfer,
     Unwatched,
     Watch,
-    Where,
     compare,
     copy,
     drop,
@@ -20,6 +20,7 @@ from vmferry.transfer.service import (
 
 __all__ = [
     "CHUNK",
+    "AnyPlace",
     "Compared",
     "Copied",
     "Place",
@@ -27,7 +28,6 @@ __all__ = [
     "Transfer",
     "Unwatched",
     "Watch",
-    "Where",
     "compare",
     "copy",
     "drop",

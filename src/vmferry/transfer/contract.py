@@ -9,11 +9,11 @@ from typing import Generic, Protocol
 from typing_extensions import TypeVar
 
 from vmferry.model.seals import Seal
-from vmferry.qemu.places import Where
+from vmferry.qemu.places import AnyPlace
 from vmferry.transfer.throttle import Throttle
 
-From = TypeVar("From", bound=Where, default=Path, covariant=True)
-To = TypeVar("To", bound=Where, default=Path, covariant=True)
+From = TypeVar("From", bound=AnyPlace, default=Path, covariant=True)
+To = TypeVar("To", bound=AnyPlace, default=Path, covariant=True)
 
 
 @dataclass(frozen=True)

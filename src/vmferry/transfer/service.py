@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmferry.errors import BookmarksDamaged, DestinationUnwritable, SourceChanged
-from vmferry.qemu.places import Place, Where, shown
+from vmferry.qemu.places import AnyPlace, Place, shown
 from vmferry.transfer.bookmarks import Bookmarks, Record, RecordKind, proved, read
 from vmferry.transfer.contract import Compared, Copied, Transfer, Unwatched, Watch
 from vmferry.transfer.endpoints.claim import Claimed, claimed, discard, owned, reopened
@@ -31,10 +31,10 @@ from vmferry.transfer.ranges import CHUNK, Chunk, Range, by_chunk, total
 from vmferry.transfer.throttle import Throttle
 from vmferry.transfer.verification.seals import Proof, sealed
 
-__all__ = ["CHUNK", "Compared", "Copied", "Place", "Throttle", "Transfer", "Unwatched", "Watch", "Where"]
+__all__ = ["CHUNK", "AnyPlace", "Compared", "Copied", "Place", "Throttle", "Transfer", "Unwatched", "Watch"]
 __all__ += ["compare", "copy", "drop", "forget", "root_hash_of", "unchanged"]
 
-Asked = Transfer[Where, Where]
+Asked = Transfer[AnyPlace, AnyPlace]
 """What is asked for; copy() and compare() take a Route too, whose places have been looked at."""
 
 
@@ -130,7 +130,7 @@ def unchanged(asked: Asked) -> bool:
         return found.source == now.identity
 
 
-def root_hash_of(where: Where, watch: Watch, streams: int = 4) -> str:
+def root_hash_of(where: AnyPlace, watch: Watch, streams: int = 4) -> str:
     """Read a file's bytes, or a place's content, past the page cache and return its root hash.
 
     Raises SourceUnreadable, SourceChanged, SourceInUse, ExportFailed.

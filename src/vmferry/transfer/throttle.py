@@ -14,7 +14,7 @@ BURST_S = 0.25  # seconds' worth that may pass at once after an idle time
 BUSY_S = 1.0  # who has moved bytes so recently is at work
 TRICKLE_S = 2.0  # a piece passes so often whatever goes before it
 MIN_WAIT_S = 0.001  # less would spin on rounding errors
-LOOK_S = 0.25  # a waiter looks for cancel, pause and a new limit at least this often
+WAKE_S = 0.25  # a waiter looks for cancel, pause and a new limit at least this often
 SLOWED_S = 0.1  # who waits so long for a piece is slower than it could be; a busy machine alone keeps it less
 
 
@@ -149,9 +149,9 @@ class Throttle:
         return [throttle for throttle in self._above if throttle.meets(0 if self.insists else self.rank)]
 
     def gave_way(self, rank: int) -> bool:
-        """Wait at most LOOK_S for work that goes before this rank. Return True when it is this rank's turn."""
+        """Wait at most WAKE_S for work that goes before this rank. Return True when it is this rank's turn."""
         with self._change:
-            until = self._clock.now() + LOOK_S
+            until = self._clock.now() + WAKE_S
             while (now := self._clock.now()) < until:
                 before = [at for other, at in self._passed_at.items() if other < rank]
                 if all(now - at >= BUSY_S for at in before) or now - self._passed_at.get(rank, -TRICKLE_S) >= TRICKLE_S:
@@ -161,14 +161,14 @@ class Throttle:
         return False
 
     def _granted(self, number: int, wanted: int) -> bool:
-        """Queue for `wanted` bytes for at most LOOK_S and take them. Return False when the time is over.
+        """Queue for `wanted` bytes for at most WAKE_S and take them. Return False when the time is over.
 
         Out of the queue nobody waits behind this thread, so the caller's check may block.
         """
         with self._change:
             self._waiting.add(number)
             try:
-                until = self._clock.now() + LOOK_S
+                until = self._clock.now() + WAKE_S
                 while (needed := self._lacking_s(number, wanted)) > 0:
                     left = until - self._clock.now()
                     if left <= 0:
@@ -184,11 +184,11 @@ class Throttle:
     def _lacking_s(self, number: int, wanted: int) -> float:
         """Return the seconds until this waiter may look again, 0 when it may go."""
         if self._closed:
-            return LOOK_S
+            return WAKE_S
         if self._limit is None:
             return 0.0
         if number != min(self._waiting):
-            return LOOK_S
+            return WAKE_S
         self._fill()
         return (min(wanted, self._burst()) - self._tokens) / self._limit
 

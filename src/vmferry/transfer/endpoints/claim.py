@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vmferry.errors import BookmarksDamaged, SourceChanged, VmferryError
 from vmferry.qemu import img
-from vmferry.qemu.places import Where, shown
+from vmferry.qemu.places import AnyPlace, shown
 from vmferry.transfer.bookmarks import Bookmarks, Journal, Record, RecordKind, SourceIdentity, proved, read
 from vmferry.transfer.contract import Transfer
 from vmferry.transfer.endpoints.destination import Opened, OpenedDestination
@@ -94,7 +94,7 @@ def _read(bookmarks: Path) -> Bookmarks | None:
         return read(bookmarks)
 
 
-def _found(transfer: Transfer[Where, Where], site: Site, source: SourceIdentity) -> Bookmarks | None:
+def _found(transfer: Transfer[AnyPlace, AnyPlace], site: Site, source: SourceIdentity) -> Bookmarks | None:
     """Return the bookmarks to go on with, or None to begin afresh.
 
     A destination of ours whose bookmarks are damaged is removed first. Raises SourceChanged, and what the site's

@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 
 from vmferry.errors import DestinationUnwritable, SourceUnreadable
-from vmferry.qemu.places import Place, Scheme, Where, place_of
+from vmferry.qemu.places import AnyPlace, Place, Scheme, place_of
 from vmferry.transfer.contract import Transfer
 from vmferry.transfer.endpoints.file import reading
 from vmferry.transfer.endpoints.route import End, Opening, PlaceKind, byte_for_byte, openings
@@ -23,7 +23,7 @@ _KINDS = {
 class Location:
     """A place, and the kind of storage that it was found to be."""
 
-    where: Where  # as it was given: of a bare path the bytes are meant
+    where: AnyPlace  # as it was given: of a bare path the bytes are meant
     kind: PlaceKind
 
     @property
@@ -35,7 +35,7 @@ class Location:
         return End(self.kind, self.place.format)
 
 
-def locate(where: Where) -> Location:
+def locate(where: AnyPlace) -> Location:
     """Look at a place; a path that does not exist counts as a file. Raises SourceUnreadable."""
     place = place_of(where)
     if place.scheme is not Scheme.PATH:
@@ -48,7 +48,7 @@ def locate(where: Where) -> Location:
     return Location(where, PlaceKind.DEVICE if device else PlaceKind.FILE)
 
 
-def locate_destination(where: Where) -> Location:
+def locate_destination(where: AnyPlace) -> Location:
     """Look at a place that is to be written, as `locate` does. Raises DestinationUnwritable."""
     try:
         return locate(where)
@@ -60,7 +60,7 @@ def locate_destination(where: Where) -> Location:
 class Route:
     """A transfer whose two places have been looked at."""
 
-    transfer: Transfer[Where, Where]
+    transfer: Transfer[AnyPlace, AnyPlace]
     source: Location
     destination: Location
 
@@ -80,6 +80,6 @@ class Route:
         return byte_for_byte(self.source.end, self.destination.end)
 
 
-def route_of(transfer: Transfer[Where, Where]) -> Route:
+def route_of(transfer: Transfer[AnyPlace, AnyPlace]) -> Route:
     """Look at both places of a transfer. Raises SourceUnreadable, DestinationUnwritable."""
     return Route(transfer, locate(transfer.source), locate_destination(transfer.destination))

@@ -108,15 +108,15 @@ class NbdLink:
     def _data(self, within: Range) -> Iterator[Range]:
         start = within.start
         while start < within.end:
-            told: list[int] = []
+            reported: list[int] = []
             wanted = self._whole(start, min(within.end - start, _MAX_STATUS))
             with self._borrowed() as link:
-                link.wait_for([link.handle.aio_block_status(wanted.length, start, _noting(told))])
-            for length, flags in zip(told[::2], told[1::2], strict=False):
+                link.wait_for([link.handle.aio_block_status(wanted.length, start, _noting(reported))])
+            for length, flags in zip(reported[::2], reported[1::2], strict=False):
                 if not flags & _STATE_ZERO:
                     yield Range(start, start + length)
                 start += length
-            if not sum(told[::2]):  # it told nothing of it, so it may be data
+            if not sum(reported[::2]):  # it told nothing of it, so it may be data
                 yield wanted
                 start = wanted.end
 
@@ -136,10 +136,10 @@ class NbdLink:
             with failing(link):
                 yield link
         except OSError as error:
-            told = self._explain(error)
-            if told is error:
+            explained = self._explain(error)
+            if explained is error:
                 raise  # an error that is its own cause keeps all that its traceback holds, the connection too
-            raise told from error
+            raise explained from error
         finally:
             self._free.put(link)
 

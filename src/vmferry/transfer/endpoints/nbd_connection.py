@@ -21,7 +21,8 @@ LONGEST_S = 600.0
 """A call ends after this even if a byte comes now and then."""
 GOODBYE_S = 5.0
 """All is written and flushed by then: a server that does not say goodbye costs no more than this."""
-_LOOK_MS = 1000
+_SILENCE_POLL_MS = 1000
+"""Between two looks how long the server has been silent; an answer wakes the thread at once."""
 
 Connect = Callable[[nbd.NBD], None]
 Parts = list[tuple[memoryview, int]]
@@ -118,7 +119,7 @@ class NbdConnection:
                 # qemu-nbd keeps a small answer back until we have acknowledged the last one, and the kernel does
                 # that 40 ms late: 90 ms for each connection. It forgets the option after a few packets.
                 self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            if self.handle.poll(_LOOK_MS):
+            if self.handle.poll(_SILENCE_POLL_MS):
                 heard = time.monotonic()
             now = time.monotonic()
             if now - heard > quiet_s or now - began > LONGEST_S:

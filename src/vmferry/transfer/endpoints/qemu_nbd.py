@@ -21,7 +21,8 @@ from vmferry.qemu.places import Place
 from vmferry.transfer.endpoints.nbd import NbdLink, nbd_link
 
 LOCKED_S = 5.0
-_LOOK_S = 0.25
+_LOCK_RETRY_S = 0.25
+"""Between tries to open an image that another program has locked for a moment."""
 _LAST_WORDS_S = 1.0
 _LOST = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN}
 _NO_DIRECT = "O_DIRECT"
@@ -117,7 +118,7 @@ def _opened(wanted: _Wanted, stack: ExitStack) -> NbdLink:
                 if _NO_DIRECT in reason and cache == "none":
                     cache = "writeback"
                 elif _LOCKED in reason and time.monotonic() < until:
-                    time.sleep(_LOOK_S)
+                    time.sleep(_LOCK_RETRY_S)
                 else:
                     raise ExportFailed(path=wanted.place.shown, reason=reason) from error
                 continue

@@ -14,7 +14,7 @@ from functools import partial
 from vmferry.errors import BadPlace, SourceChanged, SourceInUse
 from vmferry.qemu.img import ImageInfo, Options, look
 from vmferry.qemu.locks import guard_reading
-from vmferry.qemu.places import Place, Where, shown
+from vmferry.qemu.places import AnyPlace, Place, shown
 from vmferry.transfer.bookmarks import SourceIdentity
 from vmferry.transfer.endpoints.adapters import MediumSource
 from vmferry.transfer.endpoints.device import device_to_read
@@ -49,7 +49,7 @@ def opened_source(route: Route, connections: int) -> Iterator[OpenedSource]:
 
 
 @contextmanager
-def opened_alone(source: Where, connections: int) -> Iterator[OpenedSource]:
+def opened_alone(source: AnyPlace, connections: int) -> Iterator[OpenedSource]:
     """Open a place for its content, a bare path for its bytes. A context manager. Raises as opened_source does."""
     location = locate(source)
     with _opened(location, opening(location.end), connections) as found:

@@ -15,7 +15,7 @@ CopyReceipt = dict[str, Any]
 def receipt(source: Place, destination: Place, done: CopyResult) -> CopyReceipt:
     """Return a copy's receipt; figures of an earlier call that this one does not know are None. Pure."""
     copied = done.copied
-    told = {
+    plain = {
         "event": "end",
         "source": source.shown,
         "source_format": source.format,
@@ -32,10 +32,10 @@ def receipt(source: Place, destination: Place, done: CopyResult) -> CopyReceipt:
         "copy_seconds": round(copied.seconds, 3) if copied else 0.0,
         "compare_seconds": round(done.compared.seconds, 3),
     }
-    return resealed(told, done.seal)
+    return resealed(plain, done.seal)
 
 
-def resealed(told: CopyReceipt, seal: Seal | None) -> CopyReceipt:
+def resealed(counted: CopyReceipt, seal: Seal | None) -> CopyReceipt:
     """Return the receipt with this seal and a new checksum over all of it. Pure."""
-    told = {**told, "seal": asdict(seal) if seal else None}
-    return {**told, "checksum": checksum(told)}
+    counted = {**counted, "seal": asdict(seal) if seal else None}
+    return {**counted, "checksum": checksum(counted)}
