@@ -42,7 +42,7 @@ ANSWER_S = 120.0
 FOLDERS = (Path("/fast/vms"), Path("/slow/vms"))
 VMS = 14
 LEASE_S = 1.5
-LOOK_S = 0.2
+LEASE_POLL_S = 0.2
 FAILS = 1 / 400
 DIES = 1 / 60
 
@@ -106,7 +106,7 @@ def work(post: Post, seed: int, questions: Pipe) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory((post.world / "worker.log").open("a")))
     luck = Luck(seed)
     signal.signal(signal.SIGUSR1, luck.ordered)
-    saga.RETRY_S, leases.LEASE_S, failover.LOOK_S = 0.02, LEASE_S, LOOK_S
+    saga.RETRY_S, leases.LEASE_S, failover.LEASE_POLL_S = 0.02, LEASE_S, LEASE_POLL_S
     vars(engine)["once"] = deadly(engine.once, luck.chance)
     identity = post.identity()
     jobs = Jobs(identity, SimulatedHosts(world_file(post.world), luck.fail_sometimes))

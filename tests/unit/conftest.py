@@ -15,7 +15,7 @@ from tests.support.worlds import quick_folder
 @pytest.fixture(autouse=True)
 def _saved_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A toy host saves a guest faster than real ones are asked how far they are."""
-    monkeypatch.setattr("vmferry.migration.steps.memory_stream.LOOK_S", 0.0)
+    monkeypatch.setattr("vmferry.migration.steps.memory_stream.POSITION_POLL_S", 0.0)
 
 
 @pytest.fixture

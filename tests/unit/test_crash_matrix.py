@@ -84,7 +84,7 @@ def test_a_job_that_nobody_disturbs_is_done(scenario: Scenario) -> None:
 
 
 def test_a_look_at_the_source_just_as_the_guest_has_left_it_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmferry.migration.steps.progress.LOOK_S", 0.0)
+    monkeypatch.setattr("vmferry.migration.steps.progress.ROOM_POLL_S", 0.0)
     bench = new(Scenario(Technology.LIVE_RELOCATION, Power.RUNNING))
     assert assert_kept(bench, "migrate") is JobState.DONE
     assert [name for name, outcome in bench.memo.items() if not outcome["ok"]] == []

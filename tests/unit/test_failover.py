@@ -46,7 +46,7 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover, "LOOK_S", 0.05)
+    monkeypatch.setattr(failover, "LEASE_POLL_S", 0.05)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from threading import Condition
 
 from vmferry.transfer import Throttle
 
-LOOK_S = 0.25
+CANCEL_POLL_S = 0.25
+"""So often a waiting thread looks whether the call was cancelled; a grant wakes it at once."""
 
 
 class GrantedThrottle(Throttle):
@@ -59,5 +60,5 @@ class GrantedThrottle(Throttle):
                 return True
             self._taken = taken
             self._hungry()
-            self._grants.wait(LOOK_S)
+            self._grants.wait(CANCEL_POLL_S)
             return False

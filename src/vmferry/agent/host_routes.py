@@ -104,7 +104,7 @@ class HostCallService:
             if call.watched:
                 allowed[call.watched] = watch
             answer = getattr(self._hosts.open(self._connect, token), call.name)(**allowed)
-            told = call.dump_answer(self._confined.told(answer))
+            answered = call.dump_answer(self._confined.told(answer))
         except Superseded:
             FENCED.inc()
             raise
@@ -112,7 +112,7 @@ class HostCallService:
             COUNTED.labels(call.name, type(error).__name__).inc()
             raise
         COUNTED.labels(call.name, "done").inc()
-        return told
+        return answered
 
     async def _look(
         self, call: Call, token: FencingToken | None, arguments: dict[str, Any]
@@ -172,8 +172,8 @@ class HostCallService:
 def _key(call: Call, token: FencingToken, arguments: dict[str, Any]) -> str:
     """Return an act's key, the same for any manager: of bookmarks only the path's last two parts count."""
     alike = {name: _alike(value) for name, value in arguments.items()}
-    told = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
-    return blake3(told.encode()).hexdigest()
+    asked = json.dumps([token.job, call.name, call.dump(alike)], sort_keys=True)
+    return blake3(asked.encode()).hexdigest()
 
 
 def _alike(value: Any) -> Any:

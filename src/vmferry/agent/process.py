@@ -98,7 +98,7 @@ def _libvirt_hosts(tls: TlsFolder, options: Options, fence: Fence) -> Hosts:
 
     front = ExportAddress(tls.address, tls.path, options.link_bytes_s)
     crossing = TunnelTransport(options.connect, tls, link_bytes_s=options.link_bytes_s)
-    return LibvirtHosts(fence, Exports(front, crossing.lead), crossing)
+    return LibvirtHosts(fence, Exports(front, crossing.expose), crossing)
 
 
 def _join(options: Options, tls: TlsFolder, listener: socket.socket) -> bool:

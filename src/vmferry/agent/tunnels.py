@@ -25,7 +25,7 @@ RUN = Path("/run/vmferry")
 LIBVIRTD = Path("/run/libvirt/libvirt-sock")
 TICKET_S = 600.0
 """Between the destination's being ready and the source's first connection."""
-LEAD_S = 30 * 24 * 3600.0
+EXPOSED_S = 30 * 24 * 3600.0
 """An image may take that long; its ticket goes with the job."""
 STREAMS = ("libvirt", "memory", "disks")
 
@@ -47,28 +47,28 @@ class TunnelTransport:
         self._link_bytes_s = link_bytes_s
         self._tickets = Tickets()
         self._given: dict[str, list[str]] = {}
-        self._leads: dict[str, dict[str, str]] = {}
+        self._exposed: dict[str, dict[str, str]] = {}
         self._server: TunnelServer | None = None
         self._lock = Lock()
 
     def receive(self, job: str) -> str:
         folder = self._folder(job)
-        leads = {"libvirt": self._libvirtd, "memory": folder / "memory", "disks": folder / "disks"}
+        exposed = {"libvirt": self._libvirtd, "memory": folder / "memory", "disks": folder / "disks"}
         with self._lock:
             for old in self._given.pop(job, []):  # of an attempt that was cut off
                 self._tickets.withdraw(old)
-            tickets = {name: self._tickets.issue(leads[name], TICKET_S, None) for name in STREAMS}
+            tickets = {name: self._tickets.issue(exposed[name], TICKET_S, None) for name in STREAMS}
             self._given[job] = list(tickets.values())
             port = self._listening().port
         return json.dumps({"host": self._tls.address, "port": port, "tickets": tickets})
 
     @contextmanager
-    def to(self, job: str, word: str) -> Iterator[tuple[str, str, str]]:
-        """Open a job's tunnels to the host that gave `word`, and yield their URIs: libvirt, memory, disks.
+    def to(self, job: str, endpoint: str) -> Iterator[tuple[str, str, str]]:
+        """Open a job's tunnels to the host that gave `endpoint`, and yield their URIs: libvirt, memory, disks.
 
-        Raises BadRequest for a word that no agent has given.
+        Raises BadRequest for an endpoint that no agent has given.
         """
-        host, port, tickets = _told(word)
+        host, port, tickets = _parsed(endpoint)
         folder, context = self._folder(job), client_context(self._tls.path)
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -78,20 +78,20 @@ class TunnelTransport:
             connect = f"qemu+unix:///system?socket={folder / 'libvirt'}"
             yield connect, f"unix://{folder / 'memory'}", f"unix://{folder / 'disks'}"
 
-    def lead(self, job: str, name: str) -> tuple[Path, str, str]:
+    def expose(self, job: str, name: str) -> tuple[Path, str, str]:
         folder = self._images / job
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         socket = folder / name
         socket.unlink(missing_ok=True)
         with self._lock:
-            leads = self._leads.setdefault(job, {})
-            self._tickets.withdraw(leads.get(name, ""))
-            ticket = leads[name] = self._tickets.issue(socket, LEAD_S, None)
+            exposed = self._exposed.setdefault(job, {})
+            self._tickets.withdraw(exposed.get(name, ""))
+            ticket = exposed[name] = self._tickets.issue(socket, EXPOSED_S, None)
             port = self._listening().port
         return socket, host_port(self._tls.address, port), ticket
 
     @contextmanager
-    def reach(self, address: str, ticket: str) -> Iterator[Path]:
+    def connect(self, address: str, ticket: str) -> Iterator[Path]:
         host, port = split_address(address)
         self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (
@@ -105,7 +105,7 @@ class TunnelTransport:
     def end(self, job: str) -> None:
         """Withdraw a job's tickets, cut the connections that they admitted, and remove its sockets."""
         with self._lock:
-            for ticket in (*self._given.pop(job, []), *self._leads.pop(job, {}).values()):
+            for ticket in (*self._given.pop(job, []), *self._exposed.pop(job, {}).values()):
                 self._tickets.withdraw(ticket)
         shutil.rmtree(self._run / job, ignore_errors=True)
         shutil.rmtree(self._images / job, ignore_errors=True)
@@ -144,9 +144,9 @@ def _socket_of(connect: str) -> Path:
     return Path(given[0]) if given else LIBVIRTD
 
 
-def _told(word: str) -> tuple[str, int, dict[str, str]]:
+def _parsed(endpoint: str) -> tuple[str, int, dict[str, str]]:
     try:
-        told = json.loads(word)
-        return str(told["host"]), int(told["port"]), {name: str(told["tickets"][name]) for name in STREAMS}
+        parsed = json.loads(endpoint)
+        return str(parsed["host"]), int(parsed["port"]), {name: str(parsed["tickets"][name]) for name in STREAMS}
     except (ValueError, KeyError, TypeError) as error:
         raise BadRequest(reason=f"that is no way to a host: {error}") from error

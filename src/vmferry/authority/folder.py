@@ -76,8 +76,8 @@ class TlsFolder:
 
     def set_revocations(self, crl: bytes) -> None:
         """Replace the revocation list. Raises ValueError if it is not the authority's, or older than the one here."""
-        told = _crl(crl, (self.path / CA).read_bytes())
-        if number_of(told) < self.revocations_number():
+        revoked = _crl(crl, (self.path / CA).read_bytes())
+        if number_of(revoked) < self.revocations_number():
             raise ValueError("it is older than the list that is here")
         write(self.path / CRL, crl)
 

@@ -98,8 +98,8 @@ def copy(
     globals_of(ctx).json = json
     here = _place(source, from_format, tls_dir)
     there = _place(destination, to_format or _format_there(here, destination), tls_dir)
-    told = receivers(notify_command, notify_url, notify_secret)
-    patience = RetryOptions(retry_delay, no_progress, priority, acknowledge, told)
+    receivers_given = receivers(notify_command, notify_url, notify_secret)
+    patience = RetryOptions(retry_delay, no_progress, priority, acknowledge, receivers_given)
     if detach:
         request = request_of(here, there, connect_uri(ctx, connect), patience)
         request = replace(request, streams=streams, limit_bytes_s=limit.bytes_s if limit else None)
@@ -142,11 +142,11 @@ def _carry(source: Place, destination: Place, memory: Path, limit: Rate | None, 
 
     with CopyView(Throttle(limit.bytes_s if limit else None), json=json) as view:
         done = DiskCopy(source, destination, memory).run(view.phase("copying"), view.phase("comparing"), streams)
-    told = receipt(source, destination, done)
+    result = receipt(source, destination, done)
     if json:
-        print_json(told)
+        print_json(result)
     else:
-        show(receipt_text(told))
+        show(receipt_text(result))
 
 
 def _days(text: str | float) -> float:

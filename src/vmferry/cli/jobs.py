@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vmferry.api.client.client import Client
 
 PATIENCE_S = 10.0
-LOOK_S = 0.1
+JOB_POLL_S = 0.1
+"""Between two looks at a job that is to change: short enough that a person takes it for at once."""
 Level = Annotated[str, typer.Argument(metavar="LEVEL", parser=priority_text, help="foreground, high, normal or low.")]
 VmIsAt = Annotated[
     str, typer.Option("--vm-is-at", metavar="HOST", help="The host that has the VM; the other one is declared lost.")
@@ -87,7 +88,7 @@ def job_resume(ctx: typer.Context, *, job: JobId, json: Json = False, state: Sta
 def _stood(worker: Client, asked: JobView) -> JobView:
     until = time.monotonic() + PATIENCE_S
     while asked.state is JobState.RUNNING and time.monotonic() < until:
-        time.sleep(LOOK_S)
+        time.sleep(JOB_POLL_S)
         asked = worker.job(asked.id)
     return asked
 

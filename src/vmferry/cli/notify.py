@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from vmferry.api.client.notices import NoticeClient
     from vmferry.model import NoticeView, Notifying
 
-LOOK_S = 0.1
+EVENT_POLL_S = 0.1
+"""Between two looks at a test notice that is on its way: short enough that a person takes it for at once."""
 PATIENCE_S = 120.0
 """Longer than a try of any kind may take."""
 
@@ -60,7 +61,7 @@ def _settled(worker: NoticeClient) -> list[NoticeView]:
     found = worker.test_receivers()
     until = time.monotonic() + PATIENCE_S
     while any(notice.state is NoticeState.WAITING for notice in found) and time.monotonic() < until:
-        time.sleep(LOOK_S)
+        time.sleep(EVENT_POLL_S)
         found = worker.event(found[0].event_id)
     return found
 

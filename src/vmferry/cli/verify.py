@@ -74,12 +74,12 @@ def _receipt(ctx: typer.Context, name: str, state: str | None, *, json: bool) ->
         return read_receipt(path)
     worker = transfer_client(ctx, state, json=json)
     try:
-        told: Mapping[str, object] = to_json(worker.receipt(name))
+        receipt: Mapping[str, object] = to_json(worker.receipt(name))
     except ServerError as error:
         if error.kind != NoSuchJob.__name__:
             raise
         return worker.transfer_receipt(name)
-    return told
+    return receipt
 
 
 def _say(verdict: DiskVerdict, *, json: bool) -> None:

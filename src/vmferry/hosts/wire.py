@@ -65,18 +65,18 @@ class Call:
     def dump(self, arguments: Mapping[str, Any]) -> Json:
         return {name: _dump(self.types[name], arguments[name]) for name in self.types}
 
-    def load(self, told: object) -> dict[str, Any]:
+    def load(self, values: object) -> dict[str, Any]:
         """Return the arguments by name, read from their JSON. Raises BadRequest."""
-        if not isinstance(told, dict) or told.keys() != self.types.keys():
+        if not isinstance(values, dict) or values.keys() != self.types.keys():
             raise BadRequest(reason=f"{self.name} takes {', '.join(self.types) or 'nothing'}")
-        return {name: _load(type_, told[name], f"{self.name}: {name}") for name, type_ in self.types.items()}
+        return {name: _load(type_, values[name], f"{self.name}: {name}") for name, type_ in self.types.items()}
 
     def dump_answer(self, answer: object) -> Any:
         return _dump(self.answer, answer)
 
-    def load_answer(self, told: object) -> Any:
+    def load_answer(self, answer: object) -> Any:
         """Return the method's answer, read from its JSON. Raises BadRequest."""
-        return _load(self.answer, told, f"the answer to {self.name}")
+        return _load(self.answer, answer, f"the answer to {self.name}")
 
 
 def _dump(type_: TypeAdapter[Any], value: object) -> Any:
@@ -84,9 +84,9 @@ def _dump(type_: TypeAdapter[Any], value: object) -> Any:
     return type_.dump_python(plain, mode="json", by_alias=False)
 
 
-def _load(type_: TypeAdapter[Any], told: object, what: str) -> Any:
+def _load(type_: TypeAdapter[Any], value: object, what: str) -> Any:
     try:
-        return type_.validate_python(told, by_alias=False, by_name=True)
+        return type_.validate_python(value, by_alias=False, by_name=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -120,22 +120,22 @@ def dump_error(error: VmferryError) -> Json:
     return {"kind": type(error).__name__, "fields": fields, "sentence": str(error)}
 
 
-def load_error(told: object, host: str) -> VmferryError:
+def load_error(problem: object, host: str) -> VmferryError:
     """Return the error that `host` raised; AgentFailed with its sentence if this side has no such class.
 
     A libvirt URI in its field `host`, which would mean another libvirt here, is replaced by the host's name.
     """
-    if not isinstance(told, dict) or not isinstance(fields := told.get("fields"), dict):
-        return AgentFailed(host=host, reason=f"it answered {str(told)[:200]}")
-    kind = getattr(errors, str(told.get("kind")), None)
+    if not isinstance(problem, dict) or not isinstance(fields := problem.get("fields"), dict):
+        return AgentFailed(host=host, reason=f"it answered {str(problem)[:200]}")
+    kind = getattr(errors, str(problem.get("kind")), None)
     if not (isinstance(kind, type) and issubclass(kind, VmferryError)):
-        return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
+        return AgentFailed(host=host, reason=f"{problem.get('kind')}: {problem.get('sentence')}")
     if ":" in str(fields.get("host", "")):
         fields = fields | {"host": host}
     try:
         return kind(**{str(name): _unplain(value) for name, value in fields.items()})
     except (TypeError, ValueError):
-        return AgentFailed(host=host, reason=f"{told.get('kind')}: {told.get('sentence')}")
+        return AgentFailed(host=host, reason=f"{problem.get('kind')}: {problem.get('sentence')}")
 
 
 def _plain(value: object) -> object:

@@ -36,7 +36,8 @@ log = structlog.get_logger()
 UNDO_TRIES = 3
 FORWARD_TRIES = 3
 RETRY_S = 2.0
-LOOK_S = 1.0
+SUSPENDED_POLL_S = 1.0
+"""Between two looks whether a suspended job may go on, and at the room at the source."""
 
 
 class Outcome(TypedDict):
@@ -219,7 +220,7 @@ def _stand(job: Job) -> None:
     job.control.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
     job.control.says("standing still")
     while job.control.suspended:
-        job.control.wait(LOOK_S)
+        job.control.wait(SUSPENDED_POLL_S)
         spare_source(job)
 
 
@@ -282,8 +283,8 @@ def _waits(job: Job, away: HostUnreachable | VmHeld) -> str:
 
     The host and the time (UTC) are noted in the job's facts.
     """
-    host, told = str(away.fields["host"]), job.facts.away
-    since = told[1] if told is not None and told[0] == host else f"{datetime.now(UTC):%F %T} UTC"
+    host, away_before = str(away.fields["host"]), job.facts.away
+    since = away_before[1] if away_before is not None and away_before[0] == host else f"{datetime.now(UTC):%F %T} UTC"
     job.facts.away = [host, since]
     text = (
         f"{away}; it waits since {since}" if isinstance(away, VmHeld) else f"{away}, the job waits for it since {since}"

@@ -145,9 +145,9 @@ def _of_layers(expected: Expected, found: DiskChain) -> Iterator[Difference]:
         if layer.snapshots:
             held = f"{layer.name} holds the snapshot {layer.snapshots[0]!r}, which somebody took"
             yield Difference(target, ForeignAct.INTERNAL_SNAPSHOT, held)
-    told = [(_path(layer.name), layer.format) for layer in found.layers]
-    if len(told) != len(wanted) or not all(map(_alike, told, wanted)):
-        strange = next((pair for pair in told if pair[0] and pair not in wanted), None)
+    layers = [(_path(layer.name), layer.format) for layer in found.layers]
+    if len(layers) != len(wanted) or not all(map(_alike, layers, wanted)):
+        strange = next((pair for pair in layers if pair[0] and pair not in wanted), None)
         what = f"{strange[0]} as {strange[1]}" if strange else "other images than libvirt tells"
         yield Difference(target, ForeignAct.UNLIKE, f"QEMU has disk {target} on {what}")
 

@@ -38,10 +38,10 @@ class Definition:
 
     @staticmethod
     def load(text: str) -> Definition:
-        told = json.loads(text)
+        parsed = json.loads(text)
         for name in ("snapshots", "checkpoints"):
-            told[name] = tuple(WrittenSnapshot(**each) for each in told[name])
-        return Definition(**told)
+            parsed[name] = tuple(WrittenSnapshot(**each) for each in parsed[name])
+        return Definition(**parsed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,9 @@ def listed(users: Collection[FileUser]) -> str:
     first: dict[str, str] = {}
     for user in users:
         first.setdefault(user.who, str(user))
-    told = list(first.values())
-    more = f" and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
-    return ", ".join(told[:MOST_NAMED]) + more
+    kept = list(first.values())
+    more = f" and {len(kept) - MOST_NAMED} more" if len(kept) > MOST_NAMED else ""
+    return ", ".join(kept[:MOST_NAMED]) + more
 
 
 class Fate(StrEnum):

@@ -22,5 +22,5 @@ def outcomes(planned: Sequence[SourceFileFate], written: Callable[[Where], str |
 def _outcome(source: SourceFileFate, fact: str | None) -> SourceFileFate:
     if fact is None:
         return source
-    told = json.loads(fact)
-    return replace(source, fate=Fate(told["fate"]), why=str(told["why"]), freed_bytes=int(told["freed_bytes"]))
+    stored = json.loads(fact)
+    return replace(source, fate=Fate(stored["fate"]), why=str(stored["why"]), freed_bytes=int(stored["freed_bytes"]))

@@ -54,8 +54,8 @@ LATER = frozenset(
 def checksum(receipt: Mapping[str, object]) -> str:
     """Return the BLAKE3 of all of a receipt but its checksum, the same for every way in which its JSON is written."""
     counted = {name: value for name, value in receipt.items() if value or name not in LATER}
-    told = _plain({name: value for name, value in counted.items() if name != "checksum"})
-    return blake3(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    plain = _plain({name: value for name, value in counted.items() if name != "checksum"})
+    return blake3(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

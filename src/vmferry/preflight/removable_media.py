@@ -28,11 +28,11 @@ def is_drive(disk: Disk) -> bool:
 
 def discs(ends: Ends, vm: Vm, request: MoveRequest) -> RemovableMedia:
     """Decide what becomes of the disc in each drive that is not empty and that --disk does not name."""
-    told = RemovableMedia()
+    media = RemovableMedia()
     for disk in vm.disks:
         if is_drive(disk) and disk.chain and disk.target not in request.disks:
-            _of_drive(told, ends, disk, request)
-    return told
+            _of_drive(media, ends, disk, request)
+    return media
 
 
 def _of_drive(told: RemovableMedia, ends: Ends, disk: Disk, request: MoveRequest) -> None:

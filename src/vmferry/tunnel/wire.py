@@ -12,7 +12,8 @@ from threading import Lock
 
 UNSENT = 512 * 1024
 """Bytes that wait in the kernel, at most. More would only make the link's rate hard to see, and pings late."""
-_LOOK_S = 1.0
+_WRITABLE_POLL_S = 1.0
+"""Between two looks whether the link was closed, while it takes no bytes."""
 _TCP_INFO_BYTES, _MIN_RTT_AT, _MIN_RTT, _NEVER = 152, 148, struct.Struct("=I"), 0xFFFFFFFF
 """Up to tcpi_min_rtt, in microseconds, of struct tcp_info; see linux/tcp.h."""
 _KEEPALIVES = 3
@@ -44,7 +45,7 @@ class Wire:
                     content = content[self._tls.send(content) :]
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 began = time.monotonic()
-                self._writable.poll(_LOOK_S * 1000)
+                self._writable.poll(_WRITABLE_POLL_S * 1000)
                 blocked_s += time.monotonic() - began
         return blocked_s
 
@@ -68,8 +69,8 @@ class Wire:
 
     def round_trip_s(self) -> float:
         """Return the shortest round trip measured on this connection, in seconds; 0 before the first."""
-        told = self._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        (micros,) = _MIN_RTT.unpack_from(told, _MIN_RTT_AT)
+        info = self._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        (micros,) = _MIN_RTT.unpack_from(info, _MIN_RTT_AT)
         return 0.0 if micros == _NEVER else micros / 1e6
 
     def wait(self, seconds: float) -> bool:

@@ -17,7 +17,8 @@ from vmferry.process.state import ALREADY_RUNNING, StateLocation
 WORKER: Sequence[str] = (sys.executable, "-P", "-m", "vmferry.server.worker")
 """-P: a folder named vmferry where the user happens to stand is not the program."""
 DEADLINE_S = 60.0
-LOOK_S = 0.05
+SOCKET_POLL_S = 0.05
+"""Between tries of the socket of a worker that was just started: short, the command waits for it."""
 BESIDE_LIVING_S = 0.5
 """Between tries while another worker holds the lock and does not answer: it is coming or going."""
 
@@ -51,7 +52,7 @@ def start(place: StateLocation, answers: Callable[[], bool]) -> None:
                 raise WorkerUnreachable(state=place.state, reason=child.last_words(), log=place.log)
             child = None
             time.sleep(BESIDE_LIVING_S)
-        time.sleep(LOOK_S)
+        time.sleep(SOCKET_POLL_S)
 
 
 def _spawn(place: StateLocation) -> _Child:

@@ -73,10 +73,10 @@ def _quiesced(receipt: Receipt) -> Text:
 
 
 def _pause(receipt: Receipt) -> Text:
-    told = Text(f"{seconds_text(receipt.pause_s)} measured, {seconds_text(receipt.pause_forecast_s)} forecast")
+    text = Text(f"{seconds_text(receipt.pause_s)} measured, {seconds_text(receipt.pause_forecast_s)} forecast")
     if 0 < receipt.pause_allowed_s < receipt.pause_s:
-        told.append(f", longer than the {seconds_text(receipt.pause_allowed_s)} allowed", style="yellow")
-    return told
+        text.append(f", longer than the {seconds_text(receipt.pause_allowed_s)} allowed", style="yellow")
+    return text
 
 
 def _unusual(grid: Table, receipt: Receipt) -> None:
@@ -87,8 +87,8 @@ def _unusual(grid: Table, receipt: Receipt) -> None:
     if receipt.next_start:
         chosen = ", ".join(map(shown, receipt.next_start))
         what = "was left at the source" if receipt.to_host else "stays"
-        told = f"another image, which its definition named, {what} for {chosen}"
-        grid.add_row("next start", Text(told, style="yellow"))
+        sentence = f"another image, which its definition named, {what} for {chosen}"
+        grid.add_row("next start", Text(sentence, style="yellow"))
     for label, disks, why, style in (
         ("stays", receipt.stayed, "it was no part of this move", "yellow"),
         ("ejected", receipt.ejected, "its file was gone", "red"),

@@ -39,12 +39,12 @@ def _behind(source: SourceFileFate) -> list[str]:
 
 
 def _about(source: SourceFileFate, *, ended: bool) -> str:
-    told = [shown(source.role)]
+    remarks = [shown(source.role)]
     if source.bytes and not (ended and source.goes):
-        told.append(bytes_text(source.bytes))
+        remarks.append(bytes_text(source.bytes))
     if ended and source.fate is Fate.REMOVED:
-        told.append(f"{bytes_text(source.freed_bytes)} free again")
-    return f"{', '.join(told)}: {shown(source.why)}"
+        remarks.append(f"{bytes_text(source.freed_bytes)} free again")
+    return f"{', '.join(remarks)}: {shown(source.why)}"
 
 
 def freed_text(sources: Sequence[SourceFileFate], *, ended: bool) -> str:
@@ -53,7 +53,7 @@ def freed_text(sources: Sequence[SourceFileFate], *, ended: bool) -> str:
     size = sum(source.freed_bytes if ended else source.bytes for source in gone)
     stay = sum(source.fate is Fate.STAYS for source in sources)
     renamed = sum(source.fate is Fate.RENAMED for source in sources)
-    told = [f"{len(gone)} removed{'' if ended else ' at the end'}, {bytes_text(size)} free"] if gone else []
-    told += [f"{renamed} kept, renamed"] if renamed else []
-    told += [f"{stay} {'stay' if stay > 1 else 'stays'}"] if stay else []
-    return "; ".join(told)
+    remarks = [f"{len(gone)} removed{'' if ended else ' at the end'}, {bytes_text(size)} free"] if gone else []
+    remarks += [f"{renamed} kept, renamed"] if renamed else []
+    remarks += [f"{stay} {'stay' if stay > 1 else 'stays'}"] if stay else []
+    return "; ".join(remarks)

@@ -103,15 +103,15 @@ def _alias(disk: Element) -> str:
 def _block_job(domain: libvirt.virDomain, disk: Element, target: str) -> str:
     if disk.find("source") is None:
         return ""
-    told = domain.blockJobInfo(target, 0)
-    return _JOBS.get(told["type"], "") if told else ""
+    info = domain.blockJobInfo(target, 0)
+    return _JOBS.get(info["type"], "") if info else ""
 
 
 def _opened(domain: libvirt.virDomain) -> Mapping[str, Mapping[str, Any]]:
     """Return what QEMU has open, by the names of its devices, with a monitor query that changes nothing."""
-    told = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _QUERY, 0))["return"]
+    nodes = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _QUERY, 0))["return"]
     opened = {}
-    for device in told:
+    for device in nodes:
         image = device.get("inserted", {}).get("image", {})
         for part in device.get("qdev", "").split("/"):
             opened[part] = image
@@ -143,10 +143,10 @@ def _name(filename: str) -> str:
     """
     try:
         if filename.startswith("json:"):
-            told = json.loads(filename.removeprefix("json:"))
-            while isinstance(told.get("file"), dict):
-                told = told["file"]
-            filename = f"json:{json.dumps(told)}"
+            options = json.loads(filename.removeprefix("json:"))
+            while isinstance(options.get("file"), dict):
+                options = options["file"]
+            filename = f"json:{json.dumps(options)}"
         return str(where_named(filename)[0])
     except (ValueError, KeyError, AttributeError):
         return filename

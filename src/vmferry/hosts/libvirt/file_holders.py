@@ -92,8 +92,8 @@ def _user(process: Path, descriptor: Path) -> FileUser | None:
 def _named(words: Sequence[bytes], uuid: str) -> str:
     """Return how to name a QEMU's VM: libvirt passes -name guest=NAME,..., commas doubled; the UUID if it does not."""
     with suppress(ValueError, IndexError):
-        told = words[words.index(b"-name") + 1].decode(errors="replace").removeprefix("guest=")
-        return f"VM {told.replace(',,', chr(0)).partition(',')[0].replace(chr(0), ',')}"
+        name = words[words.index(b"-name") + 1].decode(errors="replace").removeprefix("guest=")
+        return f"VM {name.replace(',,', chr(0)).partition(',')[0].replace(chr(0), ',')}"
     return f"VM {uuid}"
 
 

@@ -32,7 +32,8 @@ _PASSABLE = 'for d do [ -x "$d" ] || { printf %s "$d"; exit 1; }; done'
 _OPENABLE = ': <> "$1"'
 _SECTOR = 4096
 _PROBE = re.compile(rf"vmferry-{ID}\.probe(\.named)?")
-LOOK_S = 30
+PROBE_TIMEOUT_S = 30
+"""Seconds that the probe of a folder may take: a storage that hangs must not hold up a plan."""
 OLD_S = 3600.0
 """Seconds; no probe takes that long: one this old was left by a process that was killed."""
 
@@ -62,7 +63,7 @@ def probe(folder: Path, use: FolderUse, user: User | None) -> Sequence[Finding]:
     try:
         return _tried(folder, use, user)
     except subprocess.TimeoutExpired:
-        what = f"{folder} did not answer QEMU's user within {LOOK_S} s"
+        what = f"{folder} did not answer QEMU's user within {PROBE_TIMEOUT_S} s"
         return [_blocker(what, f"see whether that storage answers, {_ANOTHER}")]
 
 
@@ -141,7 +142,7 @@ def _as(user: User, script: str, *arguments: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         errors="backslashreplace",  # a folder's name may be no UTF-8
-        timeout=LOOK_S,
+        timeout=PROBE_TIMEOUT_S,
     )
 
 
@@ -200,7 +201,9 @@ def _of_sectors(file: Path, use: FolderUse) -> Iterator[Finding]:
         os.truncate(file, size)
         words = ("qemu-io", "-f", "raw", "-t", "none", "-c", "quit", str(file))
         try:
-            ended = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LOOK_S)
+            ended = subprocess.run(
+                words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S
+            )
         except (FileNotFoundError, subprocess.TimeoutExpired):
             return
         if ended.returncode and "alignment" in ended.stderr:

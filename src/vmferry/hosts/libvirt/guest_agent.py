@@ -60,8 +60,8 @@ class GuestAgent:
 
     def _behind_s(self) -> float:
         """Return how many seconds the guest's clock is behind the host's."""
-        told = self._call("ask for its time", lambda domain: domain.getTime())
-        return time.time() - int(told["seconds"]) - int(told["nseconds"]) / 1e9
+        answer = self._call("ask for its time", lambda domain: domain.getTime())
+        return time.time() - int(answer["seconds"]) - int(answer["nseconds"]) / 1e9
 
     @contextmanager
     def waited_for(self, seconds: float) -> Iterator[None]:

@@ -164,18 +164,22 @@ def _url(name: str) -> Url:
         return Url(name)
 
 
-def _in_options(told: Any, image: Path, key: str = "filename") -> Iterator[Where]:
+def _in_options(options: Any, image: Path, key: str = "filename") -> Iterator[Where]:
     """Yield all places that QEMU's options name, however deep: whatever looks like a file counts as one."""
-    if isinstance(told, dict):
+    if isinstance(options, dict):
         try:
-            where, _ = where_named(f"json:{json.dumps(told)}")
+            where, _ = where_named(f"json:{json.dumps(options)}")
             yield from [where] if isinstance(where, Url) else []
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             pass
-        for inner, held in told.items():
+        for inner, held in options.items():
             yield from _in_options(held, image, str(inner))
-    elif isinstance(told, list):
-        for held in told:
+    elif isinstance(options, list):
+        for held in options:
             yield from _in_options(held, image, key)
-    elif isinstance(told, str) and (told.startswith(("/", "json:", "file:")) or key.rpartition(".")[2] == "filename"):
-        yield from meant(told, image)
+    elif isinstance(options, str) and (_looks_like_a_file(options) or key.rpartition(".")[2] == "filename"):
+        yield from meant(options, image)
+
+
+def _looks_like_a_file(option: str) -> bool:
+    return option.startswith(("/", "json:", "file:"))

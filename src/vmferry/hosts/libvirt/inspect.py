@@ -226,10 +226,10 @@ def _agent(root: Element) -> bool:
 def _blocked(domain: libvirt.virDomain) -> str | None:
     """Return what QEMU says against a migration, of which a save is one; libvirt asks it only as it begins."""
     try:
-        told = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-migrate"}', 0))
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-migrate"}', 0))
     except (libvirt.libvirtError, ValueError):
         return None
-    reasons = told.get("return", {}).get("blocked-reasons", [])
+    reasons = answer.get("return", {}).get("blocked-reasons", [])
     return f"QEMU says: {'; '.join(reasons)}" if reasons else None
 
 

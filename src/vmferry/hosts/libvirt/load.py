@@ -20,8 +20,8 @@ _LISTED = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNEC
 
 
 def read_load(conn: libvirt.virConnect) -> Load:
-    told = conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK, _LISTED)
-    disks = [waits for domain, stats in told for waits in _disks(domain, stats)]
+    all_stats = conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK, _LISTED)
+    disks = [waits for domain, stats in all_stats for waits in _disks(domain, stats)]
     return Load(time.monotonic(), tuple(disks), stalled_s())
 
 

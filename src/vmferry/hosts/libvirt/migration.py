@@ -36,7 +36,7 @@ STOPS_MS = 100
 """Milliseconds: QEMU stops the guest when sending the rest takes no longer (its own: 300); so long the guest stands."""
 PATIENT_ROUNDS = 8
 """Passes over a guest's memory; one that takes more changes its memory too fast for so short a stop."""
-_LOOK_S, _STATS_S = 0.05, 1.0
+_END_POLL_S, _STATS_S = 0.05, 1.0
 _OVER = frozenset({libvirt.VIR_DOMAIN_JOB_FAILED, libvirt.VIR_DOMAIN_JOB_CANCELLED})
 
 
@@ -52,21 +52,21 @@ class MigrationTransport(Protocol):
     """Carries libvirt's and QEMU's own streams from host to host."""
 
     def receive(self, job: str) -> str:
-        """Open this end for one migration of a job. Returns an opaque word, which the other end passes to `to`."""
+        """Open this end for one migration of a job. Returns an opaque endpoint, which the other end passes to `to`."""
 
     def end(self, job: str) -> None:
         """Close this end, and cut all streams of a job."""
 
-    def to(self, job: str, word: str) -> AbstractContextManager[tuple[str, str, str]]:
-        """Yield the URIs (see Incoming) that lead to the host which gave the word, while the context is open."""
+    def to(self, job: str, endpoint: str) -> AbstractContextManager[tuple[str, str, str]]:
+        """Yield the URIs (see Incoming) that lead to the host which gave the endpoint, while the context is open."""
 
-    def lead(self, job: str, name: str) -> tuple[Path, str, str]:
+    def expose(self, job: str, name: str) -> tuple[Path, str, str]:
         """Return a unix socket to listen on, and where other hosts reach it: address and ticket.
 
         These hold until `end`, or until the next call with this name.
         """
 
-    def reach(self, address: str, ticket: str) -> AbstractContextManager[Path]:
+    def connect(self, address: str, ticket: str) -> AbstractContextManager[Path]:
         """Yield a unix socket that leads to where another host's ticket does, while the context is open."""
 
 
@@ -95,17 +95,17 @@ def migrate(link: LibvirtConnection, uuid: str, incoming: Incoming, changes: Cha
     looked = time.monotonic()
     try:
         while carrying.is_alive():
-            ended = qemu.ends_within(_LOOK_S)
+            ended = qemu.ends_within(_END_POLL_S)
             if ended:
                 downtime.forget()
                 return
             if ended is None:
-                carrying.join(_LOOK_S)
+                carrying.join(_END_POLL_S)
             watch.check()
             if time.monotonic() - looked > _STATS_S:
-                looked, told = time.monotonic(), _told(link, uuid)
-                downtime.heed(told)
-                sleeper.heed(told)
+                looked, seen = time.monotonic(), _progress_of(link, uuid)
+                downtime.heed(seen)
+                sleeper.heed(seen)
     except VmferryError:
         while carrying.is_alive():
             sleeper.wake()
@@ -190,7 +190,7 @@ class _Sleeper:
             self._link.call("stop migrating", lambda c: c.lookupByUUIDString(self._uuid).abortJob())
 
 
-def _told(link: LibvirtConnection, uuid: str) -> Mapping[str, Any]:
+def _progress_of(link: LibvirtConnection, uuid: str) -> Mapping[str, Any]:
     """Return libvirt's statistics of the VM's job; none where the VM has left already, or is about to."""
     with contextlib.suppress(HostRefused):
         return link.call("look at its migration", lambda c: c.lookupByUUIDString(uuid).jobStats())

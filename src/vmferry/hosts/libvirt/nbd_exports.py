@@ -159,14 +159,14 @@ def image_options(place: Place, size: int | None = None) -> str:
 
     It is shared with the QEMU that has it open; its format is never probed.
     """
-    told: dict[str, object] = {"driver": place.format, "read-only": True, "force-share": True}
+    options: dict[str, object] = {"driver": place.format, "read-only": True, "force-share": True}
     if size is not None:
-        told["size"] = size
-    told["file"] = {"filename": image_name(place)}
+        options["size"] = size
+    options["file"] = {"filename": image_name(place)}
     if place.scheme is Scheme.PATH:
         driver = "host_device" if place.path.is_block_device() else "file"
-        told["file"] = {"driver": driver, "filename": image_name(place), "cache": {"direct": _direct(place.path)}}
-    return f"json:{json.dumps(told)}"
+        options["file"] = {"driver": driver, "filename": image_name(place), "cache": {"direct": _direct(place.path)}}
+    return f"json:{json.dumps(options)}"
 
 
 def _direct(path: Path) -> bool:

@@ -84,8 +84,8 @@ def _addresses() -> Iterator[tuple[str, object]]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # it has none
-                told = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
-                yield name, ip_address(told[20:24])
+                answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                yield name, ip_address(answer[20:24])
     with suppress(OSError):  # no IPv6 here
         for line in _IPV6.read_text().splitlines():
             digits, *_, name = line.split()

@@ -234,7 +234,7 @@ class LibvirtRelocation:
             yield transfer
         elif source.through:
             url = urlsplit(source.at)
-            with self._cross().reach(url.netloc, source.through) as socket:
+            with self._cross().connect(url.netloc, source.through) as socket:
                 near = Place(f"nbd+unix://{url.path}?socket={quote(str(socket))}", known_as=source.known_as)
                 yield replace(transfer, source=near)
         else:

@@ -27,7 +27,7 @@ _APPENDED = range(5)
 """Ways of writing that only append: raw, gzip, bzip2, xz and lzop. Later ones put each page in a place of its own."""
 _BEGUN = 1 << 20
 """Bytes of the file at which QEMU writes memory: the XML takes less."""
-_BEGIN_S, _LOOK_S = 0.005, 0.05
+_BEGIN_POLL_S, _SAVE_POLL_S = 0.005, 0.05
 _SAVE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_HALT | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
 _PAUSED_BY_HAND = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT]
 """What `virsh suspend` makes of a guest while libvirt takes a snapshot of its memory."""
@@ -220,7 +220,7 @@ class SavedState:
         memory_bytes = self._link.call("look", lambda c: self._domain(c).maxMemory() * 1024)
         standing = paused = False
         while saving.is_alive():
-            saving.join(_BEGIN_S if pace.due else _LOOK_S)
+            saving.join(_BEGIN_POLL_S if pace.due else _SAVE_POLL_S)
             watch.check()
             definition = files.allocated(self._memory)
             if saving.is_alive():

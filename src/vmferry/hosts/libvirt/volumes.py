@@ -64,7 +64,7 @@ def _unreadable(where: Url, reason: str) -> Volume:
 def _is_zero(url: str, offset: int, length: int) -> bool:
     command = ("qemu-io", "-r", "-f", "raw", "-c", f"read -P 0 {offset} {length}", url)
     try:
-        told = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
+        ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         return False
-    return told.returncode == 0 and "verification failed" not in told.stdout + told.stderr
+    return ended.returncode == 0 and "verification failed" not in ended.stdout + ended.stderr

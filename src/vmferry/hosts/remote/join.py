@@ -93,12 +93,12 @@ _TIMES = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
 def _post(http: httpx.Client, address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
         reply = http.post(path, json=body)
-        told = reply.json()
+        answer = reply.json()
     except (httpx.HTTPError, ValueError) as error:
         raise AgentUnreachable(host=address, reason=str(error) or type(error).__name__) from error
     if reply.is_error:
-        problem = load_error(told, address)
+        problem = load_error(answer, address)
         if isinstance(problem, JoinRefused):
             raise JoinRefused(address=address, reason=problem.fields["reason"])
         raise problem
-    return dict(told)
+    return dict(answer)

@@ -20,7 +20,7 @@ class SimulatedRelocation(SimulatedFiles):
     def definition(self, uuid: str) -> Definition:
         with self._look("definition") as world:
             machine = world.machine(uuid)
-            told = {
+            record = {
                 "name": machine.name,
                 "disks": {target: [str(image.path), image.format] for target, image in machine.disks.items()},
                 "nvram": str(machine.nvram) if machine.nvram else None,
@@ -31,7 +31,7 @@ class SimulatedRelocation(SimulatedFiles):
                 for name, disks in machine.snapshots.items()
             )
             checkpoints = tuple(WrittenSnapshot(name, "{}") for name in machine.checkpoints)
-            return Definition(uuid, json.dumps(told), snapshots, checkpoints, autostart=machine.autostart)
+            return Definition(uuid, json.dumps(record), snapshots, checkpoints, autostart=machine.autostart)
 
     def mark_of(self, path: Path) -> str:
         with self._look("mark_of") as world:
@@ -104,8 +104,8 @@ class SimulatedRelocation(SimulatedFiles):
                 if there.placeholder != self._job:
                     raise VmExists(host=self.name, vm=there.name)
                 return
-            told = json.loads(definition.xml)
-            placeholder = Machine(told["name"], definition.uuid, definition={}, placeholder=self._job)
+            record = json.loads(definition.xml)
+            placeholder = Machine(record["name"], definition.uuid, definition={}, placeholder=self._job)
             world.machines[definition.uuid] = placeholder
 
     def defined(self, uuid: str) -> bool:
@@ -159,12 +159,12 @@ class SimulatedRelocation(SimulatedFiles):
             machine.placeholder = ""
 
     def _write_down(self, machine: Machine, definition: Definition) -> None:
-        told = json.loads(definition.xml)
-        machine.name = told["name"]
-        machine.definition = {target: Placed(Path(at), format_) for target, (at, format_) in told["disks"].items()}
-        machine.nvram = Path(told["nvram"]) if told["nvram"] else None
+        record = json.loads(definition.xml)
+        machine.name = record["name"]
+        machine.definition = {target: Placed(Path(at), format_) for target, (at, format_) in record["disks"].items()}
+        machine.nvram = Path(record["nvram"]) if record["nvram"] else None
         machine.autostart = definition.autostart
-        machine.networks = told["networks"]
+        machine.networks = record["networks"]
         machine.checkpoints = [each.name for each in definition.checkpoints]
         machine.snapshots = {
             each.name: {target: Path(at) for target, at in json.loads(each.xml).items()}

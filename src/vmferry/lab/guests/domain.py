@@ -105,10 +105,10 @@ def _cpu(spec: GuestSpec, boot: Boot) -> list[etree._Element]:
 
 def _os(spec: GuestSpec, place: GuestFiles, boot: Boot) -> etree._Element:
     regions = ",".join(f"{d.target}:{d.region[0]}:{d.region[1]}" for d in spec.stamped)
-    told = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
-    told += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
-    told += "".join(f" lab.lease={d.target}" for d in spec.disks if d.lease) + (" lab.agent" if spec.agent else "")
-    told += f" lab.erase={spec.erase_one_in} lab.channel"
+    command_line = f"lab.write={regions} lab.rate={spec.rate} lab.touch={spec.touch_mib} lab.dirty={spec.dirty_mib_s}"
+    command_line += "".join(f" lab.fs={d.target}" for d in spec.disks if d.file_system)
+    command_line += "".join(f" lab.lease={d.target}" for d in spec.disks if d.lease)
+    command_line += f"{' lab.agent' if spec.agent else ''} lab.erase={spec.erase_one_in} lab.channel"
     os_: etree._Element = E.os(E.type("hvm", arch="x86_64", machine=spec.machine))
     if spec.uefi:
         os_.append(E.loader(OVMF_CODE, readonly="yes", type="pflash"))
@@ -116,7 +116,7 @@ def _os(spec: GuestSpec, place: GuestFiles, boot: Boot) -> etree._Element:
     os_.append(E.kernel(str(boot.kernel)))
     if boot.initrd:
         os_.append(E.initrd(str(boot.initrd)))
-    os_.append(E.cmdline(f"{boot.options} {told}"))
+    os_.append(E.cmdline(f"{boot.options} {command_line}"))
     return os_
 
 

@@ -102,18 +102,18 @@ class LabNode:
         self._programs.mkdir(exist_ok=True)
         started = spawn(self.inside(*words), self.log_of(name), environment)
         self._children.append(started)
-        told = {"pid": started.pid, "words": list(words), "environment": dict(environment or {})}
+        record = {"pid": started.pid, "words": list(words), "environment": dict(environment or {})}
         new = self._programs / f"{name}.json.new"
-        new.write_text(json.dumps(told, indent=2))
+        new.write_text(json.dumps(record, indent=2))
         new.replace(self._programs / f"{name}.json")
         return started
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Start a program again that `spawn_inside` started before, with the same command line and environment."""
-        told = self._told(name)
-        if told is None:
+        record = self._told(name)
+        if record is None:
             raise LabProgramFailed(program=name, reason="nothing of that name was ever started here")
-        return self.spawn_inside(told["words"], name, told["environment"])
+        return self.spawn_inside(record["words"], name, record["environment"])
 
     def kill(self, name: str) -> None:
         """SIGKILL a program started by `spawn_inside` and wait until it has ended; no error if it does not run."""
@@ -133,8 +133,8 @@ class LabNode:
 
     def pid_of(self, name: str) -> int | None:
         """Return the process id of a program started by `spawn_inside`; None while it does not run."""
-        told = self._told(name)
-        return told["pid"] if told and in_lab(told["pid"], self.at) else None
+        record = self._told(name)
+        return record["pid"] if record and in_lab(record["pid"], self.at) else None
 
     def log_of(self, name: str) -> Path:
         """Return the file with all output of a program, of all its starts."""

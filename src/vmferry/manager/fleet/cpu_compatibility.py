@@ -138,8 +138,10 @@ class CpuCompatibility:
         cpus = [_offer(platform, guests).cpu for platform in platforms]
         names = tuple(platform.host for platform in platforms)
         if len({cpu.vendor for cpu in cpus}) > 1:
-            told = "; ".join(f"{name} has {cpu.vendor or 'none named'}" for name, cpu in zip(names, cpus, strict=True))
-            raise VendorsDiffer(vendors=told)
+            vendors = "; ".join(
+                f"{name} has {cpu.vendor or 'none named'}" for name, cpu in zip(names, cpus, strict=True)
+            )
+            raise VendorsDiffer(vendors=vendors)
         reasons: list[str] = []
         for host in hosts:  # an older libvirt may not know a model that a newer one can name for all
             try:

@@ -36,7 +36,7 @@ from vmferry.model.fleet import HostState, HostView, StorageView, host_port
 log = structlog.get_logger()
 
 MANAGER = "manager"
-SETTLE_S, SETTLE_LOOK_S = 20.0, 0.1
+SETTLE_S, SETTLE_POLL_S = 20.0, 0.1
 """An agent that has just joined answers so soon."""
 TEND_S = 3600.0
 """How often all agents are looked at, so that no certificate runs out unseen."""
@@ -107,7 +107,7 @@ class Fleet:
         """Return the host once its agent serves with its new certificate, or after SETTLE_S."""
         deadline = time.monotonic() + SETTLE_S
         while (view := self.show(name)).state is not HostState.ANSWERS and time.monotonic() < deadline:
-            self._closing.wait(SETTLE_LOOK_S)
+            self._closing.wait(SETTLE_POLL_S)
         return view
 
     def hosts(self) -> list[HostView]:
@@ -145,8 +145,8 @@ class Fleet:
     def add_storage(self, name: str, host: str, path: Path, grade: str) -> StorageView:
         """Have a host serve a folder as a storage. Raises NoSuchHost, HostUnreachable, StorageKnown, StorageUnfit."""
         body = {"path": str(path), "grade": grade}
-        told = self._asked(host).ask("PUT", f"storages/{part(check_name(name))}", body)
-        self._store.add_storage(StorageRow(host, name, str(told["path"]), str(told["uuid"]), str(told["grade"])))
+        answer = self._asked(host).ask("PUT", f"storages/{part(check_name(name))}", body)
+        self._store.add_storage(StorageRow(host, name, str(answer["path"]), str(answer["uuid"]), str(answer["grade"])))
         return next(s for s in self.storages() if (s.host, s.name) == (host, name))
 
     def storages(self) -> list[StorageView]:
@@ -305,15 +305,15 @@ class Fleet:
         if row.revoked:
             return replace(view, state=HostState.REVOKED, sentence="its certificate was revoked")
         try:
-            told: dict[str, Any] = self._link(row).ask("GET", "about")
+            about: dict[str, Any] = self._link(row).ask("GET", "about")
         except AgentVersionMismatch as error:
             return replace(view, state=HostState.DIFFERS, sentence=str(error))
         except HostUnreachable as error:
             return replace(view, state=HostState.AWAY, sentence=str(error))
         return replace(
             view,
-            version=str(told["version"]),
-            hostname=str(told["hostname"]),
-            connect=str(told["connect"]),
-            certificate_expires=str(told["expires"]),
+            version=str(about["version"]),
+            hostname=str(about["hostname"]),
+            connect=str(about["connect"]),
+            certificate_expires=str(about["expires"]),
         )

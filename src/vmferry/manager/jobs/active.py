@@ -24,8 +24,8 @@ class ActiveJobs:
         self._tokens: dict[str, FencingToken] = {}
         self._versions: Counter[str] = Counter()
         self._changed = Condition()
-        self._heard: dict[str, JobHeartbeat] = {}
-        self._told: dict[str, Progress] = {}
+        self._synced: dict[str, JobHeartbeat] = {}
+        self._saved: dict[str, Progress] = {}
 
     # -- controls
 
@@ -103,10 +103,10 @@ class ActiveJobs:
 
     # -- what is written by other managers, and for them
 
-    def hear(self, pulses: Iterable[JobHeartbeat], manager: str) -> None:
+    def sync(self, pulses: Iterable[JobHeartbeat], manager: str) -> None:
         """Pass on orders that came in at other managers, and wake watchers of jobs that changed there."""
         now = {pulse.id: pulse for pulse in pulses}
-        before, self._heard = self._heard, now
+        before, self._synced = self._synced, now
         for job in before.keys() | now.keys():
             old, new = before.get(job), now.get(job)
             if new is not None and new.manager == manager:
@@ -116,11 +116,11 @@ class ActiveJobs:
             elif old != new:
                 self.bump(job)
 
-    def untold(self) -> list[tuple[FencingToken, Progress]]:
+    def unsaved_progress(self) -> list[tuple[FencingToken, Progress]]:
         """Return the progress that was not recorded yet, of jobs that run here; each is returned once."""
         seen = {job: board.progress for job, board in list(self._boards.items())}
-        fresh = [job for job, progress in seen.items() if self._told.get(job) != progress]
-        self._told = seen
+        fresh = [job for job, progress in seen.items() if self._saved.get(job) != progress]
+        self._saved = seen
         return [(self._tokens[job], seen[job]) for job in fresh]
 
 

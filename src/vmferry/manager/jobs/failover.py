@@ -20,7 +20,8 @@ from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
-LOOK_S = 1.0
+LEASE_POLL_S = 1.0
+"""Between two looks at the leases of managers and jobs; a lease lasts many times longer."""
 IDLE_S = 5.0
 """A job of this manager that nobody has walked for so long is resumed."""
 PATIENCE_S = 20.0
@@ -69,7 +70,7 @@ class Failover:
         self._leases.release()
 
     def _watch(self) -> None:
-        while not self._closing.wait(LOOK_S):
+        while not self._closing.wait(LEASE_POLL_S):
             self._look_safely()
 
     def _look_safely(self) -> None:
@@ -113,10 +114,10 @@ class Failover:
         self._wake()
 
     def _pass_on(self) -> None:
-        for token, progress in self._active.untold():
+        for token, progress in self._active.unsaved_progress():
             self._store.put_progress(token, progress)
         pulses = self._store.pulses()
-        self._active.hear(pulses, self._identity.manager)
+        self._active.sync(pulses, self._identity.manager)
         self._revive(pulses)
         if waits(pulses):
             self._wake()

@@ -55,7 +55,7 @@ from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
-LOOK_S = 15.0
+QUEUE_POLL_S = 15.0
 """The dispatcher looks so often without being asked: for jobs that an error of the store left behind."""
 PATIENCE_S = 20.0
 BUSY = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.UNDOING})
@@ -310,7 +310,7 @@ class Jobs:
                 log.warning("jobs could not be started; trying again", reason=str(away))
             except Exception:
                 log.exception("jobs could not be started; trying again")  # a thread's own border
-            self._wake.wait(LOOK_S)
+            self._wake.wait(QUEUE_POLL_S)
             self._wake.clear()
 
     def _start_jobs(self) -> None:

@@ -17,7 +17,8 @@ from vmferry.transfer.throttle import Gate
 
 log = structlog.get_logger()
 
-LOOK_S = 1.0
+SAMPLE_S = 1.0
+"""Between two samples of a host: the latencies of its guests are read over one second."""
 LINGER_S = 5.0
 """Looks on so long after the last byte was asked for: a step between two copies is no end."""
 AWAY_S = 30.0
@@ -105,7 +106,7 @@ class Sampler:
         elif self.gate.says and not self._idle.says:
             log.info("no longer giving way", host=self._name)
         self.gate.give(rate, self._idle.says)
-        return LOOK_S
+        return SAMPLE_S
 
 
 def used_by_others(before: Load, passed_before: int, now: Load, passed: int) -> float:

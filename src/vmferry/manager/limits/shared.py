@@ -26,7 +26,8 @@ from vmferry.transfer import Throttle
 
 log = structlog.get_logger()
 
-LOOK_S = 1.0
+SHARE_S = 1.0
+"""Between two divisions of the limits among the transfers that run."""
 REREAD_LOOKS = 5
 """After so many looks the store is read again: another manager may have set a limit."""
 PATIENCE_S = 5.0
@@ -143,7 +144,7 @@ class Limits:
 
     def _look_at_the_clock(self) -> None:
         looks = 0
-        while not self._closing.wait(LOOK_S):
+        while not self._closing.wait(SHARE_S):
             looks += 1
             try:
                 if looks % REREAD_LOOKS == 0:

@@ -22,7 +22,8 @@ from vmferry.manager.store.notices import Notice
 DEADLINE_S = 60
 KILLED_AFTER_S = 5
 """Between SIGTERM at the deadline and SIGKILL."""
-_LOOK_S = 0.25
+_EXIT_POLL_S = 0.25
+"""Between two looks whether the command has ended, or this process is about to."""
 _LAST_WORDS = 400
 _LONGEST_WORD = 8192
 """Linux takes 128 KiB in one variable; the whole sentence stands in the JSON."""
@@ -77,15 +78,15 @@ def program(command: str) -> str | None:
 
 
 def _environment(notice: Notice) -> dict[str, str]:
-    told = json.loads(notice.body)
+    body = json.loads(notice.body)
     named = {
         "VMFERRY_EVENT": notice.event,
         "VMFERRY_EVENT_ID": notice.event_id,
-        "VMFERRY_EVENT_TIME": told["time"],
-        "VMFERRY_JOB": told.get("job", ""),
-        "VMFERRY_VM": told.get("vm", ""),
-        "VMFERRY_TRANSFER": told.get("transfer", ""),
-        "VMFERRY_SENTENCE": told.get("sentence", ""),
+        "VMFERRY_EVENT_TIME": body["time"],
+        "VMFERRY_JOB": body.get("job", ""),
+        "VMFERRY_VM": body.get("vm", ""),
+        "VMFERRY_TRANSFER": body.get("transfer", ""),
+        "VMFERRY_SENTENCE": body.get("sentence", ""),
     }
     return {name: word.replace("\0", "")[:_LONGEST_WORD] for name, word in named.items()}
 
@@ -98,7 +99,7 @@ def _ended(process: subprocess.Popen[bytes], closing: Event, deadline_s: float) 
     until = time.monotonic() + deadline_s + 2 * KILLED_AFTER_S
     while True:
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(_LOOK_S)
+            return process.wait(_EXIT_POLL_S)
         if closing.is_set() or time.monotonic() > until:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -21,7 +21,7 @@ from vmferry.process.state import ManagerIdentity
 
 log = structlog.get_logger()
 
-LOOK_S = 1.0
+NOTICE_POLL_S = 1.0
 """So long after a change its notice may set out."""
 AT_ONCE = 8
 """Receivers that are told at a time."""
@@ -121,7 +121,7 @@ class Delivery:
                 log.warning("notices could not be looked up; trying again", reason=str(away))
             except Exception:
                 log.exception("notices could not be given out; trying again")  # a thread's own border
-            self._wake.wait(LOOK_S)
+            self._wake.wait(NOTICE_POLL_S)
 
     def _give_out(self) -> None:
         now_s = time.monotonic()
@@ -154,7 +154,7 @@ class Delivery:
             self._wake.set()
 
     def _deliver(self, notice: Notice) -> None:
-        told = {"notice": notice.event, notice.about: notice.subject, "to": notice.to, "id": notice.event_id}
+        named = {"notice": notice.event, notice.about: notice.subject, "to": notice.to, "id": notice.event_id}
         try:
             if notice.way is Channel.COMMAND:
                 command.run(notice, self._identity.environment, self._closing)
@@ -163,12 +163,12 @@ class Delivery:
         except NotTold as error:
             if self._closing.is_set():
                 return
-            log.warning("a notice was not delivered", sentence=str(error), tries=notice.tries + 1, **told)
+            log.warning("a notice was not delivered", sentence=str(error), tries=notice.tries + 1, **named)
             self._again(notice, str(error.fields["reason"]))
         else:
             self._store.tried(notice, NoticeState.DELIVERED)
             self._not_before.pop(notice.number, None)
-            log.info("a notice was delivered", **told)
+            log.info("a notice was delivered", **named)
 
     def _again(self, notice: Notice, reason: str) -> None:
         """Have a notice tried again later, unless it is too old, or a test, whose result somebody waits for."""

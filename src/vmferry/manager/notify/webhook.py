@@ -23,7 +23,8 @@ from vmferry.errors import NotTold
 from vmferry.manager.store.notices import Notice
 
 DEADLINE_S = 20.0
-_LOOK_S = 0.25
+_CLOSING_POLL_S = 0.25
+"""Between two looks whether this process is about to end, while a server is waited for."""
 _PREFIX = "whsec_"
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each URL whole
@@ -112,7 +113,7 @@ async def _within(notice: Notice, headers: dict[str, str], closing: Event, deadl
 
             group.start_soon(ask)
             while not closing.is_set():
-                await anyio.sleep(_LOOK_S)
+                await anyio.sleep(_CLOSING_POLL_S)
             group.cancel_scope.cancel()
     if errors:
         raise errors[0]

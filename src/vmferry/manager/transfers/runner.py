@@ -1,4 +1,4 @@
-"""Runs transfers: gives them their turns, runs each in a thread of its own, records how it ended."""
+"""Runs transfers: decides which may run, runs each in a thread of its own, records how it ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmferry.manager.limits.shared import Limits
 from vmferry.manager.store.jobs import now
 from vmferry.manager.store.transfers import TransferRow, TransferStore
 from vmferry.manager.transfers.running import Halt, Halted, RunningTransfer, TransferProgress
-from vmferry.manager.transfers.scheduling import QueueEntry, turns
+from vmferry.manager.transfers.scheduling import QueueEntry, schedule
 from vmferry.model.transfers import ACTIVE_TRANSFERS, AT_WORK, TransferRequest, TransferState
 from vmferry.transfer import Throttle
 from vmferry.transfer.standalone import CopyResult, DiskCopy
@@ -24,7 +24,7 @@ from vmferry.transfer.verification.receipts import receipt
 
 log = structlog.get_logger()
 
-LOOK_S = 15.0
+QUEUE_POLL_S = 15.0
 """The dispatcher looks so often without being asked: for what an error of the store left behind."""
 PATIENCE_S = 20.0
 
@@ -74,7 +74,7 @@ class TransferRunner:
             return self._lock.wait_for(lambda: not self._at_work, PATIENCE_S)
 
     def look(self, *, anew: str | None = None) -> None:
-        """Give turns now; `anew`: also to this transfer if it would have to wait for its next try."""
+        """Begin and preempt transfers now; `anew`: also to this transfer if it would have to wait for its next try."""
         if anew is not None:
             self._not_before.pop(anew, None)
         self._wake.set()
@@ -108,7 +108,7 @@ class TransferRunner:
             self._changed(row.id)
         self._wake.set()
 
-    # -- turns
+    # -- scheduling
 
     def _dispatch(self) -> None:
         while not self._closing:
@@ -116,12 +116,12 @@ class TransferRunner:
             if self._closing:
                 return
             try:
-                self._give_turns()
+                self._reschedule()
             except Exception:
                 log.exception("transfers could not be started; trying again")  # a thread's own border
             self._wake.wait(self._rest_s())
 
-    def _give_turns(self) -> None:
+    def _reschedule(self) -> None:
         for row in self._store.rows(AT_WORK | {TransferState.TRANSIENT}):
             if row.id not in self._at_work and self._is_due(row.id):  # at work with nobody: the store failed
                 self._store.change(row.id, TransferState.QUEUED, {row.state})
@@ -137,19 +137,19 @@ class TransferRunner:
             if id in rows
         ]
         ready = [c for c in waiting if c.id not in self._at_work and not self._limits.closed(c.slots)]
-        found = turns(ready, at_work, self._most)
-        for id in found.make_way:
+        decided = schedule(ready, at_work, self._most)
+        for id in decided.preempt:
             self.halt(id, Halt.MAKE_WAY)
-        for id in found.begin:
+        for id in decided.begin:
             self._begin(rows[id], self._carry)
 
     def _is_due(self, transfer: str) -> bool:
         return self._not_before.get(transfer, 0.0) <= time.monotonic()
 
     def _rest_s(self) -> float:
-        """Seconds until the next try that is due, LOOK_S at most."""
+        """Seconds until the next try that is due, QUEUE_POLL_S at most."""
         now_s = time.monotonic()
-        return max(0.0, min([LOOK_S, *(at - now_s for at in list(self._not_before.values()) if at > now_s)]))
+        return max(0.0, min([QUEUE_POLL_S, *(at - now_s for at in list(self._not_before.values()) if at > now_s)]))
 
     # -- one transfer, in its own thread
 
@@ -171,7 +171,7 @@ class TransferRunner:
             act(row, carrying)
         except Exception:  # a thread's own border: the store failed, perhaps
             log.exception("a transfer ended in a way nobody foresaw", transfer=row.id)
-            self._not_before[row.id] = time.monotonic() + LOOK_S
+            self._not_before[row.id] = time.monotonic() + QUEUE_POLL_S
         finally:
             with self._lock:
                 del self._at_work[row.id]
@@ -219,8 +219,8 @@ class TransferRunner:
         """
         far = _far(row, carrying)
         stalled = now() if carrying.far_bytes > row.done_bytes else row.stalled_since or now()
-        told = {"sentence": in_words(error), "kind": type(error).__name__, "failures": row.failures + 1}
-        columns = {**far, **told, "stalled_since": stalled}
+        failure = {"sentence": in_words(error), "kind": type(error).__name__, "failures": row.failures + 1}
+        columns = {**far, **failure, "stalled_since": stalled}
         passing = isinstance(error, HostUnreachable) or (isinstance(error, VmferryError) and error.passing)
         if not passing or _given_up(row.request, stalled):
             self._store.change(row.id, TransferState.ERROR, AT_WORK, **columns)
@@ -236,7 +236,7 @@ class TransferRunner:
             self._carriage(row).give_up()
         except VmferryError as error:
             self._store.ask(row.id, sentence=str(error), kind=type(error).__name__)
-            self._not_before[row.id] = time.monotonic() + LOOK_S
+            self._not_before[row.id] = time.monotonic() + QUEUE_POLL_S
             return
         self._store.change(row.id, TransferState.CANCELLED, ACTIVE_TRANSFERS, sentence="", kind="")
 

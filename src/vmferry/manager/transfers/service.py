@@ -177,9 +177,9 @@ class Transfers:
         """
         if row.state is not TransferState.TRANSFERRED or row.receipt is None or row.cancel_asked:
             raise _wrong(row, "acknowledge", "transferred")
-        carriage, told = self._carriage(row), json.loads(row.receipt)
-        seal = carriage.hand_over(load(Seal, json.dumps(told["seal"])) if told["seal"] else None)
-        left = json.dumps(resealed({name: told[name] for name in told if name != "checksum"}, seal))
+        carriage, receipt = self._carriage(row), json.loads(row.receipt)
+        seal = carriage.hand_over(load(Seal, json.dumps(receipt["seal"])) if receipt["seal"] else None)
+        left = json.dumps(resealed({name: receipt[name] for name in receipt if name != "checksum"}, seal))
         self._store.change(row.id, TransferState.ACKNOWLEDGED, {TransferState.TRANSFERRED}, receipt=left)
         carriage.forget()
         shutil.rmtree(self._memory / row.id, ignore_errors=True)

@@ -13,7 +13,8 @@ from vmferry.migration.steps.step import Job, Step
 AGENT_S = 5.0
 WAIT_S = 15.0
 """So long an agent that answered before the move may take to answer after it."""
-LOOK_S = 1.0
+AGENT_POLL_S = 1.0
+"""Between two calls of a guest agent that does not answer yet."""
 RIGHT_S = 1.0
 LATE_S = 0.25
 """What is less is no more than the asking takes."""
@@ -40,7 +41,7 @@ def set_clock(job: Job, host: Host, stood_s: float) -> None:
     """
     until = time.monotonic() + (WAIT_S if job.plan.agent else 0.0)
     while (clock := _asked(job, host, stood_s)) is None and time.monotonic() < until:
-        job.control.wait(LOOK_S)
+        job.control.wait(AGENT_POLL_S)
     where = f" on {host.name}" if job.plan.relocates else ""
     job.facts.clock = clock_note(clock, stood_s, f"`virsh domtime {quote(job.plan.vm)} --sync`{where}")
 

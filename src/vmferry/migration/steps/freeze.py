@@ -24,10 +24,11 @@ SMALL_BYTES = 32 << 20
 """A live job mirrors what is below this without a further round."""
 SHRINKS = 0.9
 """A round that leaves more than this part of the one before does not converge."""
-LOOK_S = 1.0
+GROWTH_S = 1.0
+"""Between two looks at a guest: how much its overlay has grown, whether its agent has thawed it."""
 ROUND_FIXED_S = 0.5
 """A round's own time, however little there is to copy."""
-LEAST_LOOK_S = 0.5
+LEAST_GROWTH_S = 0.5
 """What an overlay holds at first, its tables, says nothing of how fast it grows."""
 SURE_BYTES = 256 << 20
 """A base smaller than this shows what a copy costs to begin, not what the storages can do."""
@@ -126,7 +127,7 @@ def thaw(job: Job) -> None:
     while not job.host.thaw(job.uuid, QUIESCE_S):
         if time.monotonic() > end:
             return
-        job.control.wait(LOOK_S)
+        job.control.wait(GROWTH_S)
         spare_source(job)
     job.facts.thaw_owed = False
 
@@ -228,13 +229,13 @@ class Rounds(Step):
         more = round_ < _most_rounds(job)
         while (job.control.throttle.ordered_bytes_s, job.control.max_pause_s) == asked:
             before = self._remaining(job, round_)
-            job.control.wait(LOOK_S)
+            job.control.wait(GROWTH_S)
             spare_source(job)
             remaining = self._remaining(job, round_)
             if self._small(job, remaining, round_):
                 more = False
                 break
-            if more and self._helps(job, remaining, (remaining - before) / LOOK_S):
+            if more and self._helps(job, remaining, (remaining - before) / GROWTH_S):
                 break
         job.control.state(JobState.RUNNING)
         return more
@@ -267,7 +268,7 @@ def _note_growth(job: Job, remaining: int) -> None:
     """Record how fast the guest writes, in bytes a second, as far as the newest overlay shows."""
     since = job.facts.grows_since
     if since is not None:
-        job.facts.growth_bytes_s = round(remaining / max(time.time() - since, LEAST_LOOK_S))
+        job.facts.growth_bytes_s = round(remaining / max(time.time() - since, LEAST_GROWTH_S))
 
 
 def copy_rate(job: Job) -> float:

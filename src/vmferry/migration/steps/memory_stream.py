@@ -10,7 +10,7 @@ from vmferry.migration.steps.freeze import carry_rate, full_rate, growth_rate
 from vmferry.migration.steps.progress import ControlWatch
 from vmferry.migration.steps.step import Job, from_served
 
-LOOK_S = 0.1
+POSITION_POLL_S = 0.1
 """How often it is asked what is written; what a host said meanwhile is heard at once after each part."""
 LEAST_BYTES = 8 << 20
 """Less is not worth a server of its own and connections to it."""
@@ -30,7 +30,7 @@ class MemoryStream(ControlWatch):
 
     def check(self) -> None:
         super().check()
-        if time.monotonic() - self._asked < LOOK_S:
+        if time.monotonic() - self._asked < POSITION_POLL_S:
             return
         job = self._job
         self._asked = time.monotonic()

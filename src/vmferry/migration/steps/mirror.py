@@ -15,12 +15,14 @@ from vmferry.migration.steps.saved_state import final_images
 from vmferry.migration.steps.step import Job, Step, power_of
 from vmferry.model import DiskMove, DiskProgress, Power
 
-LOOK_S = 0.1
-QUICK_LOOK_S = 0.02
-QUICK_LOOKS = 50
+MIRROR_POLL_S = 0.1
+"""Between two looks at how far the mirrors are."""
+SMALL_REST_POLL_S = 0.02
+SMALL_REST_LOOKS = 50
 """A small rest is mirrored within a second: 0.1 s between looks would be a third of the step."""
 CATCH_UP_LOOKS = 50
-CLOSED_LOOK_S = 1.0
+CALENDAR_POLL_S = 1.0
+"""Between two looks whether the calendar lets bytes move again."""
 SLOW_LOOKS = 600
 LITTLE_BYTES = 4 << 20
 """Written in a few milliseconds."""
@@ -124,7 +126,7 @@ def arm(job: Job, disks: Iterable[DiskMove]) -> None:
     limit = _limit(job, disks)
     looks = 0
     while not all([_ready(job, disk) for disk in disks]):  # a list: every disk reports
-        job.control.wait(QUICK_LOOK_S if looks < QUICK_LOOKS else LOOK_S)
+        job.control.wait(SMALL_REST_POLL_S if looks < SMALL_REST_LOOKS else MIRROR_POLL_S)
         spare_source(job)
         looks += 1
         if looks == SLOW_LOOKS:
@@ -146,7 +148,7 @@ def _wait_until_open(job: Job) -> None:
     """Wait while a calendar lets nothing move: a mirror that was begun has to go on to its end."""
     while why := job.control.throttle.closed:
         job.control.says(why)
-        job.control.wait(CLOSED_LOOK_S)
+        job.control.wait(CALENDAR_POLL_S)
         spare_source(job)
     job.control.says(Mirror.says)
 
@@ -161,7 +163,7 @@ def _let_catch_up(job: Job, disks: Iterable[DiskMove]) -> None:
             left += total - done
         if left <= LITTLE_BYTES:
             return
-        job.control.wait(LOOK_S)
+        job.control.wait(MIRROR_POLL_S)
 
 
 def _ready(job: Job, disk: DiskMove) -> bool:

@@ -12,7 +12,8 @@ from vmferry.migration.steps.step import Job
 from vmferry.model import DiskProgress, Phase
 from vmferry.transfer import Throttle, Transfer
 
-LOOK_S = 1.0
+ROOM_POLL_S = 1.0
+"""Between two looks at the room that is left at the source, where the guest's overlay grows."""
 SOURCE_FLOOR_BYTES = 64 << 20
 """The guest must never meet a full source storage because of its overlay: below this the job gives up."""
 
@@ -44,7 +45,7 @@ class ControlWatch:
 
     def check(self) -> None:
         self._job.control.check()
-        if self._own is None and time.monotonic() - self._looked >= LOOK_S:
+        if self._own is None and time.monotonic() - self._looked >= ROOM_POLL_S:
             self._looked = time.monotonic()
             spare_source(self._job)
 

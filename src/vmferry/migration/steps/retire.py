@@ -131,11 +131,11 @@ def _asked(job: Job, source: SourceFileFate, staying: frozenset[Path], own: Coll
     `staying`: overlays of the job that others need. `own`: files that need it and go with it, or have gone to where
     they need it no longer.
     """
-    told = source
+    fate = source
     if job.lost is not Lost.SOURCE and (why := _why_it_stays(job, source, staying, own)):
-        told = replace(source, fate=Fate.STAYS, why=why)
-    _note(job, told)
-    return told
+        fate = replace(source, fate=Fate.STAYS, why=why)
+    _note(job, fate)
+    return fate
 
 
 def _why_it_stays(job: Job, source: SourceFileFate, staying: frozenset[Path], own: Collection[Where]) -> str:

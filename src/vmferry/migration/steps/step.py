@@ -111,8 +111,8 @@ class Job:
     @property
     def lost(self) -> Lost | None:
         """The end that an operator has declared lost, else None: nothing is asked of it any more."""
-        told = self.facts.lost
-        return None if told is None else Lost(told)
+        lost = self.facts.lost
+        return None if lost is None else Lost(lost)
 
     # -- names: computed, never remembered
 
