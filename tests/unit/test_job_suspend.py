@@ -90,7 +90,7 @@ def test_a_suspended_job_still_stands_under_the_next_worker_and_is_told_of_once(
     with worker(tmp_path, world, gate) as jobs:
         view = suspended(jobs, gate, notify=Receivers("true"))
     with worker(tmp_path, world) as jobs:
-        until(lambda: jobs.get(view.id).progress.now == "standing still")
+        until(lambda: jobs.get(view.id).progress.now == "suspended")
         assert jobs.get(view.id).state is JobState.PAUSED
         assert [(n.event, n.state) for n in jobs.get(view.id).notices] == [("paused", NoticeState.WAITING)]
         jobs.resume(view.id)

@@ -83,7 +83,7 @@ class WrongState(UsageError):
 
 
 class NotResolvable(VmferryError):
-    says = "job {job} cannot be resolved so: {reason}"
+    says = "job {job} cannot be resolved this way: {reason}"
     exit_code = 3
 
 

@@ -37,7 +37,7 @@ class NoSuchLabHost(UsageError):
 
 
 class LabLinkUnfit(UsageError):
-    says = "the link of {link} cannot become so: {reason}"
+    says = "the link of {link} cannot be shaped like this: {reason}"
 
 
 class LabLate(VmferryError):

@@ -218,7 +218,7 @@ def _stand(job: Job) -> None:
     Nothing is open meanwhile; the guest writes to its overlay, whose room is watched.
     """
     job.control.state(JobState.PAUSED, f"suspended: `vmferry job resume {job.id}` lets it go on")
-    job.control.says("standing still")
+    job.control.says("suspended")
     while job.control.suspended:
         job.control.wait(SUSPENDED_POLL_S)
         spare_source(job)

@@ -64,7 +64,7 @@ class CompareBase(Step):
 class Promote(Step):
     """Give the copies their real names, bases first, each naming its new backing file."""
 
-    says = "naming the copies"
+    says = "giving the copies their names"
 
     def do(self, job: Job) -> None:
         for image in _named(job):

@@ -23,7 +23,7 @@ from vmferry.model import Power
 class Point(Step):
     """Make the definition of the VM, which is in saved state, use the destination."""
 
-    says = "pointing the VM at the destination"
+    says = "changing the VM's definition to the destination"
 
     def do(self, job: Job) -> None:
         """Point the definition at the copies. Raises VmChanged, ChainChanged.
@@ -48,7 +48,7 @@ class Point(Step):
 class PointOffline(Step):
     """Make a VM that is off use the destination, if nobody touched it meanwhile."""
 
-    says = "pointing the VM at the destination"
+    says = "changing the VM's definition to the destination"
 
     def do(self, job: Job) -> None:
         if job.host.power(job.uuid) is not Power.OFF:
@@ -68,7 +68,7 @@ class PointOffline(Step):
 class Settle(Step):
     """Make everything that libvirt has written down agree with what runs."""
 
-    says = "settling the VM's definition"
+    says = "writing the VM's final definition"
 
     def do(self, job: Job) -> None:
         """Point definition and snapshots at the destination, and check that each disk is there. Raises NotSeenRunning.

@@ -45,7 +45,7 @@ class Announce(Step):
 class Relinquish(Step):
     """Make it impossible that the source starts the VM by itself."""
 
-    says = "giving up the VM at the source"
+    says = "releasing the VM at the source"
 
     def do(self, job: Job) -> None:
         """Record the VM's definition, then make the source unable to start the VM by itself.
@@ -90,7 +90,7 @@ class Relinquish(Step):
 class StillOff(Step):
     """A VM that was off must have stayed so while it was copied."""
 
-    says = "looking whether the VM was touched"
+    says = "checking that the VM has not been started or changed"
 
     def do(self, job: Job) -> None:
         if power_of(job.host, job.uuid) is not Power.OFF:

@@ -24,7 +24,7 @@ class Retire(Step):
     Before each file goes, its users are looked for once more: a file that has got a user since the plan was made stays.
     """
 
-    says = "retiring the source"
+    says = "removing or keeping the source"
 
     def do(self, job: Job) -> None:
         if not job.facts.seen:

@@ -185,7 +185,7 @@ class Restore(Step):
 class Resume(Step):
     """Let the guest run from the destination. From here a job only goes forward."""
 
-    says = "letting the guest run"
+    says = "resuming the guest"
 
     def do(self, job: Job) -> None:
         if job.there.power(job.uuid) is Power.OFF and not self.crossed(job):
