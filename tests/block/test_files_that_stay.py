@@ -38,7 +38,7 @@ from vmferry.model import (
     Where,
 )
 from vmferry.preflight.moves import Wanted, disk_move
-from vmferry.preflight.sources import Move, judge
+from vmferry.preflight.source_fate import Move, judge
 
 DISK = "<disk type='file'><driver name='qemu' type='{0}'/><source file='{1}'/><target dev='{2}' bus='virtio'/></disk>"
 XML = """<domain type='test'><name>{0}</name><memory>1024</memory><os><type>hvm</type>{1}</os><devices>{2}</devices>

@@ -20,7 +20,7 @@ from vmferry.errors import VmferryError
 from vmferry.transfer import CHUNK, Place, Transfer, Unwatched, compare, copy, root_hash_of
 from vmferry.transfer.endpoints import nbd_connection
 from vmferry.transfer.endpoints.nbd import nbd_link
-from vmferry.transfer.endpoints.nbd_url import connecting
+from vmferry.transfer.endpoints.nbd_connect import connecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -23,7 +23,7 @@ from vmferry.lab.programs import wait_for
 from vmferry.transfer import CHUNK, Place
 from vmferry.transfer.endpoints import nbd_connection
 from vmferry.transfer.endpoints.nbd import nbd_link
-from vmferry.transfer.endpoints.nbd_url import connecting
+from vmferry.transfer.endpoints.nbd_connect import connecting
 
 pytestmark = pytest.mark.slow
 

@@ -135,6 +135,28 @@ def test_a_vm_that_is_given_up_while_it_runs_cannot_start_here_until_it_is_taken
     assert guest.name not in one.run("virsh", "list", "--all", "--name").splitlines()
 
 
+def test_a_snapshot_of_a_vm_that_is_given_up_goes_back_to_its_own_definition_once_it_is_taken_back(
+    two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
+) -> None:
+    """libvirt writes the definition for the next start into a snapshot: meanwhile that is the placeholder."""
+    one = two_hosts.host("host1")
+    guest = make_guest_on(one, replace(MOVING, name="snapped"))
+    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
+    definition = host.definition(guest.place.uuid)
+    host.relinquish(guest.place.uuid, runs=True)
+    one.run("virsh", "snapshot-create-as", guest.name, "foreign", "--disk-only", "--diskspec", "hdc,snapshot=no")
+    assert "/nonexistent/" in one.run("virsh", "snapshot-dumpxml", guest.name, "foreign")
+
+    host.reclaim(definition)
+
+    taken = one.run("virsh", "snapshot-dumpxml", guest.name, "foreign")
+    assert "/nonexistent/" not in taken
+    assert "urn:vmferry:placeholder" not in taken
+    assert all(str(image) in taken.partition("<inactiveDomain")[2] for image in guest.place.images.values())
+    assert "foreign" in one.run("virsh", "snapshot-current", "--name", guest.name)
+    guest.wait_acks(5)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("via", "step", "fault"), CASES, ids=lambda word: str(word).replace(" ", "-"))
 def test_a_relocation_that_is_struck_leaves_one_vm_that_runs_and_loses_nothing(

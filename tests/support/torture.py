@@ -320,7 +320,7 @@ class Judge:
             for source in root.iterfind(".//disk//source[@file]"):
                 path = Path(source.get("file", ""))
                 if not path.exists():
-                    self._found(f"{what} names {path.name}, which is not there")
+                    self._found(f"{what} names {path}, which is not there: {xml}")
                 elif trouble := _broken_chain(path):
                     self._found(f"{what} names {path.name}: {trouble}")
         for snapshot in self.scene.domain.listAllSnapshots():

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from vmferry.cli.host_options import OnHost, StorageName, storages_page
+from vmferry.cli.host_options import OnHost, StorageName
 from vmferry.cli.options import Json, State
 from vmferry.cli.session import answer, fleet_client
 
-Where = Annotated[Path, typer.Option("--path", metavar="DIR", help="Its folder, or a block device, on that host.")]
+Folder = Annotated[Path, typer.Option("--path", metavar="DIR", help="Its folder, or a block device, on that host.")]
 Grade = Annotated[str, typer.Option("--class", metavar="CLASS", help="What kind of storage it is, as gold.")]
 
 
@@ -20,18 +20,22 @@ def storage_add(
     *,
     storage: StorageName,
     host: OnHost,
-    path: Where,
+    path: Folder,
     grade: Grade = "",
     json: Json = False,
     state: State = None,
 ) -> None:
     """Have a host serve a storage: its agent touches files only in those that were declared so."""
+    from vmferry.cli.render.fleet_pages import storages_page
+
     found = fleet_client(ctx, state, json=json).add_storage(storage, host, path, grade)
     answer(found, storages_page([found]), json=json)
 
 
 def storage_list(ctx: typer.Context, *, json: Json = False, state: State = None) -> None:
     """List the storages of all hosts, and which of them are the same one."""
+    from vmferry.cli.render.fleet_pages import storages_page
+
     found = fleet_client(ctx, state, json=json).storages()
     answer(found, storages_page(found), json=json)
 

@@ -13,11 +13,12 @@ from vmferry.migration.saga import Strategy
 from vmferry.migration.steps.clock import SetClock
 from vmferry.migration.steps.copying import CompareBase, CopyBase, CopyFiles, Promote
 from vmferry.migration.steps.definition import Point, PointOffline, Settle
-from vmferry.migration.steps.freeze import Freeze, Rounds
+from vmferry.migration.steps.freeze import Freeze
 from vmferry.migration.steps.mirror import Mirror, Pivot
 from vmferry.migration.steps.relocation import Announce, Arrive, Migrate, Relinquish, StillOff
 from vmferry.migration.steps.reserve import KeepDefined, Reserve
 from vmferry.migration.steps.retire import Retire
+from vmferry.migration.steps.rounds import Rounds
 from vmferry.migration.steps.saved_state import CopyLast, FoldLast, Restore, Resume, Save
 from vmferry.model import Technology
 

@@ -33,7 +33,7 @@ from vmferry.preflight import chains, destination, findings, relocation, start, 
 from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
 from vmferry.preflight.removable_media import RemovableMedia, discs, is_drive
-from vmferry.preflight.sources import Move, judge, of_users
+from vmferry.preflight.source_fate import Move, judge, of_users
 
 
 def plan(

@@ -1,1 +1,1 @@
-"""QEMU's tools and names: places, qemu-img, qemu-nbd, image locks."""
+"""QEMU's tools and names: places, URLs of volumes, qemu-img, qemu-nbd, image locks."""

@@ -1,4 +1,4 @@
-"""URLs of volumes, as qemu-img(1) takes them: how they are read, checked and written. Nothing else reads them."""
+"""URLs of volumes, as qemu-img(1) takes them: how they are read, checked and written."""
 
 from __future__ import annotations
 

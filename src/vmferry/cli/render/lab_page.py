@@ -15,7 +15,7 @@ from vmferry.lab.hosts.links import LinkState
 
 
 def print_lab(lab: LabStatus | HostsStatus, *, json: bool) -> None:
-    answer(lab, hosts_page(lab) if isinstance(lab, HostsStatus) else lab_page(lab), json=json)
+    answer(lab, lab_hosts_page(lab) if isinstance(lab, HostsStatus) else lab_page(lab), json=json)
 
 
 def lab_page(lab: LabStatus) -> RenderableType:
@@ -31,7 +31,7 @@ def lab_page(lab: LabStatus) -> RenderableType:
     return Group(*parts)
 
 
-def hosts_page(lab: HostsStatus) -> RenderableType:
+def lab_hosts_page(lab: HostsStatus) -> RenderableType:
     """Return the page of a lab of several hosts: how each is reached, links, VMs, and commands to go on with."""
     facts = _facts()
     facts.add_row("lab", Text(shown(lab.at)))

@@ -19,6 +19,8 @@ NOWHERE = Path("/nonexistent")
 _SECURE_OFF = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
 _TOPOLOGICAL = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL
 _FORGET = libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY
+_MARKED = f"./metadata/{{{MARK}}}job"
+"""What a placeholder has and nothing else."""
 _UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
 
 
@@ -72,10 +74,7 @@ def write(conn: libvirt.virConnect, definition: Definition, changes: Changes) ->
         domain_xml.replace_paths(root, changes.files)
         for then in (*root.iter("domain"), *root.iter("inactiveDomain")):
             apply(then, Changes(networks=changes.networks, media=changes.media))
-        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-        if snapshot.current:
-            flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
-        domain.snapshotCreateXML(domain_xml.text(root), flags)
+        _redefine(domain, root, current=snapshot.current)
     for checkpoint in definition.checkpoints:
         root = domain_xml.parse(checkpoint.xml)
         domain_xml.replace_paths(root, changes.files)
@@ -106,12 +105,37 @@ def point(
 def rewrite_snapshots(domain: libvirt.virDomain, paths: Mapping[Path, Path]) -> None:
     """Replace paths in libvirt's metadata of the VM's snapshots by new ones."""
     for snapshot in domain.listAllSnapshots():
-        root = domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+        root = _xml_of(snapshot)
         if domain_xml.replace_paths(root, paths):
-            flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-            if snapshot.isCurrent():
-                flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
-            domain.snapshotCreateXML(domain_xml.text(root), flags)
+            _redefine(domain, root, current=snapshot.isCurrent())
+
+
+def unmask_snapshots(domain: libvirt.virDomain, definition: Definition) -> None:
+    """Give each snapshot that somebody took while the VM was disarmed the VM's definition in place of a placeholder.
+
+    libvirt writes the definition for the next start into a snapshot, and a revert puts that back.
+    """
+    for snapshot in domain.listAllSnapshots():
+        root = _xml_of(snapshot)
+        masked = [then for then in root.iterfind("./inactiveDomain") if then.find(_MARKED) is not None]
+        for then in masked:
+            ours = domain_xml.parse(definition.xml)
+            ours.tag = then.tag
+            root.replace(then, ours)
+        if masked:
+            _redefine(domain, root, current=snapshot.isCurrent())
+
+
+def _xml_of(snapshot: libvirt.virDomainSnapshot) -> domain_xml.Element:
+    return domain_xml.parse(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+
+
+def _redefine(domain: libvirt.virDomain, root: domain_xml.Element, *, current: bool) -> None:
+    """Change what libvirt has written down of a snapshot, or write it down anew."""
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+    if current:
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+    domain.snapshotCreateXML(domain_xml.text(root), flags)
 
 
 def text(definition: Definition, changes: Changes) -> str:
@@ -158,7 +182,7 @@ def marked(domain: libvirt.virDomain) -> str:
     """Return the job whose placeholder the VM is; empty when it is none."""
     if not domain.isPersistent():
         return ""
-    mark = domain_xml.parse(domain.XMLDesc(_SECURE_OFF)).find(f"./metadata/{{{MARK}}}job")
+    mark = domain_xml.parse(domain.XMLDesc(_SECURE_OFF)).find(_MARKED)
     return "" if mark is None else mark.get("id", "")
 
 

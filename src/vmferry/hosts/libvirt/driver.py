@@ -1,4 +1,4 @@
-"""A host through its libvirtd: what DESIGN section 2 found to work on libvirt 9.0 and QEMU 7.2."""
+"""A host through its libvirtd, as found to work with libvirt 9.0 and QEMU 7.2."""
 
 from __future__ import annotations
 

@@ -154,7 +154,12 @@ class LibvirtRelocation:
         """Take the VM back with its TPM's state: libvirt removes that if QEMU ends while the VM is not defined."""
         if not tpm.folder(definition.uuid).is_dir():
             tpm.write(definition.uuid, definition.tpm)
-        self._link.call("take the VM back", lambda c: written.write(c, definition, Changes()))
+
+        def act(conn: libvirt.virConnect) -> None:
+            written.write(conn, definition, Changes())
+            written.unmask_snapshots(conn.lookupByUUIDString(definition.uuid), definition)
+
+        self._link.call("take the VM back", act)
 
     @fenced
     def adopt(self, definition: Definition, changes: Changes) -> None:

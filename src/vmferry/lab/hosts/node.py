@@ -72,9 +72,9 @@ class LabNode:
 
     @property
     def keeper_pid(self) -> int:
-        """The process id of the keeper, which holds the namespaces. Raises NoLab if it was never started."""
+        """The process id of the keeper, which holds the namespaces. Raises NoLab if it does not run."""
         pid = self.record.keeper_pid
-        if pid is None:
+        if pid is None or not in_lab(pid, self.at):
             raise NoLab(at=self.at)
         return pid
 

@@ -1,4 +1,4 @@
-"""What jobs leave on disk: their rows, facts, journals, phases and receipts."""
+"""The database: jobs with their facts, journals and receipts; transfers, hosts, limits, leases, notices."""
 
 from vmferry.manager.store.jobs import Store
 from vmferry.manager.store.records import NewJob, Row

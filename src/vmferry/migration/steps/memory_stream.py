@@ -6,8 +6,8 @@ import time
 
 from vmferry.migration.forecast import save_bytes_s
 from vmferry.migration.steps.closed_files import ClosedFile
-from vmferry.migration.steps.freeze import carry_rate, full_rate, growth_rate
 from vmferry.migration.steps.progress import ControlWatch
+from vmferry.migration.steps.rounds import carry_rate, full_rate, growth_rate
 from vmferry.migration.steps.step import Job, from_served
 
 POSITION_POLL_S = 0.1

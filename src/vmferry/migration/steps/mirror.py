@@ -9,8 +9,8 @@ from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
 from vmferry.migration.steps import checkpoints
 from vmferry.migration.steps.chains import on_copy, prove, rounds, sources
 from vmferry.migration.steps.closed_files import bring, drop, fold
-from vmferry.migration.steps.freeze import closed_overlay
 from vmferry.migration.steps.progress import phase, spare_source
+from vmferry.migration.steps.rounds import closed_overlay
 from vmferry.migration.steps.saved_state import final_images
 from vmferry.migration.steps.step import Job, Step, power_of
 from vmferry.model import DiskMove, DiskProgress, Power

@@ -11,10 +11,10 @@ from vmferry.hosts.interface import Host
 from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, rounds
 from vmferry.migration.steps.clock import set_clock
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
-from vmferry.migration.steps.freeze import last_overlays
 from vmferry.migration.steps.memory_stream import MemoryStream, save_rate
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import load, load_home, prove_start
+from vmferry.migration.steps.rounds import last_overlays
 from vmferry.migration.steps.step import Job, Step, file_of, known, power_of
 from vmferry.model import DiskMove, Placed, Power
 

@@ -1,4 +1,6 @@
-"""Ownership of the destination: it is written or removed only if the bookmarks prove that this transfer made it.
+"""Claims the destination for a transfer, and opens it.
+
+It is written or removed only if the bookmarks prove that this transfer made it.
 
 The order that makes this hold after a crash at any instant: the bookmarks are durable first, saying that a
 destination is about to be created; then it is created, exclusively; then its inode is recorded; only then

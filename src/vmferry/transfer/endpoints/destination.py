@@ -118,7 +118,7 @@ class OpenedDestination:
             return stack.enter_context(exported(self.place, connections, writable=True))
         if self.way is Opening.NBD:
             from vmferry.transfer.endpoints.nbd import nbd_link
-            from vmferry.transfer.endpoints.nbd_url import connecting
+            from vmferry.transfer.endpoints.nbd_connect import connecting
 
             with writing(self.place.shown):
                 return stack.enter_context(nbd_link(connecting(self.place), connections))

@@ -1,4 +1,4 @@
-"""Sites of destinations, and how each proves whether what lies there is this transfer's.
+"""What each kind of destination is made and removed by, and how it proves whether what lies there is this transfer's.
 
 A file is made by us, exclusively, and its inode is the proof. A device, a LUN or an export exists already: it
 is ours while the bookmarks name it. A file on NFS by URL is made by us, but QEMU's driver can neither make it

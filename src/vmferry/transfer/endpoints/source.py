@@ -66,7 +66,7 @@ def _opened(location: Location, way: Opening, connections: int) -> Iterator[Open
             yield _device(place, stack)
         elif way is Opening.NBD:
             from vmferry.transfer.endpoints.nbd import nbd_link
-            from vmferry.transfer.endpoints.nbd_url import connecting
+            from vmferry.transfer.endpoints.nbd_connect import connecting
 
             with reading(place.shown):
                 link = stack.enter_context(nbd_link(connecting(place), connections))
