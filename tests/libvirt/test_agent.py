@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import libvirt
 import pytest
+from tests.support.namers import file_disk, image, xml_of
 from tests.support.seen import HARD, TWO_DISKS, destination, images, nothing_of_ours, power_off
 from tests.support.served import ServedHost
 
@@ -115,9 +117,28 @@ def test_a_folder_that_was_not_declared_is_refused_before_the_vm_is_touched(
     for folder in (tmp_path, escape, Path("/etc")):
         ended = remote.run("migrate-storage", guest.name, "--path", folder, "--json")
         assert ended.code == 3, ended.out + ended.err
-        assert json.loads(ended.out.splitlines()[-1])["kind"] == "PathRefused"
+        assert json.loads(ended.out.splitlines()[-1])["kind"] == "FoldersRefused"
     assert images(domain_of(guest)) == before
     assert list(tmp_path.glob("*.img")) == []
+
+
+def test_all_folders_that_were_not_declared_are_named_at_once_with_what_declares_them(
+    lab: LabHost, remote: VmferryCommand, tmp_path: Path
+) -> None:
+    """Each hop of a chain, and where it goes: not one after the other, and never without a command."""
+    base = image(tmp_path / "templates" / "base.qcow2")
+    overlay = image(tmp_path / "vms" / "a b.qcow2", base)
+    folders = [tmp_path / "vms", tmp_path / "templates", tmp_path / "new"]
+    with closing(lab.connect()) as connection:
+        domain = connection.defineXML(xml_of("undeclared", file_disk(overlay)))
+        try:
+            ended = remote.run("migrate-storage", "undeclared", "--path", tmp_path / "new", "--json")
+        finally:
+            domain.undefine()
+    said = json.loads(ended.out.splitlines()[-1])
+    assert (ended.code, said["kind"]) == (3, "FoldersRefused")
+    commands = [f"`vmferry storage add NAME --host host1 --path {folder}`" for folder in folders]
+    assert all(command in said["sentence"] for command in commands), said
 
 
 def test_an_agent_that_is_told_to_leave_leaves_the_job_to_the_next(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -195,6 +196,42 @@ def test_firmware_variables_that_are_gone_are_named_before_they_would_be_made_an
     planned = ferry.run("migrate-storage", guest.name, "--path", folder, "--plan")
     assert planned.code == 0, said(planned)
     assert f"the firmware's variables {guest.place.nvram} are not there" in said(planned)
+
+
+@pytest.mark.long
+def test_no_cure_of_a_real_plan_names_a_way_that_it_calls_impossible(
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
+) -> None:
+    """Variables beside the disks go along, which a mirror cannot; so `--via live` is no way out of a long pause."""
+    guest = make_guest(GuestSpec("no way", disks=(TWO_DISKS[0],), rate=10, uefi=True, memory_mib=LEAST_UEFI_MIB))
+    folder = destination(lab, guest)
+
+    planned = ferry.run("migrate-storage", guest.name, "--path", folder, "--max-pause", "1ms", "--plan", "--json")
+
+    told = json.loads(planned.out.splitlines()[-1])
+    plan = told.get("plan", told)
+    assert planned.code == 3, said(planned)
+    assert "live" in {ruled["technology"] for ruled in plan["ruled_out"]}
+    cures = [finding["cure"] for finding in plan["findings"] if finding["severity"] == "blocker"]
+    assert any("--max-pause" in cure for cure in cures)
+    assert not any("--via live" in cure for cure in cures)
+
+
+def test_the_plan_of_a_vm_that_a_job_holds_says_what_submitting_would(
+    lab: LabHost, make_guest: MakeGuest, ferry: VmferryCommand
+) -> None:
+    guest = make_guest(GuestSpec("held", disks=TWO_DISKS, rate=10))
+    folder = destination(lab, guest)
+    job = ferry.detached(guest.name, "--path", folder, "--limit", "1M")
+    wait_for(lambda: ferry.step(job) == "CopyBase", "the base to be copied", 60)
+
+    asked = [ferry.run("migrate-storage", guest.name, "--path", folder, *words) for words in ((), ("--plan",))]
+
+    assert [ended.code for ended in asked] == [3, 3]
+    assert all(job in said(ended) and f"vmferry job cancel {job}" in said(ended) for ended in asked), asked
+    assert len(ferry.jobs()) == 1
+    ferry.run("job", "cancel", job)
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 120)
 
 
 def _unharmed(guest: LabGuest, domain: libvirt.virDomain, folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.worlds import make_world
 
-from vmferry.errors import UsageError
+from vmferry.errors import FoldersRefused, PathRefused, UsageError
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHost
 from vmferry.hosts.simulator.world import File
 from vmferry.model import (
@@ -29,6 +30,7 @@ from vmferry.preflight import plan as planned
 from vmferry.preflight.destination import of_allocation
 from vmferry.preflight.findings import Ends, no_precopy, of_disks, of_images, of_memory, of_pause, stays
 from vmferry.preflight.moves import Wanted, disk_move, file_moves
+from vmferry.preflight.storages import check_served
 from vmferry.preflight.technologies import choose, ruled_out, ruled_out_apart, runnable, way_out
 
 IMAGE = Image(Path("/san1/a.qcow2"), "qcow2", 1 << 30, 1 << 20)
@@ -279,3 +281,34 @@ def test_an_image_whose_name_no_definition_keeps_is_refused_with_its_name() -> N
     host = SimulatedHost(InMemory(make_world(Power.RUNNING)))
     found = of_images(Ends(host, host), VM, [move_of(disk)], [])
     assert any("'a\\tb.img' cannot go along" in finding.what for finding in found)
+
+
+class Confined(SimulatedHost):
+    """A host behind an agent that serves only what lies below /served."""
+
+    def exists(self, path: Path) -> bool:
+        if not path.is_relative_to("/served"):
+            raise PathRefused(host=self.name, path=path, reason="it lies in no storage of that host")
+        return super().exists(path)
+
+
+@pytest.mark.parametrize("iso", ("copy", "eject"))
+def test_each_folder_that_an_agent_does_not_serve_is_named_at_once_with_its_command(iso: str) -> None:
+    disc = replace(DISK, target="sda", device="cdrom", chain=(replace(IMAGE, path=Path("/isos/a.iso")),))
+    chain = tuple(replace(IMAGE, path=Path(p)) for p in ("/vms/a.qcow2", "/vms/old/b.qcow2", "/served/t/c.qcow2"))
+    vm = replace(VM, disks=(replace(DISK, chain=chain), disc))
+    one, two = (Confined(InMemory(make_world()), None, None, 0.0, name) for name in ("host1", "host2"))
+    request = MoveRequest(vm.name, "host1", path=Path("/new it"), to="host2", iso=iso)
+    with pytest.raises(FoldersRefused) as refused:
+        check_served(Ends(one, two), vm, request)
+    commands = re.findall("`(.*?)`", str(refused.value))
+    wanted = [("host1", "/isos")] * (iso == "copy") + [("host1", "/vms"), ("host2", "'/new it'")]
+    assert commands == [f"vmferry storage add NAME --host {host} --path {path}" for host, path in wanted]
+
+
+def test_nothing_is_said_of_folders_that_are_served() -> None:
+    served = tuple(replace(IMAGE, path=Path(f"/served/{name}.qcow2")) for name in "ab")
+    vm = replace(VM, disks=(replace(DISK, chain=served),))
+    host = Confined(InMemory(make_world()), None, None, 0.0, "host1")
+    check_served(Ends(host, host), vm, MoveRequest(vm.name, "host1", path=Path("/served/new")))
+    check_served(Ends(host, host), vm, MoveRequest(vm.name, "host1", disks={"vda": Path("/served/new")}))

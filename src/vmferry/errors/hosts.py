@@ -78,6 +78,13 @@ class PathRefused(VmferryError):
     exit_code = 3
 
 
+class FoldersRefused(VmferryError):
+    """Folders that a move needs, found all at once in preflight."""
+
+    says = "{refused}: declare what is missing, each under a NAME of its own, with {commands}"
+    exit_code = 3
+
+
 class VmRefused(VmferryError):
     says = "{host} refuses job {job} the VM {vm}: the job moves {own}"
     exit_code = 3

@@ -34,6 +34,7 @@ from vmferry.preflight.findings import Ends
 from vmferry.preflight.moves import Wanted, disk_move, file_moves, lost_checkpoints
 from vmferry.preflight.removable_media import RemovableMedia, discs, is_drive
 from vmferry.preflight.source_fate import Move, judge, of_users
+from vmferry.preflight.storages import check_served
 
 
 def plan(
@@ -53,6 +54,7 @@ def plan(
     _check_request(request)
     ends = Ends(host, there)
     vm = host.vm(request.vm)
+    check_served(ends, vm, request)
     drives = discs(ends, vm, request) if ends.apart else RemovableMedia()
     wanted, notes = _wanted(request, vm, ends, drives)
     disks = [w.disk for w in wanted]
