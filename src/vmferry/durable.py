@@ -49,16 +49,25 @@ def create(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, or a link as the link that it is; it may be gone already. Raises OSError."""
-    if not (there(path) or path.is_symlink()):
+    if not lies(path):
         return
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def there(path: Path) -> bool:
-    """Is it there? A file whose name is longer than its file system bears cannot be."""
+    """Is it there? A file whose name is longer than its file system bears cannot be. Raises OSError."""
+    return _seen(path, follow=True)
+
+
+def lies(path: Path) -> bool:
+    """Has something that name, be it a link that leads nowhere? As `there`. Raises OSError."""
+    return _seen(path, follow=False)
+
+
+def _seen(path: Path, *, follow: bool) -> bool:
     try:
-        path.stat()
+        path.stat(follow_symlinks=follow)
     except OSError as error:
         if error.errno in _ABSENT:
             return False

@@ -13,6 +13,8 @@ from tests.support.filesystems import exfat_in
 
 from vmferry import durable
 from vmferry.errors import DestinationExists
+from vmferry.hosts.fence import Fence
+from vmferry.hosts.libvirt.driver import LibvirtHosts
 
 
 def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -99,6 +101,23 @@ def test_a_name_that_was_claimed_as_the_process_ended_is_ours_in_both_directions
     durable.promote(part, final)  # once more
     assert [path.name for path in tmp_path.iterdir()] == [final.name]
     assert final.read_text() == "copy"
+
+
+def test_a_name_that_is_too_long_to_exist_is_absent_and_removed_already(tmp_path: Path) -> None:
+    """An undo asks for names that a failed step could not even make."""
+    name = tmp_path / ("n" * 300)
+    assert not durable.there(name)
+    assert not durable.lies(name)
+    durable.remove(name)
+    assert not LibvirtHosts(Fence(tmp_path)).open("qemu:///system").exists(name)
+
+
+def test_a_link_that_leads_nowhere_has_its_name_and_is_removed(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone")
+    assert durable.lies(link) and not durable.there(link)
+    durable.remove(link)
+    assert not durable.lies(link)
 
 
 @pytest.mark.parametrize("name", ("b.img", "vda.qcow2.old"))

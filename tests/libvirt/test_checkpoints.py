@@ -107,7 +107,14 @@ def test_checkpoints_of_a_disk_that_is_copied_by_content_are_dropped_and_no_back
     with pytest.raises(libvirt.libvirtError, match=r"cp1|storage type raw"):
         backup(domain, backups / "broken", "cp2", since="cp1")
     guest.wait_acks(50)
-    if format_ == "qcow2":  # the name is free again, and a new chain of backups holds all
+    if format_ == "qcow2":  # the name is free again; and so it is on the way back to a file
+        backup(domain, backups / "on the device", "cp1")
+        back = ("--disk", f"vda={destination(lab, guest)}", "--format", "qcow2")
+        ended = inner_ferry.run("migrate-storage", guest.name, *back, *WORDS[via])
+        assert ended.code == 0, ended.out + ended.err
+        assert domain.listAllCheckpoints(0) == []
+        with pytest.raises(libvirt.libvirtError, match="cp1"):
+            backup(domain, backups / "broken too", "cp2", since="cp1")
         backups_hold_all(guest, domain, backup(domain, backups / "again", "cp1"))
         return
     power_off(guest, domain)

@@ -175,7 +175,7 @@ def test_the_writes_of_a_disk_that_is_detached_in_mid_job_end_in_its_image(
         domain.detachDeviceFlags(etree.tostring(disk, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
         wait_for(lambda: "vdb" not in images(domain), "the disk to be gone", 60)
 
-    undone(ferry, job, "vdb")
+    undone(ferry, job, "disk vdb was detached")
     assert images(domain) == {"vda": guest.place.images["vda"]}
     assert images(domain, live=False) == guest.place.images
     nothing_of_ours(folder, guest.place.images["vda"].parent)
@@ -236,22 +236,30 @@ def test_memory_that_a_person_saves_to_a_file_in_mid_job_stays_usable(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("when", ("before", "meanwhile"))
 @LIVE_AND_QUICK
 def test_an_image_that_a_person_chose_for_the_next_start_is_not_taken_back(
-    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+    via: str, when: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     guest = make_guest(STEADY)
     domain = domain_of(guest)
     folder = destination(lab, guest)
     other = guest.place.images["vdb"].with_name("other.qcow2")
     run("qemu-img", "create", "-q", "-f", "qcow2", str(other), "128M")
-    with standing(ferry, guest, folder, via) as job:
+
+    def choose() -> None:
         root = etree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
         disk = root.find("./devices/disk/target[@dev='vdb']/..")
         assert disk is not None
         disk.find("source").set("file", str(other))  # type: ignore[union-attr] # the guest has it
         disk.find("driver").set("type", "qcow2")  # type: ignore[union-attr]
         domain.connect().defineXML(etree.tostring(root, encoding="unicode"))
+
+    if when == "before":
+        choose()
+    with standing(ferry, guest, folder, via) as job:
+        if when == "meanwhile":
+            choose()
 
     moved = {target: folder / image.name for target, image in guest.place.images.items()}
     assert ferry.state(job) == "done", ferry.job(job)

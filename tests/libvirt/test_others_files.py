@@ -97,12 +97,44 @@ def test_a_template_with_overlays_that_no_vm_names_stays(words: Any, place: Yard
     can_start(mine)
 
 
+@pytest.mark.long
+def test_a_base_in_another_folder_stays_by_default_though_nobody_else_is_known_to_need_it(
+    place: Yard, ferry: VmferryCommand
+) -> None:
+    template = written(place.folder("templates") / "base.qcow2")
+    mine = place.define("a", file_disk(image(place.folder("a") / "a.qcow2", template)))
+    to = place.folder("a", "san2")
+    assert "perhaps a template" in said(ferry.run("migrate-storage", mine.name(), "--path", to, "--plan"))
+
+    moved(ferry, mine.name(), to)
+
+    assert template.exists()
+    can_start(mine)
+
+
+@pytest.mark.long
+def test_space_that_was_allocated_beforehand_is_told_of_in_the_plan_with_what_allocates_it_there(
+    place: Yard, ferry: VmferryCommand
+) -> None:
+    disk = place.folder("a") / "a.img"
+    run("fallocate", "-l", "8M", str(disk))
+    mine = place.define("a", file_disk(disk, format_="raw"))
+    to = place.folder("a", "san2")
+
+    planned = said(ferry.run("migrate-storage", mine.name(), "--path", to, "--plan"))
+
+    assert "fallocate -l 8388608" in planned, planned
+
+
 def test_firmware_variables_that_two_vms_share_are_copied_and_stay(place: Yard, ferry: VmferryCommand) -> None:
     folder, to = place.folder("a"), place.folder("a", "san2")
     variables = firmware(folder / "vars.fd")
     kept = variables.read_bytes()
     mine = place.define("a", file_disk(image(folder / "a.qcow2")), nvram=variables)
     other = place.define("b", file_disk(image(place.folder("b") / "b.qcow2")), nvram=variables)
+
+    planned = said(ferry.run("migrate-storage", mine.name(), "--path", to, "--plan"))
+    assert other.name() in planned.partition("At the source")[2], planned
 
     moved(ferry, mine.name(), to)
 

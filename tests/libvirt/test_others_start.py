@@ -126,6 +126,12 @@ def test_a_kernel_that_goes_while_the_guest_stands_is_left_out_and_the_guest_run
     domain.connect().defineXML(etree.tostring(root, encoding="unicode"))
     domain.create()
     guest.wait_writing()
+    content = kernel.read_bytes()
+    kernel.unlink()
+    planned = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", "quick", "--plan")
+    assert planned.code == 3, said(planned)
+    assert f"the kernel {kernel}" in said(planned)
+    kernel.write_bytes(content)
 
     with removed_at(lab, "stopped end", kernel):
         ended = ferry.run("migrate-storage", guest.name, "--path", folder, "--via", "quick")

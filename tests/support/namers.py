@@ -21,6 +21,8 @@ from vmferry.lab import LabHost, wait_for
 from vmferry.lab.guests.domain import OVMF_CODE, OVMF_VARS
 
 MIB = 8
+FAR = "far/away"
+"""Below a test's place: a folder that is not beside the base's, so that nobody reads the headers in it."""
 STANDING = libvirt.VIR_DOMAIN_START_PAUSED
 FORGET = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -150,21 +152,21 @@ def firmware(path: Path) -> Path:
 
 def _volume(yard: Yard, base: Path) -> Callable[[], None]:
     """A sibling's overlay, named by pool and volume."""
-    clone = image(yard.folder("elsewhere") / "clone.qcow2", base)
+    clone = image(yard.folder(FAR) / "clone.qcow2", base)
     domain = yard.define("b", volume_disk(yard.pool(clone.parent), clone.name))
     return lambda: can_start(domain)
 
 
 def _transient(yard: Yard, base: Path) -> Callable[[], None]:
     """A VM that nobody has defined, which runs."""
-    clone = image(yard.folder("elsewhere") / "clone.qcow2", base)
+    clone = image(yard.folder(FAR) / "clone.qcow2", base)
     domain = yard.start_transient("b", file_disk(clone))
     return lambda: _asserted(domain.isActive() and base.exists())
 
 
 def _next_start(yard: Yard, base: Path) -> Callable[[], None]:
     """It runs on another disk; what it starts from next was changed meanwhile."""
-    other, clone = image(yard.folder("elsewhere") / "other.qcow2"), image(yard.folder("elsewhere") / "c.qcow2", base)
+    other, clone = image(yard.folder(FAR) / "other.qcow2"), image(yard.folder(FAR) / "c.qcow2", base)
     domain = yard.define("b", file_disk(other))
     can_start(domain)
     yard.connection.defineXML(_with_uuid(domain, xml_of(domain.name(), file_disk(clone))))
@@ -184,7 +186,7 @@ def _with_uuid(domain: libvirt.virDomain, xml: str) -> str:
 
 def _snapshot(yard: Yard, base: Path) -> Callable[[], None]:
     """A snapshot of another VM that went back to a disk of its own: libvirt alone knows that the base is in it."""
-    clone = image(yard.folder("elsewhere") / "clone.qcow2", base)
+    clone = image(yard.folder(FAR) / "clone.qcow2", base)
     domain = yard.define("b", file_disk(clone))
     domain.snapshotCreateXML(
         f"<domainsnapshot><name>then</name><disks><disk name='vda' snapshot='external'>"
@@ -198,7 +200,7 @@ def _snapshot(yard: Yard, base: Path) -> Callable[[], None]:
 
 def _managed_save(yard: Yard, base: Path) -> Callable[[], None]:
     """Memory that libvirt keeps names the disks that it was on, whatever the definition says since."""
-    clone = image(yard.folder("elsewhere") / "clone.qcow2", base)
+    clone = image(yard.folder(FAR) / "clone.qcow2", base)
     domain = yard.define("b", file_disk(clone))
     can_start(domain)
     domain.managedSave(libvirt.VIR_DOMAIN_SAVE_PAUSED)
@@ -209,7 +211,7 @@ def _managed_save(yard: Yard, base: Path) -> Callable[[], None]:
 
 def _saved(yard: Yard, base: Path) -> Callable[[], None]:
     """`virsh save` of a VM that was transient, beside the base: nothing else knows of it."""
-    clone = image(yard.folder("elsewhere") / "clone.qcow2", base)
+    clone = image(yard.folder(FAR) / "clone.qcow2", base)
     domain = yard.start_transient("b", file_disk(clone))
     state = base.with_name("b.save")
     domain.save(str(state))
@@ -237,7 +239,7 @@ def _relative(yard: Yard, base: Path) -> Callable[[], None]:
 
 def _symlink(yard: Yard, base: Path) -> Callable[[], None]:
     """Another VM knows the base by a link of another folder."""
-    link = yard.folder("elsewhere") / "golden.qcow2"
+    link = yard.folder(FAR) / "golden.qcow2"
     link.symlink_to(base)
     domain = yard.define("b", file_disk(image(link.with_name("clone.qcow2"), link)))
     return lambda: can_start(domain)
@@ -247,13 +249,13 @@ def _hard_link(yard: Yard, base: Path) -> Callable[[], None]:
     """An overlay names it by another name of the same file, in the same folder."""
     other = base.with_name("golden.qcow2")
     other.hardlink_to(base)
-    domain = yard.define("b", file_disk(image(yard.folder("elsewhere") / "clone.qcow2", other)))
+    domain = yard.define("b", file_disk(image(yard.folder(FAR) / "clone.qcow2", other)))
     return lambda: can_start(domain)
 
 
 def _exported(yard: Yard, base: Path) -> Callable[[], None]:
     """Somebody serves it over NBD, read-only."""
-    socket = yard.folder("elsewhere") / "nbd.sock"
+    socket = yard.folder(FAR) / "nbd.sock"
     server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-k", str(socket), "-f", "qcow2", str(base)])
 
     def stop() -> None:

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from vmferry import durable
 from vmferry.agent.metrics import REFUSED
 from vmferry.agent.storages import Storages
 from vmferry.errors import PathRefused, VmRefused
@@ -189,7 +190,7 @@ class ToStorages:
 
     def _check_owner(self, path: Path, use: _Use) -> None:
         """Raise PathRefused if the file belongs to another VM's disks; a base shared with it may be read."""
-        if not path.exists() or (use.read_only and use.vm is None):
+        if not durable.there(path) or (use.read_only and use.vm is None):
             return
         users = set(self._looking.users(path))
         if not users - {use.vm}:

@@ -11,6 +11,7 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
+from vmferry import durable
 from vmferry.errors import ImageToolFailed
 from vmferry.hosts.libvirt import domain_xml, inspect
 from vmferry.hosts.libvirt.domain_xml import Element
@@ -67,7 +68,7 @@ def _closed(disk: Element) -> DiskChain:
 
 def layers_of(placed: Placed) -> tuple[Layer, ...]:
     """Return an image and all below it, as the headers say; the image alone where they cannot be read."""
-    if isinstance(placed.path, Path) and not placed.path.exists():
+    if isinstance(placed.path, Path) and not durable.there(placed.path):
         return (Layer(str(placed.path), placed.format, 0),)
     try:
         return tuple(img.layers(placed))

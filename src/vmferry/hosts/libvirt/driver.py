@@ -144,7 +144,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
         return files.allocated(path)
 
     def exists(self, path: Path) -> bool:
-        return durable.there(path) or path.is_symlink()
+        return durable.lies(path)
 
     def entry(self, path: Path) -> FileEntry | None:
         return files.entry(path)
@@ -353,7 +353,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
         return SavedState(self._link, uuid, memory).release(run=run)
 
     def spent(self, memory: Path) -> bool:
-        return spent_name(memory).exists()
+        return durable.there(spent_name(memory))
 
     @fenced
     def renew(self, memory: Path) -> None:

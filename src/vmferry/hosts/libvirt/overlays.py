@@ -11,6 +11,7 @@ from pathlib import Path
 
 import libvirt
 
+from vmferry import durable
 from vmferry.errors import DiskHeld, GuestGone, HostRefused, MemoryElsewhere, SnapshotHeld, StillNamed, VmHeld
 from vmferry.hosts.libvirt import chains, domain_xml, file_users
 from vmferry.hosts.libvirt.block_jobs import RunningDisks
@@ -136,7 +137,7 @@ class Overlays:
         Returns the image that holds its content then. Raises StillNamed where another VM has the disk, and
         SnapshotHeld.
         """
-        top = next((Path(overlay) for overlay in self._overlays if Path(overlay).exists()), None)
+        top = next((Path(overlay) for overlay in self._overlays if durable.there(Path(overlay))), None)
         if top is None:
             return self._base
         names = self._link.call("look who uses an image", lambda c: _other_users(c, top, self._uuid))
@@ -280,7 +281,7 @@ def _other_users(conn: libvirt.virConnect, image: Path, own: str) -> list[str]:
 
 
 def _is_there(placed: Placed) -> bool:
-    return not isinstance(placed.path, Path) or placed.path.exists()
+    return not isinstance(placed.path, Path) or durable.there(placed.path)
 
 
 def saved_elsewhere(domain: libvirt.virDomain) -> bool:

@@ -184,7 +184,7 @@ class LibvirtRelocation:
 
     @fenced
     def void(self, memory: Path) -> None:
-        if spent_name(memory).exists():
+        if durable.there(spent_name(memory)):
             raise SavedStateSpent(path=memory, host=self.name, job=self._job)
         durable.remove(memory)
 

@@ -190,7 +190,7 @@ class SavedState:
     def release(self, *, run: bool) -> float:
         """Spend the state, then let the guest run with `run`. Returns how long the guest stood still, in seconds."""
         stopped = self._stopped_at()
-        if self._memory.exists():
+        if durable.there(self._memory):
             self._memory.rename(spent_name(self._memory))
             durable.sync_folder(self._memory.parent)
         if run:
@@ -211,7 +211,7 @@ class SavedState:
         if seen is not None:
             return seen
         for name in (self._memory, spent_name(self._memory)):
-            if name.exists():
+            if durable.there(name):
                 return name.stat().st_mtime
         return None
 
