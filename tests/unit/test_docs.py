@@ -126,6 +126,13 @@ def test_the_walk_from_the_command_to_the_disk_names_files_and_their_number() ->
     assert len(set(listed)) == len(listed) == int(re.findall(r"(\d+) files:", section)[0]) <= 35
 
 
+def test_a_test_in_the_documents_is_one_that_exists() -> None:
+    named = [found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())]
+    assert len(named) > 20
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path} has no {name}"
+
+
 def test_a_path_of_the_code_exists() -> None:
     for page in PAGES:
         for path in re.findall(r"`((?:src|tests|docs|scripts)/[\w/.]+)`", page.read_text()):
