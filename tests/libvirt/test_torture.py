@@ -14,7 +14,8 @@ import pytest
 from tests.support.fleets import ManagedLab, managed
 from tests.support.guests import MakeGuest, MakeGuestOn
 from tests.support.seen import destination, long
-from tests.support.torture import APART, HERE, Draw, Report, Torture, draw, spec_of
+from tests.support.torture import Torture
+from tests.support.torture_draw import APART, HERE, Draw, Report, draw, spec_of
 from tests.support.with_others import came_to, page, phase_of
 
 from vmferry.lab import Lab, LabHost
