@@ -119,7 +119,7 @@ def job_priority(ctx: typer.Context, *, job: JobId, level: Level, json: Json = F
 
 
 def job_retry(ctx: typer.Context, *, job: JobId, json: Json = False, state: State = None) -> None:
-    """Let a stuck job try its step again, once what stopped it is mended; start an undone one anew."""
+    """Let a stuck job try its step again, once what stopped it is mended; start an undone or failed one anew."""
     from rich.text import Text
 
     asked = client(ctx, state, json=json).retry(job)

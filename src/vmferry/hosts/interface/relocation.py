@@ -34,7 +34,10 @@ class Relocation(Protocol):
 
     @query
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
-        """Return the networks, bridges and devices that the VM is connected to, once mapped, and that are not here."""
+        """Return the networks, bridges and devices that the VM is connected to and that, once mapped, are not here.
+
+        Each by its name from before the mapping.
+        """
 
     @query
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:

@@ -67,8 +67,8 @@ class SimulatedRelocation(SimulatedFiles):
 
     def misses(self, definition: Definition, networks: Mapping[str, str]) -> Sequence[str]:
         with self._look("misses") as world:
-            wanted = [networks.get(name, name) for name in json.loads(definition.xml)["networks"]]
-            return [name for name in wanted if name not in world.networks]
+            named = json.loads(definition.xml)["networks"]
+            return [name for name in named if networks.get(name, name) not in world.networks]
 
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
         with self._look("lacks") as world:
