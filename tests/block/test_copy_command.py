@@ -136,7 +136,7 @@ if {cut!r} == "before the link":
 elif {cut!r} == "before the unlink":
     os.link = link_and_stop
 else:
-    standalone.forget = stop
+    DiskCopy.forget = DiskCopy._forget = stop
 DiskCopy(Place({str(disk)!r}), Place({str(tmp_path / "new")!r}), Path({str(tmp_path / "state" / "copies")!r})).run(
     Unwatched(), Unwatched(), 2
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from tests.support.records import job, some_plan
 
 from vmferry.errors import AmbiguousJob, NoSuchJob, Superseded, VmBusy
 from vmferry.manager.store import Store
+from vmferry.manager.store.database import know_subseconds, make_engine
 from vmferry.manager.store.jobs import now
 from vmferry.model import (
     ALLOWED,
@@ -210,3 +213,11 @@ def test_what_another_manager_may_show_of_a_job_is_written_by_who_acts_for_it(st
     assert store.row("abcd2345").progress == Progress(now="copying", step=2)
     [pulse] = store.pulses()
     assert (pulse.id, pulse.manager, pulse.epoch) == ("abcd2345", "worker", 2)
+
+
+def test_an_old_sqlite_knows_parts_of_a_second_as_the_engine_asks_for_them() -> None:
+    know_subseconds()
+    know_subseconds()
+    with make_engine("sqlite://").connect() as connection:
+        asked = connection.execute(text("SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)")).scalar_one()
+    assert abs(asked / 1000 - time.time()) < 60

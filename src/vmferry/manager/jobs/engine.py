@@ -17,15 +17,13 @@ from contextlib import closing
 from threading import Condition
 from typing import Final
 
-import sqlalchemy
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 from dbos import error as dbos_errors
-from sqlalchemy import event
 
 from vmferry.errors import StoreAway, VmferryError
 from vmferry.manager.jobs.control import Stopped
-from vmferry.manager.store.database import Connections, make_engine
+from vmferry.manager.store.database import Connections, know_subseconds, make_engine
 from vmferry.migration.saga import Once, Outcome
 from vmferry.process.state import ManagerIdentity
 
@@ -37,8 +35,6 @@ EXECUTOR: Final = "worker"
 """Of a manager that is alone: DBOS itself goes on with what its last process left."""
 QUEUE_LOOK_S: Final = 0.25
 POOL_SIZE: Final = 20
-SUBSECOND_SQLITE = (3, 42)
-"""The first version that knows unixepoch('subsec')."""
 KEPT_WORKFLOWS = 100
 """Finished workflows that stay in DBOS's tables; the jobs themselves stay in ours."""
 
@@ -201,10 +197,7 @@ class Engine:
 
     def _alone(self) -> DBOSConfig:
         database = self._identity.folder / "engine.db"
-        if sqlite3.sqlite_version_info < SUBSECOND_SQLITE and not event.contains(
-            sqlalchemy.Engine, "connect", _subsecond
-        ):
-            event.listen(sqlalchemy.Engine, "connect", _subsecond)
+        know_subseconds()
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # stays in the file; half the fsyncs of a record
         return _config(EXECUTOR) | {"system_database_url": f"sqlite:///{database}"}
@@ -221,16 +214,6 @@ class Engine:
             "system_database_engine": self._pool,
             "use_listen_notify": False,
         }
-
-
-def _subsecond(connection: object, _record: object) -> None:
-    """Give an SQLite connection the unixepoch('subsec') that DBOS asks for from Python 3.12 on, in seconds.
-
-    An older SQLite (Debian 12, RHEL 9) takes 'subsec' for a time that makes no sense and returns NULL: then DBOS
-    cannot even start. Seen with Python 3.12.1, SQLite 3.40.1 and DBOS 3.4.0.
-    """
-    if isinstance(connection, sqlite3.Connection):
-        connection.create_function("unixepoch", 1, lambda _: round(time.time(), 3))
 
 
 def _may_pass(cause: BaseException | None) -> bool:

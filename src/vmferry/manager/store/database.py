@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -32,6 +34,25 @@ POSTGRES: Final[Mapping[str, object]] = {
 whatever the server's default: with synchronous_commit off a crash of it was seen to forget the end of a job."""
 _ENDED_BY_SERVER = "25P03"
 """idle_in_transaction_session_timeout: psycopg counts it among the internal errors."""
+
+
+SUBSECOND_SQLITE: Final = (3, 42)
+"""The first version that knows unixepoch('subsec')."""
+
+
+def know_subseconds() -> None:
+    """Give each SQLite connection of this process the unixepoch('subsec'), in seconds, that DBOS asks for.
+
+    It does so from Python 3.12 on. An older SQLite (Debian 12, RHEL 9) takes 'subsec' for a time that makes no sense
+    and returns NULL: then DBOS cannot even start. Seen with Python 3.12.1, SQLite 3.40.1 and DBOS 3.4.0.
+    """
+    if sqlite3.sqlite_version_info < SUBSECOND_SQLITE:
+        event.listen(sa.Engine, "connect", _add_subseconds)  # a second time it changes nothing
+
+
+def _add_subseconds(connection: object, _record: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.create_function("unixepoch", 1, lambda _: round(time.time(), 3))
 
 
 class Database:
