@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import libvirt
@@ -183,6 +184,72 @@ def test_the_writes_of_a_disk_that_is_detached_in_mid_job_end_in_its_image(
     assert guest.verdict(guest.place.images).clean, guest.verdict(guest.place.images)
     domain.create()
     guest.wait_writing()
+
+
+def test_a_disk_whose_mirror_somebody_pivots_by_hand_stays_where_it_is_and_the_job_goes_on(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """Its newest writes are in the copy alone: an undo would remove the file that the VM runs on."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    job = ferry.detached(guest.name, "--path", folder, "--via", "live", "--limit", "6MiB")
+    wait_for(lambda: ferry.step(job) == "Mirror", "the mirrors", 120)
+
+    def pivoted() -> bool:
+        with suppress(libvirt.libvirtError):
+            domain.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+        return images(domain)["vda"].parent == folder
+
+    wait_for(pivoted, "vda to be pivoted", 120)
+    ferry.run("job", "limit", job, "none")
+    wait_for(lambda: ferry.state(job) in ENDS, "the job to end", 120)
+
+    moved = {target: folder / image.name for target, image in guest.place.images.items()}
+    assert ferry.state(job) == "done", ferry.job(job)
+    assert images(domain) == images(domain, live=False) == moved
+    guest.wait_acks(20)
+    power_off(guest, domain)
+    assert guest.verdict(moved).clean, guest.verdict(moved)
+
+
+@pytest.mark.parametrize("how", ("removed", "replaced"))
+@LIVE_AND_QUICK
+def test_a_copy_that_somebody_removes_or_replaces_is_not_switched_to(
+    via: str, how: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """The VM would run on a file that has no name, and start from another one; the source would be gone."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via, "Rounds") as job:
+        copy = folder / guest.place.images["vda"].name
+        aside = copy.rename(copy.with_name("aside"))
+        if how == "replaced":
+            shutil.copy(aside, copy)
+        ferry.run("job", "limit", job, "none", "--max-pause", "60s")
+
+    undone(ferry, job, f"{copy}", "is not the file that was copied and compared")
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    is_whole(guest, domain)
+
+
+@LIVE_AND_QUICK
+def test_a_checkpoint_that_is_taken_in_mid_job_is_as_good_as_any_after_the_undo(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """Seen: after a round more an incremental backup since it succeeded, and lacked 332 of 332 blocks."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    with standing(ferry, guest, folder, via, "Rounds") as job:
+        domain.checkpointCreateXML("<domaincheckpoint><name>monday</name></domaincheckpoint>")
+        ferry.run("job", "limit", job, "none", "--max-pause", "60s")
+
+    undone(ferry, job, "the checkpoint monday was taken")
+    assert [each.getName() for each in domain.listAllCheckpoints()] == ["monday"]
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+    is_whole(guest, domain)
 
 
 @pytest.mark.long

@@ -16,6 +16,12 @@ class SourceChanged(VmferryError):
     says = "{path} was changed by something else while it was copied: find what writes to it, then start again"
 
 
+class CopyReplaced(VmferryError):
+    """A copy that was compared is gone, or another file has its name, before the job is done with it."""
+
+    says = "{path} on {host} is not the file that was copied and compared, somebody removed or replaced it: {cure}"
+
+
 class DestinationExists(VmferryError):
     says = "{path} exists and is never overwritten: move it away or choose another folder"
     exit_code = 3

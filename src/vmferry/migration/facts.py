@@ -194,6 +194,10 @@ class JobFacts:
     """The root hash of each image, by its path. CopyBase, CompareBase; the receipt."""
     seal = _Each(_text)
     """The seal of each copy, JSON, by its source. CompareBase; the receipt."""
+    placed = _Each(_text)
+    """By destination: the inode of the copy that was given its name. Promote; what switches to it, Retire."""
+    noted_checkpoints = _Field(_texts)
+    """Names of the VM's checkpoints before the job touched it. Reserve; what cuts over."""
     mark = _Each(_text)
     """The change stamp of each source on another host, by its path. CopyBase; Relinquish."""
     file = _Each(_flag)

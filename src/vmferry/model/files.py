@@ -135,6 +135,8 @@ class FileEntry:
     """That it takes on its storage."""
     names: int = 1
     """Hard links: removing one of several frees nothing."""
+    inode: int = 0
+    """Its number on its file system: another file of the same name has another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def entry(path: Path) -> FileEntry | None:
         return None
     status = at.stat()
     real = at.parent.resolve() / at.name if links else at
-    return FileEntry(real, tuple(links), status.st_blocks * _SECTOR, status.st_nlink)
+    return FileEntry(real, tuple(links), status.st_blocks * _SECTOR, status.st_nlink, status.st_ino)
 
 
 def renew(path: Path) -> None:

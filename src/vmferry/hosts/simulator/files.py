@@ -99,7 +99,7 @@ class SimulatedFiles(Caller):
     def entry(self, path: Path) -> FileEntry | None:
         with self._look("entry") as world:
             file = world.files.get(path)
-            return None if file is None else FileEntry(path, (), len(file.blocks) * BLOCK)
+            return None if file is None else FileEntry(path, (), len(file.blocks) * BLOCK, inode=file.inode)
 
     def file_users(self, files: Sequence[Where], folders: Sequence[Path]) -> Sequence[FileUser]:
         """Return all users of these files; all images of the world count, whatever the folders."""

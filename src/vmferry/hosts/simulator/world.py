@@ -35,6 +35,7 @@ class File:
     format: str = "raw"
     backing: Where | None = None
     changed: int = 0
+    inode: int = 0
     state: SimulatedState | None = None
 
     def write(self, block: int, stamp: int) -> None:

@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vmferry.errors import DestinationExists
+from vmferry.errors import CopyReplaced, DestinationExists, StillNamed
 from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import FileMove, ImageMove, Placed, Where
+
+START_AGAIN = "start the move again"
 
 
 class CopyBase(Step):
@@ -74,8 +76,13 @@ class Promote(Step):
             if image.backing is not None:
                 job.there.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
             job.there.promote(part, file_of(image.destination))
+        for image in _named(job):
+            entry = job.there.entry(file_of(image.destination))
+            job.facts.placed[image.destination] = str(entry.inode) if entry is not None else ""
 
     def undo(self, job: Job) -> None:
+        """Take the names back. Raises StillNamed where a VM is on a copy: that it keeps, whoever put it there."""
+        _unused(job)
         for image in _named(job):
             take_back(job, file_of(image.destination), job.part(image))
 
@@ -120,6 +127,29 @@ def _note_mark(job: Job, image: ImageMove) -> None:
 def _named(job: Job) -> list[ImageMove]:
     """Return the images that are copied under a temporary name; a volume has its own name from the beginning."""
     return [image for image in job.plan.images if not image.to_volume]
+
+
+def prove_copies(job: Job, cure: str) -> None:
+    """Raise CopyReplaced, with this cure, unless each copy is the file that was compared and given its name."""
+    for image in _named(job):
+        placed = job.facts.placed[image.destination]
+        if not placed:
+            continue
+        entry = job.there.entry(file_of(image.destination))
+        if entry is None or str(entry.inode) != placed:
+            raise CopyReplaced(path=image.destination, host=job.there.name, cure=cure)
+
+
+def _unused(job: Job) -> None:
+    """Raise StillNamed if a VM's disk is on one of the copies."""
+    for image in _named(job):
+        path, placed = file_of(image.destination), job.facts.placed[image.destination]
+        entry = job.there.entry(path) if placed else None
+        if entry is None or str(entry.inode) != placed:
+            continue  # nothing of the job's has that name
+        if users := job.there.users(path):
+            names = ", ".join(job.there.vm(user).name for user in users)
+            raise StillNamed(host=job.there.name, path=path, users=names)
 
 
 def take_back(job: Job, final: Path, part: Path) -> None:

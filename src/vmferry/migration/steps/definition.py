@@ -7,6 +7,7 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning, SourceChanged, VmChanged, VmferryError
 from vmferry.migration.steps import checkpoints
 from vmferry.migration.steps.chains import on_copy, sources
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.saved_state import (
     final_images,
     first_images,
@@ -59,6 +60,7 @@ class PointOffline(Step):
         for disk in job.plan.disks:
             if job.host.active_image(job.uuid, disk.target) not in (disk.active.source, disk.active.destination):
                 raise VmChanged(vm=job.plan.vm, change=f"disk {disk.target} is no longer {disk.active.source}")
+        prove_copies(job, START_AGAIN)
         job.host.point(job.uuid, final_images(job), job.file_paths(), sources(job))
 
     def found(self, job: Job) -> bool:

@@ -9,6 +9,7 @@ from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
 from vmferry.migration.steps import checkpoints
 from vmferry.migration.steps.chains import on_copy, prove, rounds, sources
 from vmferry.migration.steps.closed_files import bring, drop, fold
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.rounds import closed_overlay
 from vmferry.migration.steps.saved_state import final_images
@@ -46,10 +47,16 @@ class Mirror(Step):
     def do(self, job: Job) -> None:
         _wait_until_open(job)
         prove(job, rounds(job), mirrored=True)
+        prove_copies(job, START_AGAIN)
+        checkpoints.prove_none_taken(job)
         checkpoints.forget(job)
         with phase(job, "mirror") as moved:
-            arm(job, job.frozen_disks)
-            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks)
+            arm(job, [disk for disk in job.frozen_disks if not over(job, disk)])
+            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks if not over(job, d))
+
+    def overtaken(self, job: Job) -> bool:
+        """Somebody has pivoted one of the mirrors by hand: that disk's newest writes are in the copy alone."""
+        return any(over(job, disk) for disk in job.frozen_disks)
 
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
@@ -71,6 +78,8 @@ class Pivot(Step):
         prove(job, rounds(job), mirrored=True)
         arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
         _let_catch_up(job, pending)
+        if not self.crossed(job):
+            prove_copies(job, START_AGAIN)
         self._switch(job, pending)
 
     def undo(self, job: Job) -> None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
 from vmferry.migration.steps.chains import prove, rounds, sources
+from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.closed_files import forget
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import prove_start
 from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
@@ -124,6 +126,8 @@ class Migrate(Step):
             raise GuestGone(vm=job.plan.vm)
         if job.facts.ran is None:
             job.facts.ran = power is Power.RUNNING
+            prove_copies(job, START_AGAIN)
+            prove_none_taken(job)
         with phase(job, "migrate"):
             if power is not Power.OFF:
                 self._carry(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmferry.errors import DestinationExists, VmChanged, VolumeChanged
 from vmferry.migration.steps.chains import note
+from vmferry.migration.steps.checkpoints import note_checkpoints
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import ImageMove, listed
 
@@ -26,6 +27,7 @@ class Reserve(Step):
             if disk is None or disk.active.path != move.active.source:
                 raise VmChanged(vm=vm.name, change=f"disk {move.target} is no longer {move.active.source}")
         note(job)
+        note_checkpoints(job)
         made = [image.destination for image in job.plan.images if not image.to_volume]
         for destination in [*made, *(file.destination for file in job.plan.files)]:
             if job.there.exists(file_of(destination)):

@@ -11,6 +11,7 @@ from vmferry.errors import NotSeenRunning
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps import pools
 from vmferry.migration.steps.chains import near, overlays, overlays_that_stay
+from vmferry.migration.steps.copying import prove_copies
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
@@ -29,6 +30,7 @@ class Retire(Step):
     def do(self, job: Job) -> None:
         if not job.facts.seen:
             raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
+        prove_copies(job, f"the source is kept; put it back, then `vmferry job retry {job.id}`")
         job.there.remove(job.memory)
         if job.plan.relocates:
             job.host.withdraw(job.uuid)

@@ -9,6 +9,7 @@ from vmferry.errors import NoSuchVm, VmUndefined
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.migration.steps.chains import prove, rounds
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.step import Job, Step
 from vmferry.model import MIRRORS, DiskMove, JobState, Technology
@@ -106,6 +107,7 @@ class Rounds(Step):
                 continue
             for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
                 moved += bring(job, [overlay], disk.target)
+            prove_copies(job, START_AGAIN)
             fold(job, overlays)
             job.facts.folded = round_ + 1
         return moved

@@ -9,8 +9,10 @@ from pathlib import Path
 from vmferry.errors import ChainChanged, GuestGone, VmChanged, VmferryError
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, rounds
+from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.clock import set_clock
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.memory_stream import MemoryStream, save_rate
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import load, load_home, prove_start
@@ -29,6 +31,8 @@ class Save(Step):
         if power is Power.OFF:
             raise GuestGone(vm=job.plan.vm)
         prove(job, rounds(job))
+        prove_copies(job, START_AGAIN)
+        prove_none_taken(job)
         if job.facts.ran is None:
             job.facts.ran = power is Power.RUNNING
         prove_start(job)
@@ -132,6 +136,7 @@ class FoldLast(Step):
     def do(self, job: Job) -> None:
         with phase(job, "fold last"):
             fold(job, last_overlays(job))
+        prove_copies(job, START_AGAIN)
         for disk in _marked(job):
             job.facts.copy[disk.target] = job.there.mark_of(file_of(disk.active.destination))
 
