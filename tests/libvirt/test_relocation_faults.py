@@ -26,6 +26,7 @@ from tests.support.starts import restart
 
 from vmferry.errors import HostUnreachable, LabProgramFailed
 from vmferry.hosts.fence import Fence
+from vmferry.hosts.interface import Host
 from vmferry.hosts.libvirt import definition as written
 from vmferry.hosts.libvirt.driver import LibvirtHosts
 from vmferry.lab import Lab, LabHost, wait_for
@@ -88,10 +89,15 @@ def fleet(whole_fleet: ManagedLab, two_hosts: Lab) -> Iterator[ManagedLab]:
             agent.start()
 
 
+def first_host(hosts: Lab, state: Path) -> tuple[LabHost, Host]:
+    """The lab's first host, and what a job may do there."""
+    one = hosts.host("host1")
+    return one, LibvirtHosts(Fence(state)).open(one.uri, FencingToken("abcd2345", 1))
+
+
 def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: Lab, tmp_path: Path) -> None:
     """To give up a VM, or to take its placeholder away, must not seem to have worked."""
-    one = two_hosts.host("host1")
-    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
+    one, host = first_host(two_hosts, tmp_path)
     unknown = str(uuid4())
     asks: list[Callable[[str], object]] = [
         host.arrived,
@@ -110,9 +116,8 @@ def test_a_libvirtd_that_is_down_is_no_answer_that_a_vm_is_not_there(two_hosts: 
 def test_a_vm_that_is_given_up_while_it_runs_cannot_start_here_until_it_is_taken_back(
     two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
 ) -> None:
-    one = two_hosts.host("host1")
+    one, host = first_host(two_hosts, tmp_path)
     guest = make_guest_on(one, replace(MOVING, name="given up"))
-    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
     before = one.run("virsh", "dumpxml", "--inactive", guest.name)
     definition = host.definition(guest.place.uuid)
     host.relinquish(guest.place.uuid, runs=True)
@@ -139,9 +144,8 @@ def test_a_snapshot_of_a_vm_that_is_given_up_goes_back_to_its_own_definition_onc
     two_hosts: Lab, make_guest_on: MakeGuestOn, tmp_path: Path
 ) -> None:
     """libvirt writes the definition for the next start into a snapshot: meanwhile that is the placeholder."""
-    one = two_hosts.host("host1")
+    one, host = first_host(two_hosts, tmp_path)
     guest = make_guest_on(one, replace(MOVING, name="snapped"))
-    host = LibvirtHosts(Fence(tmp_path)).open(one.uri, FencingToken("abcd2345", 1))
     definition = host.definition(guest.place.uuid)
     host.relinquish(guest.place.uuid, runs=True)
     one.run("virsh", "snapshot-create-as", guest.name, "foreign", "--disk-only", "--diskspec", "hdc,snapshot=no")

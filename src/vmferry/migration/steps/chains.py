@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.errors import ChainChanged, NoSuchVm
+from vmferry.errors import ChainChanged, NoSuchVm, StillNamed
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.step import Job
 from vmferry.model import Disk, DiskMove, Leaving, Lost, UserKind, Where
@@ -45,6 +45,13 @@ def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
     if stay:
         job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
     return frozenset(stay)
+
+
+def unneeded(host: Host, path: Path) -> None:
+    """Raise StillNamed if a VM's disk names the file, which is about to be taken away."""
+    if users := host.users(path):
+        names = ", ".join(host.vm(user).name for user in users)
+        raise StillNamed(host=host.name, path=path, users=names)
 
 
 def near(job: Job, *files: Path) -> list[Path]:

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vmferry.errors import CopyReplaced, DestinationExists, StillNamed
+from vmferry.errors import CopyReplaced, DestinationExists
+from vmferry.migration.steps.chains import unneeded
 from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import FileMove, ImageMove, Placed, Where
@@ -82,7 +83,9 @@ class Promote(Step):
 
     def undo(self, job: Job) -> None:
         """Take the names back. Raises StillNamed where a VM is on a copy: that it keeps, whoever put it there."""
-        _unused(job)
+        for image in _named(job):
+            if _in_place(job, image):
+                unneeded(job.there, file_of(image.destination))
         for image in _named(job):
             take_back(job, file_of(image.destination), job.part(image))
 
@@ -132,24 +135,15 @@ def _named(job: Job) -> list[ImageMove]:
 def prove_copies(job: Job, cure: str) -> None:
     """Raise CopyReplaced, with this cure, unless each copy is the file that was compared and given its name."""
     for image in _named(job):
-        placed = job.facts.placed[image.destination]
-        if not placed:
-            continue
-        entry = job.there.entry(file_of(image.destination))
-        if entry is None or str(entry.inode) != placed:
+        if job.facts.placed[image.destination] and not _in_place(job, image):
             raise CopyReplaced(path=image.destination, host=job.there.name, cure=cure)
 
 
-def _unused(job: Job) -> None:
-    """Raise StillNamed if a VM's disk is on one of the copies."""
-    for image in _named(job):
-        path, placed = file_of(image.destination), job.facts.placed[image.destination]
-        entry = job.there.entry(path) if placed else None
-        if entry is None or str(entry.inode) != placed:
-            continue  # nothing of the job's has that name
-        if users := job.there.users(path):
-            names = ", ".join(job.there.vm(user).name for user in users)
-            raise StillNamed(host=job.there.name, path=path, users=names)
+def _in_place(job: Job, image: ImageMove) -> bool:
+    """Tell whether the destination's name is that of the copy that was given it."""
+    placed = job.facts.placed[image.destination]
+    entry = job.there.entry(file_of(image.destination)) if placed else None
+    return entry is not None and str(entry.inode) == placed
 
 
 def take_back(job: Job, final: Path, part: Path) -> None:

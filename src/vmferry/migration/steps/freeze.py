@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from vmferry.errors import StillNamed
 from vmferry.hosts.records import Quiesced
-from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove
+from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove, unneeded
 from vmferry.migration.steps.progress import ControlWatch, spare_source
 from vmferry.migration.steps.step import Job, Step, power_of
 from vmferry.model import Power
@@ -59,9 +58,7 @@ class Freeze(Step):
         staying = overlays_that_stay(job, moved=False)
         for disk in job.frozen_disks:
             for overlay in reversed(overlays(job, disk)):
-                if users := job.host.users(overlay):
-                    names = ", ".join(job.host.vm(user).name for user in users)
-                    raise StillNamed(host=job.host.name, path=overlay, users=names)
+                unneeded(job.host, overlay)
                 if overlay not in staying:
                     job.host.remove(overlay)
 

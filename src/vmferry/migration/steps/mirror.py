@@ -34,6 +34,15 @@ def over(job: Job, disk: DiskMove) -> bool:
     return on_copy(job, job.host, disk) is True
 
 
+def _pending(job: Job) -> list[DiskMove]:
+    """Return the disks that still run from the source."""
+    return [disk for disk in job.frozen_disks if not over(job, disk)]
+
+
+def _any_over(job: Job) -> bool:
+    return any(over(job, disk) for disk in job.frozen_disks)
+
+
 class Mirror(Step):
     """Copy the rest of each disk into its copy and send every further write to both sides.
 
@@ -51,12 +60,12 @@ class Mirror(Step):
         checkpoints.prove_none_taken(job)
         checkpoints.forget(job)
         with phase(job, "mirror") as moved:
-            arm(job, [disk for disk in job.frozen_disks if not over(job, disk)])
-            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in job.frozen_disks if not over(job, d))
+            arm(job, _pending(job))
+            moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in _pending(job))
 
     def overtaken(self, job: Job) -> bool:
         """Somebody has pivoted one of the mirrors by hand: that disk's newest writes are in the copy alone."""
-        return any(over(job, disk) for disk in job.frozen_disks)
+        return _any_over(job)
 
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
@@ -74,7 +83,7 @@ class Pivot(Step):
         if power is Power.OFF:
             self._finish_off(job)
             return
-        pending = [disk for disk in job.frozen_disks if not over(job, disk)]
+        pending = _pending(job)
         prove(job, rounds(job), mirrored=True)
         arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
         _let_catch_up(job, pending)
@@ -92,7 +101,7 @@ class Pivot(Step):
         return not standing and all(over(job, disk) for disk in job.frozen_disks)
 
     def crossed(self, job: Job) -> bool:
-        return any(over(job, disk) for disk in job.frozen_disks)
+        return _any_over(job)
 
     def _switch(self, job: Job, pending: Iterable[DiskMove]) -> None:
         """Suspend the guest, pivot the disks, resume it if it ran; record the pause in seconds. Raises ChainChanged.
