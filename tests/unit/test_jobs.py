@@ -326,12 +326,25 @@ def test_only_leftovers_of_ended_jobs_are_reaped(tmp_path: Path) -> None:
         assert jobs.leftovers("memory") == [str(strange)]
 
 
+@pytest.mark.parametrize("folder", [DESTINATION, Path("/backup")], ids=["where its copy would lie", "elsewhere"])
+def test_somebodys_copy_of_an_overlay_is_no_leftover_of_the_job(tmp_path: Path, folder: Path) -> None:
+    world = world_of(1)
+    with worker(tmp_path, world) as jobs:
+        view = ended(jobs, jobs.submit(request()).id)
+        copy = folder / f"vm0.img.vmferry-{view.id}.r0.qcow2"
+        world.files[copy] = File(format="qcow2")
+        told = [f"{copy}, which is somebody's copy of a file of that job"] if folder == DESTINATION else []
+        assert jobs.leftovers("memory") == told
+        assert jobs.reap("memory") == []
+        assert copy in world.files
+
+
 def test_a_leftover_that_somebody_needs_is_listed_with_that_and_stays(tmp_path: Path) -> None:
     """An overlay of an ended job that a VM runs on, and the one below it."""
     world = world_of(1)
     with worker(tmp_path, world) as jobs:
         view = ended(jobs, jobs.submit(request()).id)
-        below, above, alone = (DESTINATION / f"x.vmferry-{view.id}.r{n}.qcow2" for n in range(3))
+        below, above, alone = (SOURCE / f"vm0.img.vmferry-{view.id}.r{n}.qcow2" for n in range(3))
         world.files[below] = File()
         world.files[above] = File(backing=below)
         world.files[alone] = File(backing=DESTINATION / "vm0.img")

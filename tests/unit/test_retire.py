@@ -33,10 +33,13 @@ SCENARIOS = [
 
 
 def comes(world: World, file: Path, how: str) -> Path:
-    """Somebody new needs a file. Returns what must be there as well."""
-    overlay = Path("/elsewhere/late.qcow2")
+    """Somebody new needs a file. Returns what must be there as well.
+
+    "namesake" is a copy of an overlay under its own name, or another hard link of it.
+    """
+    overlay = Path("/elsewhere/late.vmferry-abcd2345.r0.qcow2" if how == "namesake" else "/elsewhere/late.qcow2")
     match how:
-        case "overlay":
+        case "overlay" | "namesake":
             world.files[overlay] = File(format="qcow2", backing=file)
             return overlay
         case "snapshot":
@@ -64,7 +67,7 @@ MOMENTS = {scenario: until_retire(scenario) for scenario in SCENARIOS}
 @given(
     st.sampled_from(SCENARIOS),
     st.sampled_from(FILES),
-    st.sampled_from(["overlay", "snapshot", "nvram", "vm"]),
+    st.sampled_from(["overlay", "namesake", "snapshot", "nvram", "vm"]),
     st.floats(0, 1),
 )
 def test_a_file_that_somebody_comes_to_need_at_any_moment_stays(
@@ -132,7 +135,7 @@ def cloned_meanwhile(bench: Bench, how: str, newest: int = 0) -> list[Path]:
     return cloned
 
 
-@pytest.mark.parametrize("how", ("overlay", "vm"))
+@pytest.mark.parametrize("how", ("overlay", "namesake", "vm"))
 @pytest.mark.parametrize(
     "scenario",
     [

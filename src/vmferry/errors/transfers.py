@@ -16,10 +16,35 @@ class SourceChanged(VmferryError):
     says = "{path} was changed by something else while it was copied: find what writes to it, then start again"
 
 
+class SourceGone(VmferryError):
+    """A VM that is off cannot be put back on an image that somebody has removed or replaced."""
+
+    says = (
+        "{path} on {host}, of disk {target} of {vm}, is gone{copy}: put it back, or undefine {vm} if nobody needs it "
+        "any more, then `vmferry job retry {job}`"
+    )
+
+
+class SourceGoneRunning(SourceGone):
+    """The VM runs on it: QEMU alone has what was removed or replaced."""
+
+    says = (
+        "{path} on {host} was removed or replaced while {vm} runs on it{copy}: move it back if it was moved; else "
+        "leave {vm} running and have QEMU write a new image, "
+        "`virsh blockcopy {vm} {target} NEWFILE --transient-job --wait --pivot`, then `vmferry job retry {job}`"
+    )
+
+
 class CopyReplaced(VmferryError):
     """A copy that was compared is gone, or another file has its name, before the job is done with it."""
 
     says = "{path} on {host} is not the file that was copied and compared, somebody removed or replaced it: {cure}"
+
+
+class CopyWritten(VmferryError):
+    """Somebody has written to a copy that was compared, before the VM was on it."""
+
+    says = "somebody wrote to {path} on {host} after it was copied and compared: {cure}"
 
 
 class DestinationExists(VmferryError):

@@ -183,6 +183,8 @@ class JobFacts:
     """What each disk's chain is called in the definition, by target. Freeze; whatever proves the chain."""
     layers = _Each(_texts)
     """What each disk lay on before the job, by target. Freeze; whatever proves the chain."""
+    source_inode = _Each(_text)
+    """Of each image that the VM was on before the job, by its path. Reserve; undo."""
     home = _Each(_flag)
     """The disk is on what it lay on before, by target. Undo of Freeze and of Save."""
 
@@ -196,6 +198,10 @@ class JobFacts:
     """The seal of each copy, JSON, by its source. CompareBase; the receipt."""
     placed = _Each(_text)
     """By destination: the inode of the copy that was given its name. Promote; what switches to it, Retire."""
+    unwritten = _Each(_text)
+    """By destination: the change stamp of a copy since the job wrote to it last. Promote, each fold; each next one."""
+    brought = _Each(_text)
+    """By destination: the inode of a closed overlay's copy that was compared. Rounds, CopyLast."""
     noted_checkpoints = _Field(_texts)
     """Names of the VM's checkpoints before the job touched it. Reserve; what cuts over."""
     mark = _Each(_text)
@@ -217,6 +223,8 @@ class JobFacts:
     """Rounds; the receipt."""
     pause_s = _Field(_number)
     """How long the guest stood. Pivot, Resume, Migrate; SetClock, the receipt."""
+    mirroring = _Field(_flag)
+    """The job has begun to mirror into the copies. Mirror; whether a pivot by hand is a way forward."""
     standing = _Field(_flag)
     """The job has begun to make the guest stand for the pivot. Pivot."""
     stands_since = _Field(_number)

@@ -149,10 +149,14 @@ class _Walk:
         return self.once("crossed", lambda: _answer(step.crossed, job, doubt=True))["ok"]
 
     def _back(self, number: int, failure: Outcome) -> JobState:
-        """Undo the step that had begun and all before it, newest first."""
+        """Undo the step that had begun and all before it, newest first: what brings the VM home before what cleans up.
+
+        The copies may be all that is left of a disk, and a destination that fails must not keep the VM on overlays.
+        """
         self.once("state undoing", lambda: self._state(JobState.UNDOING, failure))
-        for n in range(number, -1, -1):
-            self._undone(n, self.strategy.steps[n])
+        steps = self.strategy.steps
+        for n in sorted(range(number, -1, -1), key=lambda n: steps[n].undone_last):
+            self._undone(n, steps[n])
         self.once("state undone", lambda: self._state(JobState.UNDONE, failure))
         return JobState.UNDONE
 

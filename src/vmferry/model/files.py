@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from vmferry.model.names import maker_of
 from vmferry.model.vms import Where
 
 
@@ -151,10 +150,9 @@ class Leaving:
     """All names of the files that go."""
     files: frozenset[Where] = frozenset()
     """Those of them that are no images: UEFI variables."""
-    job: str = ""
-    """The job, whose own files need nothing once it is over."""
-    staying: frozenset[Path] = frozenset()
-    """Files of the job that stay, since others need them: what they lie on is needed."""
+    own: frozenset[Path] = frozenset()
+    """Images that the job itself has made: once it is over they need nothing. A copy of one, or another hard link of
+    it, is somebody's, whatever its name."""
     moved: bool = False
     """The VM runs, or would start, from its new place: what it still names is needed, but for a checkpoint's name,
     since its bitmaps lie in the image itself."""
@@ -179,9 +177,7 @@ class Leaving:
 
     def _own(self, user: FileUser) -> bool:
         if user.kind is UserKind.IMAGE:
-            path = Path(user.id)
-            own = self.job != "" and maker_of(path.name) == self.job and path not in self.staying
-            return own or path in self.paths
+            return Path(user.id) in self.own | self.paths
         if user.kind is not UserKind.VM or user.id != self.vm:
             return False
         if user.through is not None and user.through not in self.paths:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import getrandbits
 from threading import RLock
 
 from vmferry.errors import NoSuchVm
@@ -35,7 +36,7 @@ class File:
     format: str = "raw"
     backing: Where | None = None
     changed: int = 0
-    inode: int = 0
+    inode: int = field(default_factory=lambda: getrandbits(62))  # a world outlives its process
     state: SimulatedState | None = None
 
     def write(self, block: int, stamp: int) -> None:

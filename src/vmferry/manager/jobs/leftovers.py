@@ -11,8 +11,9 @@ from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.store import Row, Store
 from vmferry.migration.facts import JobFacts
+from vmferry.migration.steps.step import COPY_SUFFIX
 from vmferry.model import ACTIVE, FINAL, FencingToken, FileUser, JobState, Leaving, Lost, Plan, Where, listed
-from vmferry.model.names import maker_of
+from vmferry.model.names import beside, maker_of, overlay_in
 
 
 class Leftovers:
@@ -27,8 +28,15 @@ class Leftovers:
         """Return leftovers in words: a path, and who still needs it, or what else it is."""
         active = {row.id for row in self._store.rows(ACTIVE)}
         paths = [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
+        ended = {row.id: row for row in self._store.rows(FINAL)}
+        copies = {path for path in paths if (row := ended.get(_job_in(path))) and not self._made(row, connect, path)}
         needed = self._needed(connect, paths)
-        files = [f"{path}, needed by {listed(needed[path])}" if path in needed else str(path) for path in paths]
+        files = [str(path) for path in paths]
+        for number, path in enumerate(paths):
+            if path in needed:
+                files[number] += f", needed by {listed(needed[path])}"
+            elif path in copies:
+                files[number] += ", which is somebody's copy of a file of that job"
         return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
 
     def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
@@ -38,7 +46,8 @@ class Leftovers:
         somebody's again. So is a file that somebody needs.
         """
         ended = {row.id: row for row in self._store.rows(FINAL)}
-        ours = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
+        tagged = self._tagged(connect, folders)
+        ours = [p for p in tagged if (row := ended.get(_job_in(p))) is not None and self._made(row, connect, p)]
         needed = self._needed(connect, ours)
         gone = [path for path in ours if path not in needed]
         for path in gone:
@@ -48,6 +57,21 @@ class Leftovers:
         for row in placeholders:
             self._hosts.open(connect, FencingToken(row.id, row.epoch)).withdraw(row.plan.uuid)
         return [*map(str, gone), *map(_placeholder, placeholders)]
+
+    def _made(self, row: Row, connect: str, path: Path) -> bool:
+        """Tell whether the job itself made a file that has the name of an overlay: not if somebody copied one there."""
+        whole = path.with_name(path.name.removesuffix(COPY_SUFFIX))
+        found = overlay_in(whole.name)
+        if found is None:
+            return True
+        here, there = connect == row.plan.connect, connect == (row.plan.to or row.plan.connect)
+        overlays = {beside(disk.overlays, found.suffix, room=COPY_SUFFIX) for disk in row.plan.disks if here}
+        copies = {beside(disk.overlay_copies, found.suffix, room=COPY_SUFFIX) for disk in row.plan.disks if there}
+        if whole in overlays or (whole in copies and whole != path):
+            return True
+        entry = self._hosts.open(connect).entry(path)
+        noted = JobFacts.of(self._store.facts(row.id)).brought[path]
+        return whole in copies and entry is not None and str(entry.inode) == noted
 
     def _tagged(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
         places = set(folders)

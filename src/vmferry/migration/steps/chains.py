@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.errors import ChainChanged, NoSuchVm, StillNamed
+from vmferry.errors import ChainChanged, NoSuchVm, SourceGone, SourceGoneRunning, StillNamed
 from vmferry.hosts.interface import Host
-from vmferry.migration.steps.step import Job
-from vmferry.model import Disk, DiskMove, Leaving, Lost, UserKind, Where
+from vmferry.migration.steps.step import COPY_SUFFIX, Job
+from vmferry.model import Disk, DiskMove, ImageMove, Leaving, Lost, Power, UserKind, Where
 from vmferry.model.chains import DiskChain, Expected, Layer, differences
 
 
@@ -35,7 +35,7 @@ def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
     if not own:
         return frozenset()
     users = [user for user in job.ask(job.host, list(own), near(job, *own)) if moved or user.kind is UserKind.IMAGE]
-    needed = Leaving(job.uuid, frozenset(), frozenset(), job=job.id, moved=moved)
+    needed = Leaving(job.uuid, frozenset(), frozenset(), own=own_images(job, job.host), moved=moved)
     stay = {
         below
         for overlay, chain in own.items()
@@ -47,11 +47,53 @@ def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
     return frozenset(stay)
 
 
+def own_images(job: Job, host: Host) -> frozenset[Path]:
+    """Return the paths of all images that the job makes on that host, by its own names and with its folders' links."""
+    made: list[Path] = []
+    if host.name == job.host.name:
+        made += [overlay for disk in job.frozen_disks for overlay in overlays(job, disk)]
+    if host.name == job.there.name:
+        copies = [job.overlay_copy(disk, n) for disk in job.frozen_disks for n in range(rounds(job) + 1)]
+        made += [*copies, *(copy.with_name(f"{copy.name}{COPY_SUFFIX}") for copy in copies)]
+        made += [job.part(image) for image in job.plan.images if not image.to_volume]
+    real = {folder: host.folder(folder).real for folder in {path.parent for path in made}}
+    return frozenset({*made, *((real[path.parent] or path.parent) / path.name for path in made)})
+
+
 def unneeded(host: Host, path: Path) -> None:
     """Raise StillNamed if a VM's disk names the file, which is about to be taken away."""
     if users := host.users(path):
         names = ", ".join(host.vm(user).name for user in users)
         raise StillNamed(host=host.name, path=path, users=names)
+
+
+def prove_home(job: Job) -> None:
+    """Raise SourceGone unless each disk that is on the job's overlays, or was never frozen, has its own images.
+
+    A QEMU that runs has an image open that was removed or replaced: what is merged into that is gone with QEMU.
+    """
+    if job.lost is Lost.SOURCE:
+        return
+    try:
+        power = job.host.power(job.uuid)
+    except NoSuchVm:
+        return  # somebody gave it up altogether
+    for disk in job.plan.disks:
+        if job.host.active_image(job.uuid, disk.target) in (disk.active.source, *overlays(job, disk)):
+            for image in disk.images:
+                _prove_there(job, disk, image, runs=power is not Power.OFF)
+
+
+def _prove_there(job: Job, disk: DiskMove, image: ImageMove, *, runs: bool) -> None:
+    if image.from_volume or not isinstance(image.source, Path):
+        return
+    entry, noted = job.host.entry(image.source), job.facts.source_inode[image.source]
+    if entry is not None and not (runs and noted and str(entry.inode) != noted):
+        return
+    verified = f" (its copy is {image.destination})" if job.facts.verified else ""
+    error = SourceGoneRunning if runs else SourceGone
+    names = {"vm": job.plan.vm, "target": disk.target, "job": job.id}
+    raise error(path=image.source, host=job.host.name, copy=verified, **names)
 
 
 def near(job: Job, *files: Path) -> list[Path]:
@@ -76,6 +118,9 @@ def sources(job: Job) -> dict[str, list[Where]]:
 def note(job: Job) -> None:
     """Record what each moving disk lies on, before the job touches it."""
     moving = {disk.target for disk in job.plan.disks}
+    for image in job.plan.images:
+        if isinstance(image.source, Path) and (entry := job.host.entry(image.source)) is not None:
+            job.facts.source_inode[image.source] = str(entry.inode)
     for chain in job.host.chains(job.uuid) or ():
         if chain.target in moving:
             job.facts.named[chain.target] = list(chain.named)

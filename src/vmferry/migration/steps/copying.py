@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vmferry.errors import CopyReplaced, DestinationExists
-from vmferry.migration.steps.chains import unneeded
+from vmferry.errors import CopyReplaced, CopyWritten, DestinationExists
+from vmferry.migration.steps.chains import near, own_images, prove_home, unneeded
 from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
 from vmferry.migration.steps.step import Job, Step, file_of
-from vmferry.model import FileMove, ImageMove, Placed, Where
+from vmferry.model import FileMove, ImageMove, Leaving, Lost, Placed, UserKind, Where
 
 START_AGAIN = "start the move again"
 
@@ -20,6 +20,7 @@ class CopyBase(Step):
 
     says = "copying the base"
     may_stand = True
+    undone_last = True
 
     def do(self, job: Job) -> None:
         seconds = 0.0
@@ -37,6 +38,8 @@ class CopyBase(Step):
             job.facts.limited = throttle.slowed or throttle.tightest_bytes_s is not None
 
     def undo(self, job: Job) -> None:
+        """Drop the copies. Raises SourceGone while the VM's own disks are not there: a copy may be all that is left."""
+        prove_home(job)
         for image in job.plan.images:
             job.there.drop(job.closed(job.base_transfer(image)))
         if job.plan.relocates:
@@ -68,6 +71,7 @@ class Promote(Step):
     """Give the copies their real names, bases first, each naming its new backing file."""
 
     says = "giving the copies their names"
+    undone_last = True
 
     def do(self, job: Job) -> None:
         for image in _named(job):
@@ -80,20 +84,25 @@ class Promote(Step):
         for image in _named(job):
             entry = job.there.entry(file_of(image.destination))
             job.facts.placed[image.destination] = str(entry.inode) if entry is not None else ""
+        note_copies(job)
 
     def undo(self, job: Job) -> None:
-        """Take the names back. Raises StillNamed where a VM is on a copy: that it keeps, whoever put it there."""
+        """Take the names back, but of copies that an image of somebody's lies on: those stay.
+
+        Raises StillNamed where a VM is on a copy: that it keeps, whoever put it there. Raises SourceGone.
+        """
+        prove_home(job)
+        staying = copies_that_stay(job)
         for image in _named(job):
-            if _in_place(job, image):
-                unneeded(job.there, file_of(image.destination))
-        for image in _named(job):
-            take_back(job, file_of(image.destination), job.part(image))
+            if file_of(image.destination) not in staying:
+                take_back(job, file_of(image.destination), job.part(image))
 
 
 class CopyFiles(Step):
     """Copy the VM's small files (NVRAM), now that nothing writes to them."""
 
     says = "copying the VM's other files"
+    undone_last = True
 
     def do(self, job: Job) -> None:
         for file in job.plan.files:
@@ -132,11 +141,58 @@ def _named(job: Job) -> list[ImageMove]:
     return [image for image in job.plan.images if not image.to_volume]
 
 
-def prove_copies(job: Job, cure: str) -> None:
-    """Raise CopyReplaced, with this cure, unless each copy is the file that was compared and given its name."""
+def prove_copies(job: Job, cure: str, *, used: bool = False) -> None:
+    """Raise CopyReplaced, with this cure, unless each copy is the file that was compared and given its name.
+
+    Raises CopyWritten if somebody else has written to one since. `used`: the VM may have written to them.
+    """
     for image in _named(job):
         if job.facts.placed[image.destination] and not _in_place(job, image):
             raise CopyReplaced(path=image.destination, host=job.there.name, cure=cure)
+        noted = job.facts.unwritten[image.destination]
+        if noted and not used and job.there.mark_of(file_of(image.destination)) != noted:
+            raise CopyWritten(path=image.destination, host=job.there.name, cure=cure)
+
+
+def note_copies(job: Job) -> None:
+    """Record the change stamps of the copies, which nobody but the job writes to until the VM is on them."""
+    for image in _named(job):
+        job.facts.unwritten[image.destination] = job.there.mark_of(file_of(image.destination))
+
+
+def writing(job: Job) -> None:
+    """Record that the job, or the VM, begins to write to the copies: their change stamps tell nothing any more."""
+    for disk in job.frozen_disks:
+        if not disk.active.to_volume:
+            job.facts.unwritten[disk.active.destination] = ""
+
+
+def prove_off_copies(job: Job) -> None:
+    """Raise StillNamed where the disk of a VM is on a copy, put there by hand: only forward is its content kept."""
+    for path in _placed(job):
+        unneeded(job.there, path)
+
+
+def _placed(job: Job) -> list[Path]:
+    return [file_of(image.destination) for image in _named(job) if _in_place(job, image)]
+
+
+def copies_that_stay(job: Job) -> frozenset[Path]:
+    """Return the copies that an image of somebody's lies on, with those below them, and note them.
+
+    Raises StillNamed where the disk of a VM is on one.
+    """
+    if job.lost is Lost.DESTINATION:
+        return frozenset()
+    prove_off_copies(job)
+    placed = _placed(job)
+    users = [user for user in job.ask(job.there, placed, near(job, *placed)) if user.kind is UserKind.IMAGE]
+    goes = frozenset[Where](placed)
+    leaving = Leaving(job.uuid, frozenset(), goes, own=own_images(job, job.there), moved=True)
+    stay = frozenset(file_of(path) for path in leaving.others_in_turn(users))
+    if stay:
+        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
+    return stay
 
 
 def _in_place(job: Job, image: ImageMove) -> bool:

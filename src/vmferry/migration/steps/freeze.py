@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from vmferry.hosts.records import Quiesced
-from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove, unneeded
+from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove, prove_home, unneeded
+from vmferry.migration.steps.copying import prove_off_copies
 from vmferry.migration.steps.progress import ControlWatch, spare_source
 from vmferry.migration.steps.step import Job, Step, power_of
 from vmferry.model import Power
@@ -47,13 +48,19 @@ class Freeze(Step):
             job.facts.thaw_owed = False
 
     def undo(self, job: Job) -> None:
-        """Merge the overlays back into what lies below them; a guest that runs keeps running. Raises StillNamed.
+        """Merge the overlays back into what lies below them; a guest that runs keeps running.
 
-        What another tool has put on them stays on top. No overlay is removed that a VM's disk or an image names.
+        What another tool has put on them stays on top. No overlay is removed that a VM's disk or an image names. Raises
+        StillNamed, SourceGone.
         """
         if job.facts.thaw_owed:
             thaw(job)
         job.facts.frozen = False
+        if job.plan.relocates:
+            job.host.end_serving()  # what is served of the images is locked against writing
+        prove_home(job)
+        if not job.plan.relocates:
+            prove_off_copies(job)
         put_home(job)
         staying = overlays_that_stay(job, moved=False)
         for disk in job.frozen_disks:

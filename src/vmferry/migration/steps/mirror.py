@@ -9,7 +9,7 @@ from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
 from vmferry.migration.steps import checkpoints
 from vmferry.migration.steps.chains import on_copy, prove, rounds, sources
 from vmferry.migration.steps.closed_files import bring, drop, fold
-from vmferry.migration.steps.copying import START_AGAIN, prove_copies
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies, writing
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.rounds import closed_overlay
 from vmferry.migration.steps.saved_state import final_images
@@ -56,16 +56,22 @@ class Mirror(Step):
     def do(self, job: Job) -> None:
         _wait_until_open(job)
         prove(job, rounds(job), mirrored=True)
-        prove_copies(job, START_AGAIN)
-        checkpoints.prove_none_taken(job)
+        if not self.overtaken(job):  # else there is no way back
+            prove_copies(job, START_AGAIN)
+            checkpoints.prove_none_taken(job)
         checkpoints.forget(job)
+        writing(job)
+        job.facts.mirroring = True
         with phase(job, "mirror") as moved:
             arm(job, _pending(job))
             moved.extend(job.host.mirrored(job.uuid, d.target)[1] for d in _pending(job))
 
     def overtaken(self, job: Job) -> bool:
-        """Somebody has pivoted one of the mirrors by hand: that disk's newest writes are in the copy alone."""
-        return _any_over(job)
+        """Somebody has pivoted one of the mirrors by hand: that disk's newest writes are in the copy alone.
+
+        A VM that was put on a copy before there was a mirror has not all that it wrote there: that is no way forward.
+        """
+        return job.facts.mirroring and _any_over(job)
 
     def undo(self, job: Job) -> None:
         for disk in job.frozen_disks:
@@ -88,7 +94,7 @@ class Pivot(Step):
         arm(job, [disk for disk in pending if not job.host.mirroring(job.uuid, disk.target)])
         _let_catch_up(job, pending)
         if not self.crossed(job):
-            prove_copies(job, START_AGAIN)
+            prove_copies(job, START_AGAIN, used=True)
         self._switch(job, pending)
 
     def undo(self, job: Job) -> None:
@@ -135,6 +141,7 @@ class Pivot(Step):
                 drop(job, overlay)
                 bring(job, [overlay], disk.target, hurry=True)
                 fold(job, [overlay])
+                writing(job)  # somebody may start the VM: it has copies that were switched to
         job.host.point(job.uuid, final_images(job), {}, sources(job))
 
 

@@ -15,7 +15,7 @@ from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmCh
 from vmferry.migration.steps.chains import prove, rounds, sources
 from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.closed_files import forget
-from vmferry.migration.steps.copying import START_AGAIN, prove_copies
+from vmferry.migration.steps.copying import START_AGAIN, prove_copies, writing
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import prove_start
 from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
@@ -33,6 +33,7 @@ class Announce(Step):
     """Show the VM at the destination as a placeholder, which takes no memory and cannot start."""
 
     says = "announcing the VM at the destination"
+    undone_last = True
 
     def do(self, job: Job) -> None:
         job.there.announce(job.host.definition(job.uuid))
@@ -128,6 +129,7 @@ class Migrate(Step):
             job.facts.ran = power is Power.RUNNING
             prove_copies(job, START_AGAIN)
             prove_none_taken(job)
+            writing(job)
         with phase(job, "migrate"):
             if power is not Power.OFF:
                 self._carry(job)

@@ -10,7 +10,7 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps import pools
-from vmferry.migration.steps.chains import near, overlays, overlays_that_stay
+from vmferry.migration.steps.chains import near, overlays, overlays_that_stay, own_images
 from vmferry.migration.steps.copying import prove_copies
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.step import Job, Step, file_of
@@ -30,7 +30,7 @@ class Retire(Step):
     def do(self, job: Job) -> None:
         if not job.facts.seen:
             raise NotSeenRunning(vm=job.plan.vm, path=job.plan.disks[0].active.destination)
-        prove_copies(job, f"the source is kept; put it back, then `vmferry job retry {job.id}`")
+        prove_copies(job, f"the source is kept; put it back, then `vmferry job retry {job.id}`", used=True)
         job.there.remove(job.memory)
         if job.plan.relocates:
             job.host.withdraw(job.uuid)
@@ -144,7 +144,8 @@ def _why_it_stays(job: Job, source: SourceFileFate, staying: frozenset[Path], ow
     entry, data = job.host.entry(file_of(source.path)), _data(source)
     if entry is not None and entry.path != data:
         return f"it leads to {entry.path} now"
-    leaving = Leaving(job.uuid, frozenset(), frozenset(own), job=job.id, staying=staying, moved=True)
+    gone = own_images(job, job.host) - staying
+    leaving = Leaving(job.uuid, frozenset(), frozenset(own), own=gone, moved=True)
     others = leaving.others(job.ask(job.host, [data], near(job, data)))
     return f"needed by {listed(others)}" if others else ""
 

@@ -9,7 +9,6 @@ from vmferry.errors import NoSuchVm, VmUndefined
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
 from vmferry.migration.steps.chains import prove, rounds
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
-from vmferry.migration.steps.copying import START_AGAIN, prove_copies
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.step import Job, Step
 from vmferry.model import MIRRORS, DiskMove, JobState, Technology
@@ -49,6 +48,7 @@ class Rounds(Step):
     technology: Technology
     says = "copying what was written since"
     may_stand = True
+    undone_last = True
 
     def do(self, job: Job) -> None:
         before = None
@@ -107,7 +107,6 @@ class Rounds(Step):
                 continue
             for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
                 moved += bring(job, [overlay], disk.target)
-            prove_copies(job, START_AGAIN)
             fold(job, overlays)
             job.facts.folded = round_ + 1
         return moved

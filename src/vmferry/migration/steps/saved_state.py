@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmferry.errors import ChainChanged, GuestGone, VmChanged, VmferryError
 from vmferry.hosts.interface import Host
-from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, rounds
+from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, prove_home, rounds
 from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.clock import set_clock
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
@@ -88,8 +88,9 @@ class Save(Step):
         """Fold the overlays into the source's images and return, by target, what the VM is to be loaded on.
 
         What another tool put on the overlays stays on top. The definition names the overlays until the saved state is
-        dated anew: if this is cut off before, the saved state is still found.
+        dated anew: if this is cut off before, the saved state is still found. Raises SourceGone.
         """
+        prove_home(job)
         homes = {disk.target: disk.from_ for disk in job.plan.disks}
         for disk in job.frozen_disks:
             own, watch = overlays(job, disk), ControlWatch(job, disk.target)
@@ -108,6 +109,7 @@ class CopyLast(Step):
     """Bring the last overlays to the destination, and to another host the memory with them; nothing writes any more."""
 
     says = "copying the last changes"
+    undone_last = True
 
     def do(self, job: Job) -> None:
         """Copy the disks as they were when the guest stopped.
@@ -136,7 +138,6 @@ class FoldLast(Step):
     def do(self, job: Job) -> None:
         with phase(job, "fold last"):
             fold(job, last_overlays(job))
-        prove_copies(job, START_AGAIN)
         for disk in _marked(job):
             job.facts.copy[disk.target] = job.there.mark_of(file_of(disk.active.destination))
 

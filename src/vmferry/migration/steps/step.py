@@ -258,6 +258,8 @@ class Step:
     says: str = ""
     may_stand: ClassVar[bool] = False
     """A person may have the job stand still in it: its `do` is cut off by Suspended, and done again."""
+    undone_last: ClassVar[bool] = False
+    """Its undo only takes away what the job has made at the destination: that waits until the VM is home."""
 
     @property
     def name(self) -> str:
