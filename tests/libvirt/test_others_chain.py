@@ -51,12 +51,17 @@ def snapshot_all(guest: LabGuest, domain: libvirt.virDomain, name: str, flags: i
 def merge(domain: libvirt.virDomain, target: str, base: str | None = None, top: str | None = None) -> None:
     """`virsh blockcommit VM TARGET --active --pivot`."""
     domain.blockCommit(target, base, top, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
+    pivot(domain, target)
+
+
+def pivot(domain: libvirt.virDomain, target: str) -> None:
+    """`virsh blockjob VM TARGET --pivot`, once it is ready."""
 
     def ready() -> bool:
         mirror = etree.fromstring(domain.XMLDesc(0)).find(f"./devices/disk/target[@dev='{target}']/../mirror")
         return mirror is not None and mirror.get("ready") == "yes"
 
-    wait_for(ready, f"the merge of {target}", 60)
+    wait_for(ready, f"the block job of {target}", 60)
     domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
     wait_for(lambda: not domain.blockJobInfo(target, 0), "the merge to end", 30)
 
@@ -213,9 +218,9 @@ def test_a_disk_whose_mirror_somebody_pivots_by_hand_stays_where_it_is_and_the_j
     assert guest.verdict(moved).clean, guest.verdict(moved)
 
 
-@pytest.mark.parametrize("how", ("removed", "replaced"))
+@pytest.mark.parametrize("how", ("removed", "replaced", "written"))
 @LIVE_AND_QUICK
-def test_a_copy_that_somebody_removes_or_replaces_is_not_switched_to(
+def test_a_copy_that_somebody_removes_replaces_or_writes_to_is_not_switched_to(
     via: str, how: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """The VM would run on a file that has no name, and start from another one; the source would be gone."""
@@ -224,12 +229,66 @@ def test_a_copy_that_somebody_removes_or_replaces_is_not_switched_to(
     folder = destination(lab, guest)
     with standing(ferry, guest, folder, via, "Rounds") as job:
         copy = folder / guest.place.images["vda"].name
-        aside = copy.rename(copy.with_name("aside"))
+        if how == "written":
+            with copy.open("r+b") as file:
+                first = file.read(1)
+                file.seek(0)
+                file.write(first)
+        else:
+            aside = copy.rename(copy.with_name("aside"))
         if how == "replaced":
             shutil.copy(aside, copy)
         ferry.run("job", "limit", job, "none", "--max-pause", "60s")
 
-    undone(ferry, job, f"{copy}", "is not the file that was copied and compared")
+    told = "somebody wrote to" if how == "written" else "is not the file that was copied and compared"
+    undone(ferry, job, f"{copy}", told)
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    is_whole(guest, domain)
+
+
+def test_no_copy_goes_while_the_source_of_a_vm_that_runs_is_gone_and_the_cure_that_is_told_works(
+    lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """QEMU alone has an image that somebody removed: what is merged into that is gone with QEMU."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder, source = destination(lab, guest), guest.place.images["vda"]
+    with standing(ferry, guest, folder, "live", "Rounds") as job:
+        source.unlink()
+        ferry.run("job", "cancel", job)
+        wait_for(lambda: ferry.state(job) == "stuck", "the job to say it", 120)
+        assert "was removed or replaced while" in ferry.job(job)["sentence"], ferry.job(job)
+        assert (folder / source.name).exists()
+        fresh = source.with_name("fresh.qcow2")
+        disk = f"<disk type='file'><driver type='qcow2'/><source file='{fresh}'/></disk>"
+        domain.blockCopy("vda", disk, None, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+        pivot(domain, "vda")
+        assert ferry.run("job", "retry", job).code == 0
+
+    assert ferry.state(job) == "undone", ferry.job(job)
+    assert images(domain)["vda"] == fresh
+    guest.wait_acks(20)
+    power_off(guest, domain)
+    now = {**guest.place.images, "vda": fresh}
+    assert guest.verdict(now).clean, guest.verdict(now)
+    nothing_of_ours(folder, source.parent)
+
+
+@LIVE_AND_QUICK
+def test_a_copy_that_somebody_has_cloned_stays_when_the_job_is_undone(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder = destination(lab, guest)
+    copy, clone = folder / guest.place.images["vda"].name, folder / "theirs.qcow2"
+    with standing(ferry, guest, folder, via, "Rounds") as job:
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(copy), str(clone))
+        ferry.run("job", "cancel", job)
+
+    undone(ferry, job, "", str(copy))
+    run("qemu-img", "check", "-q", str(copy))
+    run("qemu-img", "info", "--backing-chain", str(clone))
     assert images(domain) == images(domain, live=False) == guest.place.images
     is_whole(guest, domain)
 

@@ -6,6 +6,7 @@ The kind of P02, P04a and P04b of the field's reports: a base, a template, firmw
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,32 @@ def test_a_file_that_got_a_user_while_the_job_ran_stays_and_the_receipt_says_so(
     (told,) = ferry.receipt(job)["sources"]
     assert told["fate"] == "stays"
     assert "VM" in told["why"]
+    guest.wait_acks(10)
+    power_off(guest, domain)
+    assert guest.verdict().clean
+
+
+@pytest.mark.parametrize("how", ["copy", "hard link"])
+def test_a_copy_or_link_of_the_jobs_overlay_under_its_own_name_keeps_what_it_lies_on(
+    how: str, place: Yard, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """A file is the job's by its path: whoever copies the VM's image in mid-job gives the copy an overlay's name."""
+    guest = make_guest(GuestSpec(f"namesake {how}", disks=(DiskSpec("vda", data_mib=16, size_mib=64),), rate=10))
+    domain, source = domain_of(guest), guest.place.images["vda"]
+    job = ferry.detached(guest.name, "--path", place.folder("to", "san2"), "--via", "live", "--limit", "1MiB")
+    wait_for(lambda: ferry.step(job) == "CopyBase", "the copy to begin", 60)
+    told = images(domain)["vda"]
+    theirs = source.parent.with_name(f"{guest.name} theirs") / told.name
+    theirs.parent.mkdir()
+    shutil.copyfile(told, theirs) if how == "copy" else theirs.hardlink_to(told)
+    assert ferry.run("job", "limit", job, "none").code == 0
+    assert ferry.run("job", "watch", job).code == 0
+
+    (outcome,) = ferry.receipt(job)["sources"]
+    assert (outcome["fate"], str(theirs) in outcome["why"]) == ("stays", True)
+    assert ferry.run("leftovers", "--reap").code == 0
+    run("qemu-img", "info", "--backing-chain", str(theirs))
+    assert source.exists() and not told.exists()
     guest.wait_acks(10)
     power_off(guest, domain)
     assert guest.verdict().clean

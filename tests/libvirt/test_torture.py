@@ -27,7 +27,7 @@ FIRST = int(os.environ.get("VMFERRY_TORTURE_SEED", "1000"))
 RUNS = int(os.environ.get("VMFERRY_TORTURE_RUNS", "20"))
 APART_RUNS = int(os.environ.get("VMFERRY_TORTURE_APART_RUNS", str(RUNS // 3)))
 OUT = Path(os.environ["VMFERRY_TORTURE_OUT"]) if "VMFERRY_TORTURE_OUT" in os.environ else None
-ALWAYS = (113, 234, 122)
+ALWAYS = (567, 311, 285)
 """In make test: live with a clone made of its overlay, quick with a snapshot put on it, offline and renamed."""
 SLOW = ("--limit", "16MiB", "--max-pause", "60s")
 
@@ -52,7 +52,7 @@ def test_nothing_is_lost_whatever_others_do_meanwhile(
     foreign.mkdir()
 
     report = Torture(
-        drawn, guest, [lab], ferry, foreign, lambda: ferry.detached(guest.name, "--path", there, *words)
+        drawn, guest, [lab], ferry, foreign, lambda: ferry.detached(guest.name, "--path", there, *words), there
     ).run()
 
     _judged(report)
@@ -85,6 +85,7 @@ def test_nothing_is_lost_whatever_others_do_while_it_goes_to_another_host(
         fleet.manager,
         foreign,
         lambda: fleet.detached(guest, two, "--path", there, *words),
+        there,
     ).run()
 
     _judged(report)

@@ -39,6 +39,8 @@ class Torture:
     """Of files that the act makes, on the first host."""
     submit: Callable[[], str]
     """Begin the job, slowly. Returns its id."""
+    there: Path
+    """The folder that the job copies to."""
 
     def run(self) -> Report:
         drawn, guest = self.drawn, self.guest
@@ -49,7 +51,7 @@ class Torture:
             if drawn.technology in OFF:
                 shut_down(guest, domain)
             luck = random.Random(f"{drawn.seed} act")
-            self.scene = Scene(domain, self.folder, luck, domain.XMLDesc(DEFINITION))
+            self.scene = Scene(domain, self.folder, luck, domain.XMLDesc(DEFINITION), there=self.there)
             job = self.submit()
             self._strike(job, report)
             self._see_through(job, report)
@@ -122,7 +124,10 @@ class Torture:
         with suppress(libvirt.libvirtError, VmferryError):
             domain = self.scene.domain
             state = domain.state()[0]
-            if "restart libvirtd" in told:
+            if "put it back" in told and self.scene.moved is not None and self.scene.moved[1].exists():
+                copy, away = self.scene.moved
+                away.rename(copy)
+            elif "restart libvirtd" in told:
                 self.hosts[0].kill_libvirtd()
                 self.hosts[0].start_libvirtd()
             elif "resume" in told and state == libvirt.VIR_DOMAIN_PAUSED:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ KEEP = (
 )
 IOPS = 5000
 CLONE = ".clone.qcow2"
+COPIES = "copies"
 
 
 @dataclass
@@ -44,6 +46,10 @@ class Scene:
     target: str = ""
     """The disk that the act was done to."""
     size: int = 0
+    there: Path = Path()
+    """The folder that the job copies to."""
+    moved: tuple[Path, Path] | None = None
+    """What the act renamed, and to what."""
 
     def choose(self) -> str:
         """One of its disks, at random; the same for the rest of the act."""
@@ -189,7 +195,46 @@ def _clone(scene: Scene) -> None:
 
 
 def clones(scene: Scene) -> list[Path]:
-    return sorted(scene.folder.glob(f"*{CLONE}"))
+    """What was made of the VM's images: linked clones, copies and hard links."""
+    return [*sorted(scene.folder.glob(f"*{CLONE}")), *sorted((scene.folder / COPIES).glob("*"))]
+
+
+def _copied(scene: Scene, make: Callable[[Path, Path], object]) -> None:
+    """Another file, or another hard link, of the image that domblklist names just now, under its own name."""
+    image = images(scene.domain)[scene.choose()]
+    copies = scene.folder / COPIES
+    copies.mkdir(exist_ok=True)
+    with _as_told():
+        make(image, copies / image.name)
+
+
+def _move_copy(scene: Scene) -> None:
+    """Move a copy away that the job has given its name; nobody does that to a disk that the VM names."""
+    copy = scene.there / images_in(scene.before)[scene.choose()].name
+    if copy in [*images(scene.domain).values(), *images(scene.domain, DEFINITION).values()]:
+        raise libvirt.libvirtError("the VM is on it")
+    away = scene.folder / f"{copy.name}.{MINE}"
+    with _as_told():
+        copy.rename(away)
+    scene.moved = copy, away
+
+
+def _job(flags: int) -> Callable[[Scene], None]:
+    """Pivot or end whatever block job runs on a disk, as `virsh blockjob` does."""
+
+    def act(scene: Scene) -> None:
+        scene.domain.blockJobAbort(scene.choose(), flags)
+
+    return act
+
+
+@contextmanager
+def _as_told() -> Iterator[None]:
+    """A file that is not there (any more) is told of as libvirt tells of what it refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise libvirt.libvirtError(str(error)) from error
 
 
 # -- disks and discs
@@ -348,6 +393,11 @@ def _all() -> Iterator[Act]:
     yield Act("blockcopy --pivot", _copy_and_pivot)
     yield Act("backup-begin, aborted", _backup)
     yield Act("qemu-img create, on the disk's image", _clone, off=True)
+    yield Act("cp, of the disk's image", lambda s: _copied(s, shutil.copyfile), off=True)
+    yield Act("ln, of the disk's image", lambda s: _copied(s, lambda image, link: link.hardlink_to(image)), off=True)
+    yield Act("mv, of the copy", _move_copy, off=True)
+    yield Act("blockjob --pivot", _job(libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT))
+    yield Act("blockjob --abort", _job(0))
     yield Act("attach-disk", _attach, _attached_gone, off=True)
     yield Act("detach-disk", _detach, off=True)
     yield Act("change-media", _change_media, _media_gone, off=True)

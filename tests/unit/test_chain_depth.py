@@ -102,4 +102,20 @@ def test_a_disk_on_an_overlay_of_a_job_that_this_manager_does_not_know_is_refuse
     [found] = [finding for finding in plan.blockers if "abcd2345" in finding.what]
     assert "disk vda lies on an overlay of job abcd2345" in found.what
     assert "vmferry job cancel abcd2345" in found.cure
-    assert "virsh blockcommit 'guest' vda --active --pivot" in found.cure
+    assert "virsh blockcommit 'guest' vda --base '/fast/chain-0.qcow2' --active --pivot" in found.cure
+
+
+def test_a_clone_of_an_overlay_that_stayed_is_never_told_to_be_merged_into_what_others_need() -> None:
+    world = make_world(Power.RUNNING)
+    _deepen(world, 1)
+    overlay, clone = Path("/fast/vda.img.vmferry-abcd2345.r0.qcow2"), Path("/fast/clone.qcow2")
+    world.files[overlay] = File(format="qcow2", backing=Path("/fast/chain-0.qcow2"))
+    world.files[clone] = File(format="qcow2", backing=overlay)
+    live = world.machine(UUID).live
+    assert live is not None
+    live.disks["vda"] = Placed(clone, "qcow2")
+    host = SimulatedHost(InMemory(world))
+    plan = preflight.plan(MoveRequest("guest", "memory", path=DESTINATION), host, host, {})
+    [found] = [finding for finding in plan.blockers if "abcd2345" in finding.what]
+    assert "virsh blockpull 'guest' vda" in found.cure
+    assert "blockcommit" not in found.cure

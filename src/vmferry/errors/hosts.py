@@ -248,8 +248,20 @@ class SourceFilling(VmferryError):
     )
 
 
+class SourceFull(SourceFilling):
+    """The guest's writes have filled the source's storage, and QEMU has paused the guest."""
+
+    says = (
+        "{path} has only {free} MiB left while the guest's writes gather there, and {vm} stands: the move is undone; "
+        "free space there, `virsh resume {vm}`, then start the job again"
+    )
+
+
 class MirrorEnded(VmferryError):
-    says = "the mirror of disk {target} of {vm} ended by itself ({reason}): mend the destination, then start again"
+    says = (
+        "the mirror of disk {target} of {vm} has ended ({reason}): if nobody ended it, mend the destination; "
+        "then start again"
+    )
 
 
 class NotSeenRunning(VmferryError):

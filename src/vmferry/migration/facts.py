@@ -204,6 +204,8 @@ class JobFacts:
     """By destination: the inode of a closed overlay's copy that was compared. Rounds, CopyLast."""
     noted_checkpoints = _Field(_texts)
     """Names of the VM's checkpoints before the job touched it. Reserve; what cuts over."""
+    noted_snapshots = _Field(_texts)
+    """Names of the VM's snapshots just before its definition was recorded. Relinquish."""
     mark = _Each(_text)
     """The change stamp of each source on another host, by its path. CopyBase; Relinquish."""
     file = _Each(_flag)

@@ -41,18 +41,29 @@ def of_depth(ends: Ends, vm: Vm, disks: Sequence[Disk], technology: Technology) 
 
 
 def of_other_jobs(vm: Vm, disks: Sequence[Disk]) -> list[Finding]:
-    """Find disks that lie on a job's overlay: this manager has no job of the VM, or it would not plan a move of it."""
+    """Find disks that lie on a job's overlay: this manager has no job of the VM, or it would not plan a move of it.
+
+    The VM is in the hands of another manager, or a clone of what a job has left.
+    """
     found = []
     for disk in disks:
         jobs = [overlay.job for image in disk.chain if (overlay := overlay_in(str(image.path)))]
         if jobs:
-            what = f"disk {disk.target} lies on an overlay of job {jobs[0]}, which this manager does not know"
-            cure = (
-                f"where it was begun, another --state folder for one, wait for it or `vmferry job cancel {jobs[0]}`; "
-            )
-            cure += f"if nobody has it any more: virsh blockcommit '{vm.name}' {disk.target} --active --pivot"
-            found.append(blocker(what, cure))
+            what = f"disk {disk.target} lies on an overlay of job {jobs[0]}, which this manager has not at work on it"
+            cure = f"where that job is, another --state folder for one, wait for it or `vmferry job cancel {jobs[0]}`; "
+            found.append(blocker(what, cure + _taken_out(vm, disk)))
     return found
+
+
+def _taken_out(vm: Vm, disk: Disk) -> str:
+    """Say how a running VM is rid of overlays that no job has any more, without a write to what lies below them."""
+    names = [str(image.path) for image in disk.chain]
+    ours = [overlay_in(name) is not None for name in names]
+    below = next((name for name, own in zip(names, ours, strict=True) if not own), None) if ours[0] else None
+    if below is None:
+        return f"if that is over, have the disk stand alone, while it runs: virsh blockpull '{vm.name}' {disk.target}"
+    commit = f"virsh blockcommit '{vm.name}' {disk.target} --base '{below}' --active --pivot"
+    return f"if nobody has that job any more, and nothing else lies on {below}, while it runs: {commit}"
 
 
 def _borne(ends: Ends) -> list[tuple[int, str, int]]:

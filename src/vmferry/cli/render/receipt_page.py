@@ -12,6 +12,7 @@ from vmferry.cli.render.screen import shown, table
 from vmferry.cli.render.sizes import bytes_text, rate_text, seconds_text
 from vmferry.cli.render.source_page import freed_text, source_lines
 from vmferry.model import DiskReceipt, Phase, Receipt, Technology
+from vmferry.model.names import overlay_in
 
 SHORT_HASH = 16
 
@@ -94,7 +95,8 @@ def _unusual(grid: Table, receipt: Receipt) -> None:
         ("ejected", receipt.ejected, "its file was gone", "red"),
     ):
         for number, disk in enumerate(disks):
-            grid.add_row(label if number == 0 else "", Text(f"{shown(disk)}: {why}", style=style))
+            said = "somebody's image lies on it" if overlay_in(disk) else why
+            grid.add_row(label if number == 0 else "", Text(f"{shown(disk)}: {said}", style=style))
 
 
 def _facts(receipt: Receipt) -> RenderableType:

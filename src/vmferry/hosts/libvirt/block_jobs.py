@@ -33,6 +33,7 @@ _MIRROR = (
     # a guest write smaller than a cluster would fill the rest of it with zeros (seen: 2 to 9 writes of 1,400 lost).
 )
 _WHOLE = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+_GIVEN_UP = "QEMU gave it up, or somebody ended it: is there room, and no error, in the image below?"
 _CRASHES = frozenset({"ide", "sata"})
 
 
@@ -107,8 +108,7 @@ class RunningDisks:
         self._call(f"merge {top}", lambda d: d.blockCommit(target, base, top, 0, 0))
         until(lambda: not self._busy(target), look_s=0.01, each=watch.check)
         if self._depth(target) >= before:
-            reason = "QEMU gave it up: is there room, and no error, in the image below?"
-            raise HostRefused(host=self._link.uri, action=f"merge {top}", reason=reason)
+            raise HostRefused(host=self._link.uri, action=f"merge {top}", reason=_GIVEN_UP)
 
     def _depth(self, target: str) -> int:
         disk = self._element(target)
@@ -219,7 +219,7 @@ class RunningDisks:
     def _ready(self, target: str) -> bool:
         mirror = self._mirror(target)
         if mirror is None:
-            raise HostRefused(host=self._link.uri, action=f"merge {target}", reason="the block job has ended")
+            raise HostRefused(host=self._link.uri, action=f"merge {target}", reason=_GIVEN_UP)
         return _is_ready(mirror)
 
     def _mirror(self, target: str) -> domain_xml.Element | None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vmferry.errors import NoSuchVm, SourceFilling
+from vmferry.errors import ChainChanged, NoSuchVm, SourceFilling, SourceFull
 from vmferry.migration.steps.chains import heed
 from vmferry.migration.steps.step import Job
-from vmferry.model import DiskProgress, Phase
+from vmferry.model import DiskProgress, Phase, Power
 from vmferry.transfer import Throttle, Transfer
 
 ROOM_POLL_S = 1.0
@@ -67,9 +67,13 @@ def spare_source(job: Job) -> None:
         if round_ is None:
             heed(job)
             return  # it has just left for the other host: nothing grows here any more
+        if not folder.exists:
+            raise ChainChanged(vm=job.plan.vm, change=f"{folder.path}, where disk {disk.target} lies, is gone")
         grown = job.host.allocated(job.overlay(disk, round_))
         if folder.free_bytes < SOURCE_FLOOR_BYTES + grown:
-            raise SourceFilling(path=folder.path, free=folder.free_bytes >> 20)
+            paused = job.plan.power is Power.RUNNING and job.host.power(job.uuid) is Power.PAUSED
+            error = SourceFull if paused else SourceFilling
+            raise error(path=folder.path, free=folder.free_bytes >> 20, vm=job.plan.vm)
 
 
 @contextmanager

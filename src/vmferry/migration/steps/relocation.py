@@ -8,10 +8,11 @@ destination has to give it up first: as long as it does not answer, nobody runs 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from vmferry.errors import GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
+from vmferry.errors import ChainChanged, GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
 from vmferry.migration.steps.chains import prove, rounds, sources
 from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.closed_files import forget
@@ -51,7 +52,7 @@ class Relinquish(Step):
     says = "releasing the VM at the source"
 
     def do(self, job: Job) -> None:
-        """Record the VM's definition, then make the source unable to start the VM by itself.
+        """Record the VM's definition, then make the source unable to start the VM by itself. Raises ChainChanged.
 
         The definition is read once: an attempt that was cut off may have forgotten its snapshots already. A VM that
         somebody has undefined meanwhile is defined as it runs, or as it was saved, for the time of the move alone.
@@ -62,7 +63,12 @@ class Relinquish(Step):
             if fresh or job.host.defined(job.uuid):
                 still_saved(job)  # asked again of what can still be started there
         if fresh:
+            job.facts.noted_snapshots = list(_snapshots(job))
             job.facts.definition = self._definition(job).dump()
+        if taken := set(_snapshots(job)) - set(
+            job.facts.noted_snapshots or ()
+        ):  # it would be forgotten with the others
+            raise ChainChanged(vm=job.plan.vm, change=f"the snapshot {', '.join(sorted(taken))} was taken")
         job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
 
     def _definition(self, job: Job) -> Definition:
@@ -88,6 +94,14 @@ class Relinquish(Step):
             job.host.reclaim(definition)
             if job.facts.frozen:
                 job.host.point(job.uuid, first_images(job), {}, sources(job))
+
+
+def _snapshots(job: Job) -> Sequence[str]:
+    """Return the names of the VM's snapshots that libvirt at the source knows; none of a VM that it does not know."""
+    try:
+        return job.host.vm(job.uuid).snapshots
+    except NoSuchVm:
+        return ()
 
 
 class StillOff(Step):
