@@ -274,6 +274,39 @@ def test_no_copy_goes_while_the_source_of_a_vm_that_runs_is_gone_and_the_cure_th
     nothing_of_ours(folder, source.parent)
 
 
+@pytest.mark.parametrize("what", ("base", "overlay", "folder"))
+@ONE_OF_TWO
+def test_another_file_under_the_name_of_the_vms_own_is_neither_folded_nor_merged_into(
+    via: str, what: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """Seen: 549 acknowledged writes gone with "done", after an older copy of a closed overlay was put in its place."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder, source = destination(lab, guest), guest.place.images["vda"]
+    with standing(ferry, guest, folder, via, "Rounds") as job:
+        active = images(domain)["vda"]
+        number = int(active.name.rpartition(".r")[2].partition(".")[0])
+        assert number, "a round has been closed"
+        closed = active.with_name(active.name.replace(f".r{number}.", f".r{number - 1}."))
+        path = {"base": source, "overlay": closed, "folder": source.parent}[what]
+        aside = path.rename(path.with_name(f"{path.name}.aside"))
+        shutil.copytree(aside, path) if what == "folder" else shutil.copyfile(aside, path)
+        theirs = path.stat() if what != "folder" else (path / source.name).stat()
+        ferry.run("job", "limit", job, "none", "--max-pause", "60s")
+        ferry.run("job", "resume", job)
+        wait_for(lambda: ferry.state(job) == "stuck", "the job to ask", 120)
+        assert "was removed or replaced while" in ferry.job(job)["sentence"], ferry.job(job)
+        now = path.stat() if what != "folder" else (path / source.name).stat()
+        assert (now.st_ino, now.st_mtime_ns, now.st_size) == (theirs.st_ino, theirs.st_mtime_ns, theirs.st_size)
+        path.rename(path.with_name(f"{path.name}.theirs"))
+        aside.rename(path)
+        assert ferry.run("job", "retry", job).code == 0
+        wait_for(lambda: ferry.state(job) == "undone", "the job to be undone", 120)
+
+    assert images(domain) == images(domain, live=False) == guest.place.images
+    is_whole(guest, domain)
+
+
 @LIVE_AND_QUICK
 def test_a_copy_that_somebody_has_cloned_stays_when_the_job_is_undone(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand

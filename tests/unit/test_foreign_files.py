@@ -92,29 +92,117 @@ def test_an_undo_brings_the_vm_home_before_it_touches_the_destination(scenario: 
     assert "Freeze" in undone[: -len(last)]
 
 
-@pytest.mark.parametrize("scenario", MOVES, ids=str)
-def test_no_copy_is_dropped_while_an_image_of_the_source_is_gone(scenario: Scenario) -> None:
-    """QEMU has it open, and what is merged into it then is gone with QEMU: the copies may be all that is left."""
-    source = Path("/fast/vms/guest-b-base.qcow2")
-    taken: list[File] = []
+BASE = Path("/fast/vms/guest-b-base.qcow2")
+FIRST = Path("/fast/vms/guest-b.qcow2.vmferry-abcd2345.r0.qcow2")
+
+
+def swapped(bench: Bench, path: Path, when: Callable[[], bool]) -> list[File]:
+    """Have somebody put another file under this path, once: [the VM's own, theirs] when it was done."""
+    files: list[File] = []
+
+    def hook(_: Moment, _world: World) -> None:
+        if not files and when() and path in bench.world.files:
+            own = bench.world.files[path]
+            files.extend((own, File(dict.fromkeys(range(6), -7), own.format)))
+            bench.world.files[path] = files[1]
+
+    bench.hook = hook
+    return files
+
+
+@pytest.mark.parametrize("path", (BASE, FIRST), ids=("base", "overlay"))
+@pytest.mark.parametrize("later", (0, 1))
+@pytest.mark.parametrize("scenario", [MOVES[1], MOVES[3]], ids=str)
+def test_another_file_under_the_name_of_the_vms_own_is_neither_read_nor_written(
+    scenario: Scenario, later: int, path: Path
+) -> None:
+    """QEMU has open what it opened. No copy goes either, which may be all that is left."""
+    names = STRATEGIES[scenario.technology].names
+    step = names[names.index("Rounds") + later]
     copies: list[bool] = []
+    clean: list[bool] = []
 
     def mend(world: World) -> None:
         copies.append(all(image.destination in there(bench).files for image in bench.plan.images))
-        world.files[source] = taken[0]
+        clean.append(files[1].blocks == dict.fromkeys(range(6), -7) and world.files[path] is files[1])
+        world.files[path] = files[0]
+        world.violations.clear()  # this world's QEMU opens by name at each write: it read theirs
 
-    bench = Attended(scenario, cancel_at=STRATEGIES[scenario.technology].names.index("Rounds") + 1, mend=mend)
+    bench = Attended(scenario, mend=mend)
+    second = FIRST.with_name(FIRST.name.replace(".r0.", ".r1."))
+    files = swapped(bench, path, lambda: begun(bench, step) and second in bench.world.files)
+    assert bench.run() is JobState.UNDONE
+    assert copies == clean == [True]
+    assert "was removed or replaced while guest runs on it" in bench.stuck[0]
+    assert not broken(bench, JobState.UNDONE)
 
-    def hook(_: Moment, _world: World) -> None:
-        if not taken and bench.cancelled:
-            taken.append(bench.world.files[source])
-            bench.world.files[source] = File(dict(taken[0].blocks), taken[0].format, taken[0].backing, inode=99)
+
+@pytest.mark.parametrize("path", (BASE, FIRST), ids=("base", "overlay"))
+def test_nothing_is_merged_into_another_file_when_a_vm_that_has_stopped_is_put_back(path: Path) -> None:
+    scenario = MOVES[1]
+    clean: list[bool] = []
+
+    def mend(world: World) -> None:
+        clean.append(files[1].blocks == dict.fromkeys(range(6), -7))
+        world.files[path] = files[0]
+        world.violations.clear()
+
+    bench = Attended(scenario, mend=mend)
+    files = swapped(bench, path, lambda: begun(bench, "CompareBase"))
+    swap = bench.hook
+    stopped: list[bool] = []
+
+    def hook(moment: Moment, world: World) -> None:
+        assert swap is not None
+        swap(moment, world)
+        if files and not stopped:
+            stopped.append(True)
+            bench.world.kill_qemu(UUID)
 
     bench.hook = hook
     assert bench.run() is JobState.UNDONE
-    assert copies == [True]
-    assert "removed or replaced while guest runs on it" in bench.stuck[0]
-    assert not broken(bench, JobState.UNDONE)
+    assert clean == [True]
+    assert "is gone or another file now" in bench.stuck[0]
+    assert not broken(bench, JobState.UNDONE, qemu_died=True)
+
+
+def test_a_copy_of_the_copy_is_as_good_as_what_was_lost() -> None:
+    """Byte for byte, of a VM that is off: nobody has the lost file any more."""
+    bench = Attended(MOVES[1], cancel_at=STRATEGIES[Technology.QUICK].names.index("Rounds") + 1)
+    done: list[bool] = []
+
+    def mend(world: World) -> None:
+        done.append(True)
+        copy = next(image.destination for image in bench.plan.images if image.source == BASE)
+        found = world.files[copy]
+        world.files[BASE] = File(dict(found.blocks), found.format)
+        world.violations.clear()
+
+    bench.mend = mend
+
+    def hook(_: Moment, _world: World) -> None:
+        if bench.cancelled and BASE in bench.world.files and not done:
+            bench.world.kill_qemu(UUID) if bench.world.machine(UUID).live else None
+            del bench.world.files[BASE]
+
+    bench.hook = hook
+    assert bench.run() is JobState.UNDONE
+    assert done == [True]
+    assert not broken(bench, JobState.UNDONE, qemu_died=True)
+
+
+@pytest.mark.parametrize("keep", (False, True))
+@pytest.mark.parametrize("technology", (Technology.LIVE, Technology.QUICK, Technology.OFFLINE, Technology.LAN))
+def test_a_strangers_file_at_the_sources_path_stays_at_the_end(technology: Technology, *, keep: bool) -> None:
+    power = Power.OFF if technology in (Technology.OFFLINE, Technology.LAN) else Power.RUNNING
+    bench = Bench(Scenario(technology, power, keep_source=keep))
+    files = swapped(bench, BASE, lambda: begun(bench, "Retire"))
+    assert bench.run() is JobState.DONE
+    assert bench.world.files[BASE] is files[1]
+    assert files[1].blocks == dict.fromkeys(range(6), -7)
+    assert "another file than was copied" in str(bench.known[f"outcome:{BASE}"])
+    if keep and power is Power.RUNNING:
+        assert any(str(FIRST.name) in str(path) for path in bench.world.files), "what the kept source lacks is gone"
 
 
 @pytest.mark.parametrize("scenario", MOVES, ids=str)

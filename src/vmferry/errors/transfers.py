@@ -20,8 +20,8 @@ class SourceGone(VmferryError):
     """A VM that is off cannot be put back on an image that somebody has removed or replaced."""
 
     says = (
-        "{path} on {host}, of disk {target} of {vm}, is gone{copy}: put it back, or undefine {vm} if nobody needs it "
-        "any more, then `vmferry job retry {job}`"
+        "{path} on {host}, of disk {target} of {vm}, is gone or another file now{copy}: put it back, or a copy of its "
+        "copy, then `vmferry job retry {job}`"
     )
 
 

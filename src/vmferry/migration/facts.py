@@ -184,7 +184,7 @@ class JobFacts:
     layers = _Each(_texts)
     """What each disk lay on before the job, by target. Freeze; whatever proves the chain."""
     source_inode = _Each(_text)
-    """Of each image that the VM was on before the job, by its path. Reserve; undo."""
+    """Of each file that the VM had before the job, and of each overlay, by path. Reserve, Freeze, Rounds; all."""
     home = _Each(_flag)
     """The disk is on what it lay on before, by target. Undo of Freeze and of Save."""
 

@@ -95,7 +95,7 @@ def _unusual(grid: Table, receipt: Receipt) -> None:
         ("ejected", receipt.ejected, "its file was gone", "red"),
     ):
         for number, disk in enumerate(disks):
-            said = "somebody's image lies on it" if overlay_in(disk) else why
+            said = "somebody needs it, or its base was replaced" if overlay_in(disk) else why
             grid.add_row(label if number == 0 else "", Text(f"{shown(disk)}: {said}", style=style))
 
 

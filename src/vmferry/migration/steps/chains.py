@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.errors import ChainChanged, NoSuchVm, SourceGone, SourceGoneRunning, StillNamed
+from vmferry.errors import ChainChanged, NoSuchVm, StillNamed
 from vmferry.hosts.interface import Host
-from vmferry.migration.steps.step import COPY_SUFFIX, Job
-from vmferry.model import Disk, DiskMove, ImageMove, Leaving, Lost, Power, UserKind, Where
+from vmferry.migration.steps.source_files import note_inode, prove_files
+from vmferry.migration.steps.step import COPY_SUFFIX, Job, overlays, rounds
+from vmferry.model import Disk, DiskMove, Leaving, Lost, UserKind, Where
 from vmferry.model.chains import DiskChain, Expected, Layer, differences
-
-
-def rounds(job: Job) -> int:
-    """The highest round that was ever begun."""
-    return job.facts.rounds
-
-
-def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
-    """Return the overlays that may exist for a disk, newest first, from round `newest` (default: the highest begun)."""
-    last = rounds(job) if newest is None else newest
-    return [job.overlay(disk, round_) for round_ in range(last, -1, -1)]
 
 
 def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
@@ -67,35 +57,6 @@ def unneeded(host: Host, path: Path) -> None:
         raise StillNamed(host=host.name, path=path, users=names)
 
 
-def prove_home(job: Job) -> None:
-    """Raise SourceGone unless each disk that is on the job's overlays, or was never frozen, has its own images.
-
-    A QEMU that runs has an image open that was removed or replaced: what is merged into that is gone with QEMU.
-    """
-    if job.lost is Lost.SOURCE:
-        return
-    try:
-        power = job.host.power(job.uuid)
-    except NoSuchVm:
-        return  # somebody gave it up altogether
-    for disk in job.plan.disks:
-        if job.host.active_image(job.uuid, disk.target) in (disk.active.source, *overlays(job, disk)):
-            for image in disk.images:
-                _prove_there(job, disk, image, runs=power is not Power.OFF)
-
-
-def _prove_there(job: Job, disk: DiskMove, image: ImageMove, *, runs: bool) -> None:
-    if image.from_volume or not isinstance(image.source, Path):
-        return
-    entry, noted = job.host.entry(image.source), job.facts.source_inode[image.source]
-    if entry is not None and not (runs and noted and str(entry.inode) != noted):
-        return
-    verified = f" (its copy is {image.destination})" if job.facts.verified else ""
-    error = SourceGoneRunning if runs else SourceGone
-    names = {"vm": job.plan.vm, "target": disk.target, "job": job.id}
-    raise error(path=image.source, host=job.host.name, copy=verified, **names)
-
-
 def near(job: Job, *files: Path) -> list[Path]:
     """Return where images may lie that need these files: their folders, and on one host those that are gone to."""
     theirs = () if job.plan.relocates else (path.parent for path in job.paths().values())
@@ -118,9 +79,9 @@ def sources(job: Job) -> dict[str, list[Where]]:
 def note(job: Job) -> None:
     """Record what each moving disk lies on, before the job touches it."""
     moving = {disk.target for disk in job.plan.disks}
-    for image in job.plan.images:
-        if isinstance(image.source, Path) and (entry := job.host.entry(image.source)) is not None:
-            job.facts.source_inode[image.source] = str(entry.inode)
+    for source in job.plan.sources:
+        if isinstance(source.path, Path):
+            note_inode(job, source.path)
     for chain in job.host.chains(job.uuid) or ():
         if chain.target in moving:
             job.facts.named[chain.target] = list(chain.named)
@@ -145,6 +106,8 @@ def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path 
     wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
     if changed := differences(wanted, found):
         raise ChainChanged(vm=job.plan.vm, change=" and ".join(difference.says for difference in changed))
+    for disk in disks:
+        prove_files(job, disk, round_)
 
 
 def heed(job: Job) -> None:

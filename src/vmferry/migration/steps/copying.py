@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vmferry.errors import CopyReplaced, CopyWritten, DestinationExists
-from vmferry.migration.steps.chains import near, own_images, prove_home, unneeded
+from vmferry.migration.steps.chains import near, own_images, unneeded
 from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
+from vmferry.migration.steps.source_files import prove_home
 from vmferry.migration.steps.step import Job, Step, file_of
 from vmferry.model import FileMove, ImageMove, Leaving, Lost, Placed, UserKind, Where
 

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from vmferry.hosts.records import Quiesced
-from vmferry.migration.steps.chains import overlays, overlays_that_stay, prove, prove_home, unneeded
+from vmferry.migration.steps.chains import overlays_that_stay, prove, unneeded
 from vmferry.migration.steps.copying import prove_off_copies
 from vmferry.migration.steps.progress import ControlWatch, spare_source
-from vmferry.migration.steps.step import Job, Step, power_of
+from vmferry.migration.steps.source_files import is_other, note_overlays, prove_home
+from vmferry.migration.steps.step import Job, Step, overlays, power_of, rounds
 from vmferry.model import Power
 
 QUIESCE_S = 5.0
@@ -38,6 +39,7 @@ class Freeze(Step):
         fresh = {disk.target: job.overlay(disk, 0) for disk in job.frozen_disks}
         quiesced = job.host.freeze(job.uuid, fresh, QUIESCE_S if job.plan.agent and not cut_off else None)
         job.facts.frozen = True
+        note_overlays(job, 0)
         job.facts.grows_since = time.time()
         if not job.plan.agent:
             return
@@ -66,13 +68,14 @@ class Freeze(Step):
         for disk in job.frozen_disks:
             for overlay in reversed(overlays(job, disk)):
                 unneeded(job.host, overlay)
-                if overlay not in staying:
+                if overlay not in staying and not is_other(job, overlay):
                     job.host.remove(overlay)
 
     def found(self, job: Job) -> bool:
         frozen = all(job.round_of(disk) is not None for disk in job.frozen_disks)
         if frozen:
             job.facts.frozen = True
+            note_overlays(job, rounds(job))
         return frozen and not job.facts.thaw_owed
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 from vmferry.errors import GuestGone, HostRefused, MirrorEnded, VmHeld
 from vmferry.migration.steps import checkpoints
-from vmferry.migration.steps.chains import on_copy, prove, rounds, sources
+from vmferry.migration.steps.chains import on_copy, prove, sources
 from vmferry.migration.steps.closed_files import bring, drop, fold
 from vmferry.migration.steps.copying import START_AGAIN, prove_copies, writing
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.rounds import closed_overlay
 from vmferry.migration.steps.saved_state import final_images
-from vmferry.migration.steps.step import Job, Step, power_of
+from vmferry.migration.steps.source_files import prove_files
+from vmferry.migration.steps.step import Job, Step, power_of, rounds
 from vmferry.model import DiskMove, DiskProgress, Power
 
 MIRROR_POLL_S = 0.1
@@ -137,6 +138,7 @@ class Pivot(Step):
             raise GuestGone(vm=job.plan.vm)
         for disk in job.frozen_disks:
             if not over(job, disk):
+                prove_files(job, disk, rounds(job))
                 overlay = closed_overlay(job, disk, rounds(job))
                 drop(job, overlay)
                 bring(job, [overlay], disk.target, hurry=True)

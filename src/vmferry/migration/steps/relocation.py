@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vmferry.errors import ChainChanged, GuestGone, HostRefused, NoSuchVm, SourceChanged, VmChanged, VmferryError
-from vmferry.migration.steps.chains import prove, rounds, sources
+from vmferry.migration.steps.chains import prove, sources
 from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.closed_files import forget
 from vmferry.migration.steps.copying import START_AGAIN, prove_copies, writing
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import prove_start
 from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
-from vmferry.migration.steps.step import Job, Step, file_of, power_of
+from vmferry.migration.steps.step import Job, Step, file_of, power_of, rounds
 from vmferry.model import MIRRORS, SAVES, Definition, Lost, Power
 
 PROVE_S = 0.25

@@ -10,10 +10,11 @@ from pathlib import Path
 from vmferry.errors import NotSeenRunning
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps import pools
-from vmferry.migration.steps.chains import near, overlays, overlays_that_stay, own_images
+from vmferry.migration.steps.chains import near, overlays_that_stay, own_images
 from vmferry.migration.steps.copying import prove_copies
 from vmferry.migration.steps.relocation import forget_carried, written
-from vmferry.migration.steps.step import Job, Step, file_of
+from vmferry.migration.steps.source_files import is_other
+from vmferry.migration.steps.step import Job, Step, file_of, overlays
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
 from vmferry.model.names import beside
 from vmferry.model.outcomes import dumped
@@ -39,13 +40,9 @@ class Retire(Step):
             job.host.remove(job.saved)
         keep = job.plan.keep_source and job.lost is not Lost.SOURCE
         staying = overlays_that_stay(job, moved=True)
-        for disk in job.frozen_disks:
-            own = overlays(job, disk)
-            if keep and staying.isdisjoint(own):  # a way back as of the cut-over
-                job.host.fold([Fold(own[0], disk.from_)])
-            for overlay in own:
-                if overlay not in staying:
-                    job.host.remove(overlay)
+        if keep:
+            staying |= _without_base(job)
+        _remove_overlays(job, staying, merged=keep)
         if keep:
             self._keep(job, staying)
         elif not job.plan.keep_source:
@@ -122,6 +119,17 @@ class Retire(Step):
             forget_carried(job)
 
 
+def _remove_overlays(job: Job, staying: frozenset[Path], *, merged: bool) -> None:
+    """Remove the job's overlays at the source; `merged`: into what they lay on, a way back as of the cut-over."""
+    for disk in job.frozen_disks:
+        own = overlays(job, disk)
+        if merged and staying.isdisjoint(own):
+            job.host.fold([Fold(own[0], disk.from_)])
+        for overlay in own:
+            if overlay not in staying and not is_other(job, overlay):
+                job.host.remove(overlay)
+
+
 def _going(job: Job) -> Iterator[SourceFileFate]:
     """Yield the files that the plan takes away at the source, those that lie on others first."""
     yield from (source for source in job.plan.sources if source.goes)
@@ -145,9 +153,27 @@ def _why_it_stays(job: Job, source: SourceFileFate, staying: frozenset[Path], ow
     if entry is not None and entry.path != data:
         return f"it leads to {entry.path} now"
     gone = own_images(job, job.host) - staying
+    if is_other(job, file_of(source.path)):
+        return "another file than was copied has its name now"
     leaving = Leaving(job.uuid, frozenset(), frozenset(own), own=gone, moved=True)
     others = leaving.others(job.ask(job.host, [data], near(job, data)))
     return f"needed by {listed(others)}" if others else ""
+
+
+def _without_base(job: Job) -> frozenset[Path]:
+    """Return the overlays that cannot be merged into what they lay on, since another file has its path, and note them.
+
+    With the image that they lay on, wherever that is now, they are the way back.
+    """
+    kept: list[Path] = []
+    for disk in job.frozen_disks:
+        own = [overlay for overlay in overlays(job, disk) if job.host.exists(overlay)]
+        below = [image.source for image in disk.images if isinstance(image.source, Path)]
+        if any(is_other(job, path) for path in (*own, *below)):
+            kept += own
+    if kept:
+        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, kept)])]
+    return frozenset(kept)
 
 
 def _note(job: Job, source: SourceFileFate) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from vmferry.errors import NoSuchVm, VmUndefined
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
-from vmferry.migration.steps.chains import prove, rounds
+from vmferry.migration.steps.chains import prove
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
 from vmferry.migration.steps.progress import phase, spare_source
-from vmferry.migration.steps.step import Job, Step
+from vmferry.migration.steps.source_files import note_overlays, prove_files
+from vmferry.migration.steps.step import Job, Step, rounds
 from vmferry.model import MIRRORS, DiskMove, JobState, Technology
 
 MOST_ROUNDS = 32
@@ -89,6 +90,7 @@ class Rounds(Step):
         if round_ is None or round_ not in (reached(job), rounds(job)):
             round_ = rounds(job)
         prove(job, round_)
+        note_overlays(job, round_)
         job.facts.reached = round_
         return round_
 
@@ -107,6 +109,7 @@ class Rounds(Step):
                 continue
             for disk, overlay in zip(job.frozen_disks, overlays, strict=True):
                 moved += bring(job, [overlay], disk.target)
+                prove_files(job, disk, round_)
             fold(job, overlays)
             job.facts.folded = round_ + 1
         return moved
@@ -127,6 +130,7 @@ class Rounds(Step):
         job.facts.rounds = following
         fresh = {disk.target: job.overlay(disk, following) for disk in job.frozen_disks}
         job.host.freeze(job.uuid, fresh, None)
+        note_overlays(job, following)
         job.facts.grows_since = time.time()
 
     def _wait_for_calm(self, job: Job, round_: int) -> bool:

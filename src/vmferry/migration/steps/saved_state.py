@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmferry.errors import ChainChanged, GuestGone, VmChanged, VmferryError
 from vmferry.hosts.interface import Host
-from vmferry.migration.steps.chains import disk_now, on_copy, overlays, prove, prove_home, rounds
+from vmferry.migration.steps.chains import disk_now, on_copy, prove
 from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.clock import set_clock
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
@@ -17,7 +17,8 @@ from vmferry.migration.steps.memory_stream import MemoryStream, save_rate
 from vmferry.migration.steps.progress import ControlWatch, phase
 from vmferry.migration.steps.proof import load, load_home, prove_start
 from vmferry.migration.steps.rounds import last_overlays
-from vmferry.migration.steps.step import Job, Step, file_of, known, power_of
+from vmferry.migration.steps.source_files import prove_files, prove_home
+from vmferry.migration.steps.step import Job, Step, file_of, known, overlays, power_of, rounds
 from vmferry.model import DiskMove, Placed, Power
 
 
@@ -121,6 +122,8 @@ class CopyLast(Step):
         prove(job, rounds(job), memory=job.saved)
         with phase(job, "copy last") as moved:
             moved.append(bring(job, _last(job), job.plan.disks[0].target, hurry=True))
+            for disk in job.frozen_disks:
+                prove_files(job, disk, rounds(job))
 
     def undo(self, job: Job) -> None:
         for file in _last(job):

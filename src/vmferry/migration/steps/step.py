@@ -232,6 +232,17 @@ def file_of(where: Where) -> Path:
     return where
 
 
+def rounds(job: Job) -> int:
+    """The highest round that was ever begun."""
+    return job.facts.rounds
+
+
+def overlays(job: Job, disk: DiskMove, newest: int | None = None) -> list[Path]:
+    """Return the overlays that may exist for a disk, newest first, from round `newest` (default: the highest begun)."""
+    last = rounds(job) if newest is None else newest
+    return [job.overlay(disk, round_) for round_ in range(last, -1, -1)]
+
+
 def power_of(host: Host, uuid: str) -> Power:
     """Return the VM's power state at the host; OFF if the VM is not known there."""
     try:
