@@ -14,6 +14,7 @@ import libvirt
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]  # lxml-stubs has none for it
 
+from vmferry.errors import LabLate
 from vmferry.lab import wait_for
 from vmferry.lab.programs import run
 
@@ -213,17 +214,22 @@ def _move_copy(scene: Scene) -> None:
     copy = scene.there / images_in(scene.before)[scene.choose()].name
     if copy in [*images(scene.domain).values(), *images(scene.domain, DEFINITION).values()]:
         raise libvirt.libvirtError("the VM is on it")
-    away = scene.folder / f"{copy.name}.{MINE}"
+    away = copy.with_name(f"{copy.name}.{MINE}")
     with _as_told():
         copy.rename(away)
     scene.moved = copy, away
 
 
 def _job(flags: int) -> Callable[[Scene], None]:
-    """Pivot or end whatever block job runs on a disk, as `virsh blockjob` does."""
+    """Pivot or end whatever block job runs on a disk, as `virsh blockjob` does; a job of the job's is waited for."""
 
     def act(scene: Scene) -> None:
-        scene.domain.blockJobAbort(scene.choose(), flags)
+        target = scene.choose()
+        with suppress(LabLate):
+            wait_for(lambda: bool(scene.domain.blockJobInfo(target, 0)), "a block job", BLOCK_JOB_S)
+        if flags:
+            _until(lambda: _ready(scene))
+        scene.domain.blockJobAbort(target, flags)
 
     return act
 
