@@ -16,6 +16,7 @@ from tests.support.seen import check_image, of_snapshot, run, whole
 from vmferry.errors import LabProgramFailed
 from vmferry.lab import DiskSpec, GuestSpec, Lab, LabGuest, LabHost, wait_for
 from vmferry.lab.guests.bare import BARE_GUEST
+from vmferry.lab.vmferry_command import ENDS
 
 pytestmark = pytest.mark.long
 
@@ -472,6 +473,26 @@ def test_what_of_the_host_a_vm_needs_is_named_before_it_moves(fleet: ManagedLab,
     (two.at / "lib/own").mkdir()
     (two.at / "lib/own/kernel").write_bytes((one.at / "lib/own/kernel").read_bytes())
     moved(fleet, guest)
+
+
+def test_a_disk_that_is_attached_while_the_vm_goes_is_not_left_behind(
+    fleet: ManagedLab, make_guest_on: MakeGuestOn
+) -> None:
+    """Seen: the VM was defined at the other host with a disk that is not there, and never started again."""
+    one, two = fleet.lab.hosts
+    guest = make_guest_on(one, replace(ONE_DISK, name="attached"))
+    image = guest.place.images["vda"].with_name("attached.img")
+    image.write_bytes(bytes(1 << 20))
+    job = fleet.detached(guest, two, "--path", folder_on(two, guest), *QUICK, "--limit", "1MiB")
+    wait_for(lambda: fleet.manager.step(job) == "CopyBase", "the copy", 90)
+    virsh(one, "attach-disk", guest.place.uuid, image, "vdx", "--config")
+    fleet.manager.run("job", "limit", job, "none")
+    wait_for(lambda: fleet.manager.state(job) in ENDS, "its end", 120)
+
+    told = fleet.manager.job(job)
+    assert (told["state"], f"disk vdx {image}" in told["sentence"]) == ("undone", True), told
+    assert str(image) in virsh(one, "dumpxml", guest.place.uuid, "--inactive")
+    guest.wait_acks(10)
 
 
 def test_memory_that_libvirt_keeps_for_the_next_start_is_not_lost(

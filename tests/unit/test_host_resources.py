@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.hosts.libvirt.host_resources import lacks
-from vmferry.model import Changes, Definition, WrittenSnapshot
+from vmferry.model import Changes, Definition, Placed, WrittenSnapshot
 
 UUID = "6f1c3a52-0000-4000-8000-000000000001"
 NAMED = [
@@ -48,6 +48,20 @@ def named(part: str, xml: str, changes: Changes | None = None) -> list[str]:
     told = lacks(Definition(UUID, f"<domain><{part}>{xml}</{part}></domain>"), changes or Changes())
     assert all(lack.cure for lack in told)
     return [lack.what for lack in told]
+
+
+def test_a_disk_that_does_not_come_along_is_named(tmp_path: Path) -> None:
+    """As one that was attached after the move was planned: the VM would never start again at the other host."""
+    at, discs = tmp_path / "x.img", tmp_path / "x.iso"
+    xml = f"<disk type='file' device='disk'><source file='{at}'/><target dev='vdx'/></disk>"
+    disc = f"<disk type='file' device='cdrom'><source file='{discs}'/><target dev='sda'/></disk>"
+    moved = Placed(tmp_path / "moved.img", "raw")
+    comes = Changes(disks={"vda": moved})
+    assert named("devices", xml + disc, comes) == [f"disk vdx {at}"]
+    assert named("devices", xml, Changes(disks={"vdx": moved})) == []
+    assert named("devices", xml) == [], "nobody has told which come along"
+    at.touch()
+    assert named("devices", xml, comes) == []
 
 
 @pytest.mark.parametrize(("part", "xml", "what"), NAMED, ids=[what for _, _, what in NAMED])

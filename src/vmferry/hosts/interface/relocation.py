@@ -41,9 +41,10 @@ class Relocation(Protocol):
 
     @query
     def lacks(self, definition: Definition, changes: Changes) -> Sequence[Lack]:
-        """Return what the VM's definition names of its host, disks aside, and is not here.
+        """Return what the VM's definition names of its host, discs and what `changes` brings aside, and is not here.
 
-        That is files, folders, sockets and devices; unless `changes.cold` also free huge pages and screens' ports.
+        That is files, folders, sockets and devices; unless `changes.cold` also free huge pages and screens' ports. With
+        `changes.disks`, which come along, also other disks.
         """
 
     def announce(self, definition: Definition) -> None:

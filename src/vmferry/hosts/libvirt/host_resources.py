@@ -1,6 +1,6 @@
 """Files, sockets and devices of its host that a definition names: each is looked for before the VM goes there.
 
-Disks and networks are looked for elsewhere.
+Networks, discs, and the disks that come along, are looked for elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from vmferry.hosts.libvirt.domain_xml import Element
 from vmferry.model import Changes, Definition, Lack, WrittenSnapshot
 
 _COPY = "copy it there under the same name"
+_DETACH = "detach it, or copy it there under the same name"
+_DISCS = ("cdrom", "floppy")
 _FOLDER = "make its folder there"
 _SERVER = "start what listens on it there"
 _DEVICE = "take it out of the VM first, and give it one of that host afterwards"
@@ -39,8 +41,9 @@ _OURS = (Path("/var/lib/libvirt/qemu"), Path("/run/libvirt/qemu"))
 
 def lacks(definition: Definition, changes: Changes) -> Sequence[Lack]:
     root = domain_xml.parse(written.text(definition, changes))
-    brought = set(changes.files.values())
-    found = [*own(root), *_nvram(root, brought)]
+    found = [*own(root), *_nvram(root, set(changes.files.values()))]
+    if changes.disks:  # these come along
+        found += _disks(root, changes.disks)
     if not changes.cold:  # what only a start needs, and is there when it comes
         found += [*_huge_pages(root), *_ports(root)]
     for snapshot in definition.snapshots:
@@ -134,6 +137,15 @@ def _files(root: Element) -> Iterator[Lack]:
     for at, what in _FILES:
         for element in root.iterfind(at):
             yield from _lack(what, Path("/", (element.text or "").strip()), _COPY)
+
+
+def _disks(root: Element, brought: Collection[str]) -> Iterator[Lack]:
+    """Yield the files of disks that do not come along: one that was attached since the move was planned, for one."""
+    for disk in domain_xml.disks(root):
+        where, target = domain_xml.source_where(disk), domain_xml.target_of(disk)
+        if disk.get("device", "disk") in _DISCS or not isinstance(where, Path) or target in brought:
+            continue
+        yield from _lack(f"disk {target}", where, _DETACH)
 
 
 def _nvram(root: Element, brought: Collection[Path]) -> Iterator[Lack]:

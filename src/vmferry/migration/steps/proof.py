@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from vmferry.errors import CannotStart, HostRefused, StartNeeds
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.step import Job
-from vmferry.model import Changes, Lack, Placed
+from vmferry.model import Changes, Definition, Lack, Placed
 
 
 def prove_start(job: Job) -> None:
@@ -23,6 +23,18 @@ def prove_start(job: Job) -> None:
     _refuse(job, job.host, [lack for lack in here if not lack.drive])
     now = job.host.definition_now(job.uuid)
     _refuse(job, job.there, job.there.lacks(now, Changes(files=job.paths(), networks=job.plan.networks)))
+
+
+def prove_definition(job: Job, definition: Definition, *, cold: bool) -> None:
+    """Raise CannotStart unless the destination has all that the definition names which is about to be handed over.
+
+    It may have been changed since the start was proved: a disk was attached to a VM whose memory is saved. What is gone
+    on both hosts is no obstacle.
+    """
+    gone = {lack.what for lack in job.host.lacks(definition, Changes())}
+    disks = {disk.target: disk.to for disk in job.plan.disks}
+    changes = Changes(disks, job.paths(), job.plan.networks, job.plan.media, cold)
+    _refuse(job, job.there, [lack for lack in job.there.lacks(definition, changes) if lack.what not in gone])
 
 
 def load(job: Job, host: Host, images: Mapping[str, Placed]) -> None:

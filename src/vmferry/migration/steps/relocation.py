@@ -18,10 +18,10 @@ from vmferry.migration.steps.checkpoints import prove_none_taken
 from vmferry.migration.steps.closed_files import forget
 from vmferry.migration.steps.copying import START_AGAIN, prove_copies, writing
 from vmferry.migration.steps.progress import ControlWatch, phase
-from vmferry.migration.steps.proof import prove_start
+from vmferry.migration.steps.proof import prove_definition, prove_start
 from vmferry.migration.steps.saved_state import final_images, first_images, keep_known, saved_memory, still_saved
 from vmferry.migration.steps.step import Job, Step, file_of, power_of, rounds
-from vmferry.model import MIRRORS, SAVES, Definition, Lost, Power
+from vmferry.model import MIRRORS, SAVES, Definition, Lost, Power, Technology
 
 PROVE_S = 0.25
 
@@ -52,8 +52,9 @@ class Relinquish(Step):
     says = "releasing the VM at the source"
 
     def do(self, job: Job) -> None:
-        """Record the VM's definition, then make the source unable to start the VM by itself. Raises ChainChanged.
+        """Record the VM's definition, then make the source unable to start the VM by itself.
 
+        Raises ChainChanged, CannotStart for what somebody has changed meanwhile.
         The definition is read once: an attempt that was cut off may have forgotten its snapshots already. A VM that
         somebody has undefined meanwhile is defined as it runs, or as it was saved, for the time of the move alone.
         """
@@ -64,7 +65,9 @@ class Relinquish(Step):
                 still_saved(job)  # asked again of what can still be started there
         if fresh:
             job.facts.noted_snapshots = list(_snapshots(job))
-            job.facts.definition = self._definition(job).dump()
+            definition = self._definition(job)
+            prove_definition(job, definition, cold=job.plan.technology is Technology.LAN)
+            job.facts.definition = definition.dump()
         if taken := set(_snapshots(job)) - set(
             job.facts.noted_snapshots or ()
         ):  # it would be forgotten with the others
