@@ -307,6 +307,51 @@ def test_another_file_under_the_name_of_the_vms_own_is_neither_folded_nor_merged
     is_whole(guest, domain)
 
 
+DEFINED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+
+@pytest.mark.parametrize("how", ("destroyed", "powered off"))
+@ONE_OF_TWO
+def test_what_was_written_is_merged_when_the_definition_is_put_back_and_the_guest_stops(
+    via: str, how: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    """`virsh define` of a file, as Ansible does it. Seen: "all that it wrote is kept", and 241 writes gone."""
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder, before = destination(lab, guest), domain.XMLDesc(DEFINED)
+    with standing(ferry, guest, folder, via, "CopyBase") as job:
+        guest.wait_acks(20)
+        domain.connect().defineXML(before)
+        domain.destroy() if how == "destroyed" else power_off(guest, domain)
+
+    undone(ferry, job, "stopped running while it was being moved")
+    assert images(domain, live=False) == guest.place.images
+    assert guest.verdict().clean, guest.verdict()
+    nothing_of_ours(folder, guest.place.images["vda"].parent)
+
+
+@ONE_OF_TWO
+def test_what_was_written_is_kept_and_named_when_the_vm_was_started_without_it(
+    via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
+) -> None:
+    guest = make_guest(STEADY)
+    domain = domain_of(guest)
+    folder, before = destination(lab, guest), domain.XMLDesc(DEFINED)
+    with standing(ferry, guest, folder, via, "CopyBase") as job:
+        guest.wait_acks(20)
+        overlays = images(domain)
+        domain.connect().defineXML(before)
+        domain.destroy()
+        domain.create()
+
+    undone(ferry, job, "the VM was started without what it had written", *overlays.values())
+    assert ferry.run("leftovers", "--reap").code == 0
+    assert images(domain) == guest.place.images
+    for overlay in overlays.values():
+        run("qemu-img", "info", "-U", "--backing-chain", str(overlay))
+    guest.wait_acks(10)
+
+
 @LIVE_AND_QUICK
 def test_a_copy_that_somebody_has_cloned_stays_when_the_job_is_undone(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand

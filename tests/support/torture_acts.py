@@ -358,6 +358,12 @@ def _edit_late(scene: Scene) -> None:
     scene.domain.connect().defineXML(_text(root))
 
 
+def _put_back(scene: Scene) -> None:
+    """`virsh define` of the XML of before the job, as configuration tools do it, and a power cut."""
+    scene.domain.connect().defineXML(scene.before)
+    scene.domain.destroy()
+
+
 def _edit_gone(scene: Scene) -> str:
     if not scene.domain.isPersistent():
         return ""
@@ -421,6 +427,7 @@ def _all() -> Iterator[Act]:
     yield Act("domrename", _rename, _name_gone, off=True)
     yield Act("edit", _edit, _edit_gone, off=True)
     yield Act("edit, begun before the job", _edit_late, _edit_gone, off=True, stale=True)
+    yield Act("define of the XML of before, destroy", _put_back, stale=True)
     yield Act("undefine", _undefine, _undefine_gone, off=True)
 
 

@@ -339,6 +339,19 @@ def test_somebodys_copy_of_an_overlay_is_no_leftover_of_the_job(tmp_path: Path, 
         assert copy in world.files
 
 
+def test_a_file_that_another_job_is_making_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    """The second would be undone once it had copied all, with the words that the first one's copy be moved away."""
+    gate = Gate()
+    world = world_of(1)
+    add_machine(world, "vm9", UUID.replace("1", "9"), {"vda": ((Path("/else/vm0.img"), "raw"),)})
+    with worker(tmp_path, world, gate) as jobs:
+        first = jobs.submit(request())
+        until(gate.reached.is_set)
+        with pytest.raises(Refused, match=f"is being made by job {first.id}, which moves VM vm0"):
+            jobs.submit(replace(request(), vm="vm9"))
+        jobs.submit(replace(request(), vm="vm9", path=Path("/third")))
+
+
 def test_a_leftover_that_somebody_needs_is_listed_with_that_and_stays(tmp_path: Path) -> None:
     """An overlay of an ended job that a VM runs on, and the one below it."""
     world = world_of(1)

@@ -199,6 +199,15 @@ class DiskHeld(VmHeld):
     )
 
 
+class RunWithout(ChainChanged):
+    """A VM was started from a definition that was put back to what it was before the job."""
+
+    says = (
+        "{vm} was changed by somebody else while it was being moved: it was started again, and not from what it had "
+        "written since the move began"
+    )
+
+
 class SnapshotHeld(VmHeld):
     """An internal snapshot that a person took lies in an overlay of a job: merging that would lose it."""
 

@@ -39,6 +39,10 @@ class ForwardingHost:
         answer: Power = self.forward("power", uuid)
         return answer
 
+    def run_of(self, uuid: str) -> str:
+        answer: str = self.forward("run_of", uuid)
+        return answer
+
     def defined(self, uuid: str) -> bool:
         answer: bool = self.forward("defined", uuid)
         return answer
@@ -132,8 +136,10 @@ class ForwardingHost:
         base: Placed,
         watch: Watch,
         memory: Path | None = None,
+        *,
+        unmerged: bool = False,
     ) -> Placed:
-        answer: Placed = self.forward("unfreeze", uuid, target, overlays, base, watch, memory)
+        answer: Placed = self.forward("unfreeze", uuid, target, overlays, base, watch, memory, unmerged=unmerged)
         return answer
 
     def mirror(self, uuid: str, target: str, destination: Placed, limit_bytes_s: int | None) -> None:

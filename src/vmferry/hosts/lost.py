@@ -20,6 +20,7 @@ from vmferry.transfer import Place, Transfer
 NOT_THERE: Mapping[str, object] = {
     "vms": (),
     "power": Power.OFF,
+    "run_of": "",
     "allocated": 0,
     "chains": None,
     "exists": False,

@@ -20,7 +20,7 @@ from vmferry.hosts.interface import Host
 from vmferry.hosts.interface.query import is_query
 from vmferry.transfer import Watch
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Version of requests, answers and the calls in them; raised whenever an older agent or manager would misread them."""
 
 Json = dict[str, Any]

@@ -185,6 +185,14 @@ class JobFacts:
     """What each disk lay on before the job, by target. Freeze; whatever proves the chain."""
     source_inode = _Each(_text)
     """Of each file that the VM had before the job, and of each overlay, by path. Reserve, Freeze, Rounds; all."""
+    run = _Field(_text)
+    """Which start of the VM it was that had the overlays. Freeze, Rounds; undo."""
+    frozen_mark = _Each(_text)
+    """The change stamp of each disk's active image as it was frozen, by its path. Freeze; undo."""
+    going_home = _Each(_flag)
+    """The job has begun to merge the disk's overlays, by target. Undo of Freeze."""
+    unmerged = _Field(_texts)
+    """Overlays that could not be merged, since the VM has run without them since. Undo of Freeze; the sentence."""
     home = _Each(_flag)
     """The disk is on what it lay on before, by target. Undo of Freeze and of Save."""
 

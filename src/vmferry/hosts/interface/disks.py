@@ -51,13 +51,16 @@ class Disks(Protocol):
         base: Placed,
         watch: Watch,
         memory: Path | None = None,
+        *,
+        unmerged: bool = False,
     ) -> Placed:
         """Take a job's overlays, the newest first, out of a disk's chain: each is merged into what lies below it.
 
         Images that somebody else has put on the overlays stay on top. The VM may run, be paused, off, saved by libvirt
         or gone, or its disk detached; with `memory` it is in this saved state of the job's own, which gets a new date.
-        The VM's definition is changed where it names the overlays. Returns what the disk lies on then; `base` is what
-        lay below the overlays at first.
+        Of a VM that is off, and whose definition names no overlay, they were merged by an earlier call; not with
+        `unmerged`: then they are merged now. The VM's definition is changed where it names the overlays. Returns what
+        the disk lies on then; `base` is what lay below the overlays at first.
 
         A running guest may be paused for the instant of the switch, and stays paused if the caller is killed within.
         Removes no files. Raises StartedOnOverlay where a QEMU that was started on an overlay may not write the base;

@@ -27,6 +27,10 @@ class VirtualMachines(Protocol):
         """Return whether the VM is running, paused or off, after any libvirt operation in flight on it has ended."""
 
     @query
+    def run_of(self, uuid: str) -> str:
+        """Return what tells one start of the VM from every other: another text after each, empty while it is off."""
+
+    @query
     def defined(self, uuid: str) -> bool:
         """Does libvirt know the VM, or a placeholder for it, also when it does not run?"""
 

@@ -37,6 +37,7 @@ from vmferry.hosts.libvirt.migration import MigrationTransport
 from vmferry.hosts.libvirt.nbd_exports import Exports
 from vmferry.hosts.libvirt.network_cards import link_of
 from vmferry.hosts.libvirt.overlays import Overlays
+from vmferry.hosts.libvirt.qemu_process import run_of
 from vmferry.hosts.libvirt.relocation import LibvirtRelocation, served_by_another
 from vmferry.hosts.libvirt.saved_state import SavedState, spent_name
 from vmferry.hosts.records import Fold, GuestClock, Quiesced
@@ -118,6 +119,9 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
     def power(self, uuid: str) -> Power:
         until(lambda: not self._call(uuid, "look at its job", self._has_job))
         return self._call(uuid, "look at its state", inspect.power)
+
+    def run_of(self, uuid: str) -> str:
+        return run_of(uuid)
 
     def active_image(self, uuid: str, target: str) -> Where:
         disk = self._disk(uuid, target)
@@ -272,6 +276,8 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
         base: Placed,
         watch: Watch,
         memory: Path | None = None,
+        *,
+        unmerged: bool = False,
     ) -> Placed:
         ours = Overlays(self._link, uuid, target, overlays, base)
         try:
@@ -282,7 +288,7 @@ class LibvirtHost(LibvirtRelocation, VmDefinitions):
             home = ours.fold_saved(memory)
             files.renew(memory)
         else:
-            home = ours.fold_off() if power is Power.OFF else ours.merge_live(watch)
+            home = ours.fold_off(unmerged=unmerged) if power is Power.OFF else ours.merge_live(watch)
         self.point(uuid, {target: home}, {}, {target: overlays})
         return home
 

@@ -162,19 +162,20 @@ class Overlays:
             return home, holder
         return None
 
-    def fold_off(self) -> Placed:
+    def fold_off(self, *, unmerged: bool = False) -> Placed:
         """Merge the overlays of a VM that is off: what its managed save names, then what its definition names.
 
-        Returns what the disk lies on then. Raises MemoryElsewhere, and SnapshotHeld once all that can be merged is.
+        Where neither names one they were merged before, but for `unmerged`. Returns what the disk lies on then. Raises
+        MemoryElsewhere, and SnapshotHeld once all that can be merged is.
         """
-        return self._link.call("put its disks back", self._fold_off)
+        return self._link.call("put its disks back", lambda c: self._fold_off(c, unmerged=unmerged))
 
-    def _fold_off(self, conn: libvirt.virConnect) -> Placed:
+    def _fold_off(self, conn: libvirt.virConnect, *, unmerged: bool) -> Placed:
         domain = conn.lookupByUUIDString(self._uuid)
         found = [self._fold_managed(domain) if domain.hasManagedSaveImage() else None, self._fold_defined(domain)]
         homes = [each for each in found if each is not None]
         if not homes:
-            return self._home_already(domain) or self.fold_detached()
+            return (None if unmerged else self._home_already(domain)) or self.fold_detached()
         for _, holder in homes:
             if holder is not None:
                 raise self._held(holder)

@@ -47,6 +47,17 @@ def started_on(image: Path) -> bool:
     return False
 
 
+def run_of(uuid: str) -> str:
+    """Return number and start time of the processes that run the VM on this machine, as proc(5) has them."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):  # it has just ended
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"-uuid" in words and words[words.index(b"-uuid") + 1] == uuid.encode():
+                found.append(f"{process.name}:{(process / 'stat').read_text().rpartition(')')[2].split()[19]}")
+    return " ".join(sorted(found))
+
+
 def _opened(pid: int, uuid: str) -> int | None:
     """Return a pidfd of a VM's QEMU; None where the number is another process's by now. Raises OSError."""
     fd = os.pidfd_open(pid)

@@ -94,6 +94,8 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
         base: Placed,
         watch: Watch,
         memory: Path | None = None,
+        *,
+        unmerged: bool = False,
     ) -> Placed:
         watch.check()
         with self._act("unfreeze") as (world, middle):
@@ -114,7 +116,7 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
                     self._point(machine, {target: home}, {target: overlays})
                 return home
             if machine.live is None:
-                return self._unfreeze_off(world, machine, target, own, base, middle)
+                return self._unfreeze_off(world, machine, target, own, base, middle, unmerged=unmerged)
             active = machine.live.disks[target]
             started = machine.live.started_on.get(target)
             ours = any(path in own for path in world.chain(active.path))
@@ -135,6 +137,8 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
         own: Sequence[Path],
         base: Placed,
         middle: Callable[[], None],
+        *,
+        unmerged: bool,
     ) -> Placed:
         """Merge a stopped VM's overlays: those of its managed save, then of its definition, else those nobody names.
 
@@ -146,7 +150,7 @@ class SimulatedHost(SimulatedDefinitions, SimulatedRelocation, SimulatedCpus):
         for disks in tops:
             disks[target] = home = self._fold_out(world, disks[target], own, base, middle)
         at_home = [disks for disks in named if target in disks and base.path in world.chain(disks[target].path)]
-        if not tops and at_home:
+        if not tops and at_home and not unmerged:
             return at_home[0][target]  # taken out before, and written to since
         if not tops and own:
             home = self._fold_out(world, Placed(own[0], "qcow2"), own, base, middle)

@@ -219,6 +219,11 @@ class SimulatedRelocation(SimulatedFiles):
                 del world.machines[uuid]
         watch.check()  # whoever follows may look at the source once more, just as it ends
 
+    def run_of(self, uuid: str) -> str:
+        with self._look("run_of") as world:
+            live = world.machine(uuid).live
+            return "" if live is None else str(live.run)
+
     def standing_s(self, uuid: str) -> float:
         return 0.1
 

@@ -24,8 +24,7 @@ from vmferry.model import Finding, Lack, Load, Placed, Power, Where
 from vmferry.model.processors import Platform
 
 BLOCK = 4 << 20
-BLOCKS = 6
-"""Blocks of a disk: few, so that each is written often."""
+BLOCKS = 6  # of a disk: few, so that each is written often
 
 
 @dataclass(eq=False)
@@ -81,8 +80,9 @@ class Live:
     mirrors: dict[str, SimulatedMirror] = field(default_factory=dict)
     saving: bool = False
     """The VM's memory is being written to a saved state."""
+    run: int = field(default_factory=lambda: getrandbits(62))
     started_on: dict[str, Where] = field(default_factory=dict)
-    """The active images of its start: what lies below them it may never write, as under AppArmor."""
+    """The active images of its start: it may never write what lies below, as under AppArmor."""
 
     def __post_init__(self) -> None:
         self.started_on = self.started_on or {target: image.path for target, image in self.disks.items()}
@@ -101,7 +101,7 @@ class Machine:
     bitmaps: set[str] = field(default_factory=set)
     """The bitmaps of its checkpoints that lie in its images."""
     placeholder: str = ""
-    """The job whose placeholder this is, which cannot start; empty for a real VM."""
+    """The job whose placeholder this is, which cannot start."""
     autostart: bool = False
     networks: list[str] = field(default_factory=list)
     agent: bool = False
@@ -155,7 +155,7 @@ class World:
     acknowledged: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
     """(VM, disk) to block to the stamp that its guest was promised"""
     frozen: dict[Where, int] = field(default_factory=dict)
-    """Bases that nothing may change, with how often each had changed when it was frozen."""
+    """Bases that nothing may change, with how often each had changed before."""
     volumes: set[Where] = field(default_factory=set)
     """Files that stand for devices: they are there from the beginning, and stay."""
     full: set[str] = field(default_factory=set)

@@ -39,6 +39,13 @@ class FleetFileUsers:
 
         return ask
 
+    def claims(self, plan: Plan) -> Iterator[tuple[str, Plan, Where]]:
+        """Yield each active job that makes a file which this plan would make, with its plan and that file."""
+        made = _made(plan, plan.to or plan.connect)
+        for row in self._store.rows(ACTIVE):
+            for file in sorted(made & _made(row.plan, plan.to or plan.connect), key=str):
+                yield row.id, row.plan, file
+
     def _jobs(self, host: Host, files: Sequence[Where], but: str) -> Iterator[FileUser]:
         for row in self._store.rows(ACTIVE):
             if row.id == but:
@@ -101,9 +108,14 @@ def _named(plan: Plan, host: str) -> set[Where]:
     named: set[Where] = set()
     if _same(host, plan.connect):
         named |= {name for source in plan.sources for name in source.names} | {image.source for image in plan.images}
-    if _same(host, plan.to or plan.connect):
-        named |= {image.destination for image in plan.images} | {file.destination for file in plan.files}
-    return named
+    return named | _made(plan, host)
+
+
+def _made(plan: Plan, host: str) -> set[Where]:
+    """Return what a job makes on that host."""
+    if not _same(host, plan.to or plan.connect):
+        return set()
+    return {image.destination for image in plan.images} | {file.destination for file in plan.files}
 
 
 def _same(host: str, other: str) -> bool:

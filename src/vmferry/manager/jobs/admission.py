@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 
 from vmferry import preflight
@@ -15,7 +17,7 @@ from vmferry.manager.limits.slots import room_of, slots_of
 from vmferry.manager.store import NewJob, Store
 from vmferry.manager.store.jobs import now
 from vmferry.migration.pause_history import LOOK_BACK, pause_factor
-from vmferry.model import ACTIVE, MoveRequest, Plan
+from vmferry.model import ACTIVE, Finding, MoveRequest, Plan, Severity
 from vmferry.model.names import new_id
 from vmferry.process.state import ManagerIdentity, is_local
 
@@ -58,7 +60,7 @@ class Admission:
 
     def _plan(self, request: MoveRequest, host: Host, there: Host) -> Plan:
         past = self._store.past(request.connect, LOOK_BACK)
-        return preflight.plan(
+        plan = preflight.plan(
             request,
             host,
             there,
@@ -66,6 +68,13 @@ class Admission:
             lambda technology: pause_factor(past, technology, request.to),
             self.others.asking(),
         )
+        return replace(plan, findings=(*plan.findings, *self._claimed(plan)))
+
+    def _claimed(self, plan: Plan) -> Iterator[Finding]:
+        """Find files that another active job is making: the second of the two would fail once it had copied all."""
+        for job, other, file in self.others.claims(plan):
+            what = f"{file} is being made by job {job}, which moves VM {other.vm}"
+            yield Finding(Severity.BLOCKER, what, "choose another folder, or wait until that job has ended")
 
     def _ends(self, request: MoveRequest) -> tuple[Host, Host]:
         """Return the host that the VM is on, and the one that it goes to."""

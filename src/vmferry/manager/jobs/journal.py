@@ -119,6 +119,12 @@ def with_remarks(view: JobView, facts: JobFacts) -> JobView:
         remarks.append(f"left out, its file being gone: {', '.join(facts.ejected)}")
     if facts.stayed and view.state is JobState.UNDONE:
         remarks.append(f"not removed, since somebody's image or saved memory needs it: {', '.join(facts.stayed)}")
+    if facts.unmerged:
+        kept = ", ".join(facts.unmerged)
+        remarks.append(
+            f"the VM was started without what it had written since the move began, and that does not fit what it has "
+            f"written after: it is kept in {kept}"
+        )
     return replace(view, sentence="; ".join(remarks))
 
 

@@ -35,6 +35,8 @@ class Leftovers:
         for number, path in enumerate(paths):
             if path in needed:
                 files[number] += f", needed by {listed(needed[path])}"
+            elif (row := ended.get(_job_in(path))) is not None and self._unmerged(row, path):
+                files[number] += f", which holds what VM {row.plan.vm} wrote before it was started without it"
             elif path in copies:
                 files[number] += ", which is somebody's copy of a file of that job"
         return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
@@ -48,6 +50,7 @@ class Leftovers:
         ended = {row.id: row for row in self._store.rows(FINAL)}
         tagged = self._tagged(connect, folders)
         ours = [p for p in tagged if (row := ended.get(_job_in(p))) is not None and self._made(row, connect, p)]
+        ours = [path for path in ours if not self._unmerged(ended[_job_in(path)], path)]
         needed = self._needed(connect, ours)
         gone = [path for path in ours if path not in needed]
         for path in gone:
@@ -57,6 +60,9 @@ class Leftovers:
         for row in placeholders:
             self._hosts.open(connect, FencingToken(row.id, row.epoch)).withdraw(row.plan.uuid)
         return [*map(str, gone), *map(_placeholder, placeholders)]
+
+    def _unmerged(self, row: Row, path: Path) -> bool:
+        return str(path) in (JobFacts.of(self._store.facts(row.id)).unmerged or ())
 
     def _made(self, row: Row, connect: str, path: Path) -> bool:
         """Tell whether the job itself made a file that has the name of an overlay: not if somebody copied one there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmferry.errors import ChainChanged, NoSuchVm, StillNamed
+from vmferry.errors import ChainChanged, NoSuchVm, RunWithout, StillNamed
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.source_files import note_inode, prove_files
 from vmferry.migration.steps.step import COPY_SUFFIX, Job, overlays, rounds
@@ -88,6 +88,17 @@ def note(job: Job) -> None:
             job.facts.layers[chain.target] = [_dump(layer) for layer in chain.layers]
 
 
+def note_run(job: Job) -> None:
+    """Record which QEMU has the overlays open."""
+    job.facts.run = job.host.run_of(job.uuid)
+
+
+def run_anew(job: Job) -> bool:
+    """Tell whether the VM runs in another QEMU than the one that had the overlays; False where that is not known."""
+    noted, now = (job.facts.run or "").split(), job.host.run_of(job.uuid).split()
+    return bool(noted and now) and not set(noted) & set(now)
+
+
 def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path | None = None) -> None:
     """Raise ChainChanged unless each disk is on the overlay of this round and on all that lay below it.
 
@@ -105,6 +116,8 @@ def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path 
     disks = [disk for disk in job.plan.disks if not (mirrored and _over(job, disk, there))]
     wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
     if changed := differences(wanted, found):
+        if run_anew(job):
+            raise RunWithout(vm=job.plan.vm)
         raise ChainChanged(vm=job.plan.vm, change=" and ".join(difference.says for difference in changed))
     for disk in disks:
         prove_files(job, disk, round_)

@@ -8,10 +8,11 @@ from pathlib import Path
 from vmferry.hosts.records import Quiesced
 from vmferry.migration.steps.chains import overlays_that_stay, prove, unneeded
 from vmferry.migration.steps.copying import prove_off_copies
+from vmferry.migration.steps.left_out import Found, find, note_frozen
 from vmferry.migration.steps.progress import ControlWatch, spare_source
 from vmferry.migration.steps.source_files import is_other, note_overlays, prove_home
 from vmferry.migration.steps.step import Job, Step, overlays, power_of, rounds
-from vmferry.model import Power
+from vmferry.model import DiskMove, Power
 
 QUIESCE_S = 5.0
 THAW_S = 300.0
@@ -40,6 +41,7 @@ class Freeze(Step):
         quiesced = job.host.freeze(job.uuid, fresh, QUIESCE_S if job.plan.agent and not cut_off else None)
         job.facts.frozen = True
         note_overlays(job, 0)
+        note_frozen(job)
         job.facts.grows_since = time.time()
         if not job.plan.agent:
             return
@@ -64,11 +66,11 @@ class Freeze(Step):
         if not job.plan.relocates:
             prove_off_copies(job)
         put_home(job)
-        staying = overlays_that_stay(job, moved=False)
+        staying, kept = overlays_that_stay(job, moved=False), job.facts.unmerged or ()
         for disk in job.frozen_disks:
             for overlay in reversed(overlays(job, disk)):
                 unneeded(job.host, overlay)
-                if overlay not in staying and not is_other(job, overlay):
+                if overlay not in staying and str(overlay) not in kept and not is_other(job, overlay):
                     job.host.remove(overlay)
 
     def found(self, job: Job) -> bool:
@@ -76,6 +78,8 @@ class Freeze(Step):
         if frozen:
             job.facts.frozen = True
             note_overlays(job, rounds(job))
+            if job.facts.run is None:
+                note_frozen(job)
         return frozen and not job.facts.thaw_owed
 
 
@@ -91,13 +95,25 @@ def put_home(job: Job) -> None:
     for disk in job.frozen_disks:
         own = overlays(job, disk)
         if not job.facts.home[disk.target]:  # what is home may have been written to since
-            job.host.unfreeze(job.uuid, disk.target, own, disk.from_, ControlWatch(job, disk.target))
+            _merge(job, disk)
             job.facts.home[disk.target] = True
         if isinstance(disk.active.source, Path):
             job.host.rewrite_snapshots(job.uuid, dict.fromkeys(own, disk.active.source))
     if cut_off is True and power_of(job.host, job.uuid) is Power.PAUSED:
         job.host.resume(job.uuid)
     job.facts.merging = None
+
+
+def _merge(job: Job, disk: DiskMove) -> None:
+    """Merge a disk's overlays into what lies below; those without which the VM has run since are kept as they are."""
+    own, found = overlays(job, disk), find(job, disk)
+    if found is Found.RUN_WITHOUT:
+        kept = [str(overlay) for overlay in own if job.host.exists(overlay)]
+        job.facts.unmerged = [*dict.fromkeys([*(job.facts.unmerged or ()), *kept])]
+        return
+    job.facts.going_home[disk.target] = True
+    watch, unmerged = ControlWatch(job, disk.target), found is Found.LEFT_OUT
+    job.host.unfreeze(job.uuid, disk.target, own, disk.from_, watch, unmerged=unmerged)
 
 
 def thaw(job: Job) -> None:

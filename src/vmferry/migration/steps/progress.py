@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vmferry.errors import ChainChanged, NoSuchVm, SourceFilling, SourceFull
+from vmferry.errors import ChainChanged, GuestGone, NoSuchVm, SourceFilling, SourceFull
 from vmferry.migration.steps.chains import heed
 from vmferry.migration.steps.step import Job
 from vmferry.model import DiskProgress, Phase, Power
@@ -66,6 +66,8 @@ def spare_source(job: Job) -> None:
             return
         if round_ is None:
             heed(job)
+            if not job.plan.relocates and job.host.power(job.uuid) is Power.OFF:
+                raise GuestGone(vm=job.plan.vm)  # and its definition was put back to what it was before
             return  # it has just left for the other host: nothing grows here any more
         if not folder.exists:
             raise ChainChanged(vm=job.plan.vm, change=f"{folder.path}, where disk {disk.target} lies, is gone")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmferry.errors import NoSuchVm, VmUndefined
 from vmferry.migration.forecast import CARRY_BYTES_S, DEFAULT_RATE_BYTES_S, pause_s
-from vmferry.migration.steps.chains import prove
+from vmferry.migration.steps.chains import note_run, prove
 from vmferry.migration.steps.closed_files import ClosedFile, bring, drop, fold
 from vmferry.migration.steps.progress import phase, spare_source
 from vmferry.migration.steps.source_files import note_overlays, prove_files
@@ -91,6 +91,7 @@ class Rounds(Step):
             round_ = rounds(job)
         prove(job, round_)
         note_overlays(job, round_)
+        note_run(job)
         job.facts.reached = round_
         return round_
 
