@@ -27,7 +27,7 @@ FIRST = int(os.environ.get("VMFERRY_TORTURE_SEED", "1000"))
 RUNS = int(os.environ.get("VMFERRY_TORTURE_RUNS", "20"))
 APART_RUNS = int(os.environ.get("VMFERRY_TORTURE_APART_RUNS", str(RUNS // 3)))
 OUT = Path(os.environ["VMFERRY_TORTURE_OUT"]) if "VMFERRY_TORTURE_OUT" in os.environ else None
-ALWAYS = (567, 311, 285)
+ALWAYS = (457, 289, 285)
 """In make test: live with a clone made of its overlay, quick with a snapshot put on it, offline and renamed."""
 SLOW = ("--limit", "16MiB", "--max-pause", "60s")
 
