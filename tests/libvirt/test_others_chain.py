@@ -344,7 +344,7 @@ def test_what_was_written_is_kept_and_named_when_the_vm_was_started_without_it(
         domain.destroy()
         domain.create()
 
-    undone(ferry, job, "the VM was started without what it had written", *overlays.values())
+    undone(ferry, job, "what the VM had written since the move began is kept in", *overlays.values())
     assert ferry.run("leftovers", "--reap").code == 0
     assert images(domain) == guest.place.images
     for overlay in overlays.values():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from tests.support.worlds import UUID, Bench, Scenario, broken
+from tests.support.worlds import OVERLAYS, UUID, Bench, Scenario, broken
 
 from vmferry.hosts.simulator.driver import Moment, World
 from vmferry.hosts.simulator.world import Live
@@ -65,3 +67,15 @@ def test_overlays_without_which_the_vm_has_run_are_kept_and_named(scenario: Scen
     assert set(kept) <= set(map(str, bench.world.files))
     live = bench.world.machine(UUID).live
     assert live is not None and live.disks == {disk.target: disk.from_ for disk in bench.plan.disks}
+
+
+@pytest.mark.parametrize("starts", (False, True))
+def test_of_a_device_it_cannot_be_told_so_the_overlays_are_kept(*, starts: bool) -> None:
+    scenario = Scenario(Technology.LIVE, Power.RUNNING, rounds=1, volumes=frozenset({"from", "to"}))
+    bench = Bench(scenario, cancel_at=STRATEGIES[scenario.technology].names.index("Rounds") + 1)
+    done = put_back(bench, "CopyBase", starts=starts)
+    assert bench.run() is JobState.UNDONE
+    assert done
+    kept = bench.known["unmerged"]
+    assert isinstance(kept, list) and set(kept) <= set(map(str, bench.world.files))
+    assert {Path(str(path)).parent for path in kept} >= {OVERLAYS}, kept

@@ -122,8 +122,8 @@ def with_remarks(view: JobView, facts: JobFacts) -> JobView:
     if facts.unmerged:
         kept = ", ".join(facts.unmerged)
         remarks.append(
-            f"the VM was started without what it had written since the move began, and that does not fit what it has "
-            f"written after: it is kept in {kept}"
+            f"what the VM had written since the move began is kept in {kept}: it has run without that, or may have, "
+            "and the two do not fit together"
         )
     return replace(view, sentence="; ".join(remarks))
 

@@ -16,7 +16,7 @@ from vmferry.model import DiskMove, Power
 class Found(Enum):
     ON_CHAIN = "the disk lies on its overlays, or they were merged"
     LEFT_OUT = "nothing has run without them"
-    RUN_WITHOUT = "the VM has run without them: they do not fit what it wrote"
+    RUN_WITHOUT = "the VM has run without them, or may have: they do not fit what it wrote"
 
 
 def note_frozen(job: Job) -> None:
@@ -41,7 +41,9 @@ def find(job: Job, disk: DiskMove) -> Found:
     if job.host.vm(job.uuid).managed_save:
         return Found.ON_CHAIN  # that names them
     noted = job.facts.frozen_mark[disk.active.source]
+    if job.facts.run is None:
+        return Found.ON_CHAIN  # an earlier version froze it
     if not noted:
-        return Found.ON_CHAIN
+        return Found.RUN_WITHOUT  # a device does not tell
     same = now.active.path == disk.active.source and job.host.mark_of(file_of(disk.active.source)) == noted
     return Found.LEFT_OUT if same else Found.RUN_WITHOUT
