@@ -202,6 +202,8 @@ class _Walk:
         job = self.job.uncancellable()
         self.ledger.begun("undo", step, number)
         outcome = _reach(lambda: step.undo(job), job)
+        if step.undone_last and outcome["kind"].startswith("Destination"):
+            outcome["sentence"] += f"; {job.plan.vm} is on its own images again, this only cleans up"
         self.ledger.ended("undo", step, number, outcome)
         return outcome
 

@@ -55,9 +55,14 @@ class JobJournal:
         self.control.wait_for_retry()
 
     def _next(self, act: Literal["do", "undo"], number: int) -> str:
-        following = number + 1 if act == "do" else number - 1
         steps = self.strategy.steps
-        return steps[following].says if 0 <= following < len(steps) else ""
+        if act == "do":
+            return steps[number + 1].says if number + 1 < len(steps) else ""
+        last = steps[number].undone_last
+        same = next((step for step in reversed(steps[:number]) if step.undone_last is last), None)
+        if same is None:
+            return "" if last else "cleaning up the destination"
+        return same.says
 
 
 def past_return(strategy: Strategy, journal: Sequence[StepRecord]) -> bool:

@@ -115,12 +115,12 @@ def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path 
     there = {chain.target: chain for chain in found}
     disks = [disk for disk in job.plan.disks if not (mirrored and _over(job, disk, there))]
     wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
+    for disk in disks:
+        prove_files(job, disk, round_)
     if changed := differences(wanted, found):
         if run_anew(job):
             raise RunWithout(vm=job.plan.vm)
         raise ChainChanged(vm=job.plan.vm, change=" and ".join(difference.says for difference in changed))
-    for disk in disks:
-        prove_files(job, disk, round_)
 
 
 def heed(job: Job) -> None:

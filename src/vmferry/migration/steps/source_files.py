@@ -32,7 +32,7 @@ def is_other(job: Job, path: Path) -> bool:
 
 
 def prove_files(job: Job, disk: DiskMove, round_: int | None) -> None:
-    """Raise ChainChanged if another file has the path of an image of the disk, or of an overlay up to this round.
+    """Raise ChainChanged if an image of the disk, or an overlay up to this round, is gone or another file by its path.
 
     Overlays that are folded into the copy already are not looked at.
     """
@@ -40,6 +40,10 @@ def prove_files(job: Job, disk: DiskMove, round_: int | None) -> None:
     own = [job.overlay(disk, n) for n in range(max(0, job.facts.folded - 1), newest + 1)]
     images = [image.source for image in disk.images if isinstance(image.source, Path)]
     for path in (*own, *images):
+        if job.facts.source_inode[path] is None:
+            continue
+        if job.host.entry(path) is None:
+            raise ChainChanged(vm=job.plan.vm, change=f"{path}, of disk {disk.target}, is gone")
         if is_other(job, path):
             raise ChainChanged(vm=job.plan.vm, change=f"another file than that of disk {disk.target} is {path} now")
 
