@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -250,7 +251,7 @@ def test_no_copy_goes_while_the_source_of_a_vm_that_runs_is_gone_and_the_cure_th
     lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """QEMU alone has an image that somebody removed: what is merged into that is gone with QEMU."""
-    guest = make_guest(STEADY)
+    guest = make_guest(replace(STEADY, name="sourceless"))  # what is left of it names its files
     domain = domain_of(guest)
     folder, source = destination(lab, guest), guest.place.images["vda"]
     with standing(ferry, guest, folder, "live", "Rounds") as job:
@@ -280,7 +281,7 @@ def test_another_file_under_the_name_of_the_vms_own_is_neither_folded_nor_merged
     via: str, what: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
     """Seen: 549 acknowledged writes gone with "done", after an older copy of a closed overlay was put in its place."""
-    guest = make_guest(STEADY)
+    guest = make_guest(replace(STEADY, name=f"swapped {what} {via}"))  # what is left of it names its files
     domain = domain_of(guest)
     folder, source = destination(lab, guest), guest.place.images["vda"]
     with standing(ferry, guest, folder, via, "Rounds") as job:
@@ -334,7 +335,7 @@ def test_what_was_written_is_merged_when_the_definition_is_put_back_and_the_gues
 def test_what_was_written_is_kept_and_named_when_the_vm_was_started_without_it(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
-    guest = make_guest(STEADY)
+    guest = make_guest(replace(STEADY, name=f"left out {via}"))  # what is left of it names its files
     domain = domain_of(guest)
     folder, before = destination(lab, guest), domain.XMLDesc(DEFINED)
     with standing(ferry, guest, folder, via, "CopyBase") as job:
@@ -356,7 +357,7 @@ def test_what_was_written_is_kept_and_named_when_the_vm_was_started_without_it(
 def test_a_copy_that_somebody_has_cloned_stays_when_the_job_is_undone(
     via: str, lab: LabHost, make_guest: MakeGuest, domain_of: DomainOf, ferry: VmferryCommand
 ) -> None:
-    guest = make_guest(STEADY)
+    guest = make_guest(replace(STEADY, name=f"cloned copy {via}"))  # what is left of it names its files
     domain = domain_of(guest)
     folder = destination(lab, guest)
     copy, clone = folder / guest.place.images["vda"].name, folder / "theirs.qcow2"
