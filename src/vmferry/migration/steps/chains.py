@@ -106,21 +106,33 @@ def prove(job: Job, round_: int | None, *, mirrored: bool = False, memory: Path 
     mirrors may run, and a disk that already runs from the destination is passed by. `memory`: what the VM lay on when
     it was put into this saved state is examined.
     """
-    try:
-        found = job.host.chains(job.uuid, memory)
-    except NoSuchVm:
-        return
-    if found is None:
-        return
-    there = {chain.target: chain for chain in found}
-    disks = [disk for disk in job.plan.disks if not (mirrored and _over(job, disk, there))]
-    wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
+    if mirrored:
+        before = _chains(job, memory)
+        if before is None:
+            return
+        disks = [disk for disk in job.plan.disks if not _over(job, disk, before)]
+    else:
+        disks = list(job.plan.disks)
     for disk in disks:
         prove_files(job, disk, round_)
-    if changed := differences(wanted, found):
+    found = _chains(job, memory)  # last: whatever is asked after it is an instant in which they may change
+    if found is None:
+        return
+    disks = [disk for disk in disks if not (mirrored and _over(job, disk, found))]
+    wanted = [each for disk in disks if (each := _expected(job, disk, round_, mirrored=mirrored)) is not None]
+    if changed := differences(wanted, list(found.values())):
         if run_anew(job):
             raise RunWithout(vm=job.plan.vm)
         raise ChainChanged(vm=job.plan.vm, change=" and ".join(difference.says for difference in changed))
+
+
+def _chains(job: Job, memory: Path | None) -> dict[str, DiskChain] | None:
+    """Return what the VM's disks lie on, by target; None for a VM that is off, or not known."""
+    try:
+        found = job.host.chains(job.uuid, memory)
+    except NoSuchVm:
+        return None
+    return None if found is None else {chain.target: chain for chain in found}
 
 
 def heed(job: Job) -> None:

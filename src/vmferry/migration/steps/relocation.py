@@ -64,13 +64,11 @@ class Relinquish(Step):
             if fresh or job.host.defined(job.uuid):
                 still_saved(job)  # asked again of what can still be started there
         if fresh:
+            prove_definition(job, job.host.definition(job.uuid), cold=job.plan.technology is Technology.LAN)
             job.facts.noted_snapshots = list(_snapshots(job))
-            definition = self._definition(job)
-            prove_definition(job, definition, cold=job.plan.technology is Technology.LAN)
-            job.facts.definition = definition.dump()
-        if taken := set(_snapshots(job)) - set(
-            job.facts.noted_snapshots or ()
-        ):  # it would be forgotten with the others
+            job.facts.definition = self._definition(job).dump()
+        elif taken := set(_snapshots(job)) - set(job.facts.noted_snapshots or ()):
+            # it would be forgotten with the others
             raise ChainChanged(vm=job.plan.vm, change=f"the snapshot {', '.join(sorted(taken))} was taken")
         job.host.relinquish(job.uuid, runs=job.plan.technology in MIRRORS)
 
