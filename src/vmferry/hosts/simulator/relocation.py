@@ -197,7 +197,6 @@ class SimulatedRelocation(SimulatedFiles):
             return self.name
 
     def migrate(self, uuid: str, to: str, there: Changes, watch: Watch) -> None:
-        watch.check()
         with self._act("migrate") as (world, middle):
             root = self._root(world)
             machine, arriving = world.machine(uuid), root.at(to).machine(uuid)
@@ -209,7 +208,12 @@ class SimulatedRelocation(SimulatedFiles):
                 copy.blocks.update(world.files[image.path].blocks)
                 copy.changed += 1
             arriving.live = Live(dict(there.disks), Power.PAUSED, unproved=True)
-            middle()
+            live.saving = True
+            try:
+                middle()
+                watch.check()  # the first look, as on a real host: while it goes
+            finally:
+                live.saving = False
             for target, image in live.disks.items():  # what was written since
                 root.at(to).files[there.disks[target].path].blocks.update(world.files[image.path].blocks)
             self._effect(world, "migrate")

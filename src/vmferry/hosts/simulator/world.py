@@ -79,7 +79,7 @@ class Live:
     """The VM is still coming here by live migration: it is not complete, and was never let run here."""
     mirrors: dict[str, SimulatedMirror] = field(default_factory=dict)
     saving: bool = False
-    """The VM's memory is being written to a saved state."""
+    """The VM's memory is on its way, to a saved state or another host: libvirt changes nothing of it."""
     run: int = field(default_factory=lambda: getrandbits(62))
     started_on: dict[str, Where] = field(default_factory=dict)
     """The active images of its start: it may never write what lies below, as under AppArmor."""
