@@ -12,6 +12,7 @@ import libvirt
 import pytest
 from lxml import etree
 from tests.support.seen import TWO_DISKS, check_image, destination, images, long, nothing_of_ours, power_off, run
+from tests.support.torture_acts import DEFINITION
 
 from vmferry.lab import GuestSpec, LabGuest, LabHost, wait_for
 from vmferry.lab.vmferry_command import ENDS, VmferryCommand
@@ -308,9 +309,6 @@ def test_another_file_under_the_name_of_the_vms_own_is_neither_folded_nor_merged
     is_whole(guest, domain)
 
 
-DEFINED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-
-
 @pytest.mark.parametrize("how", ("destroyed", "powered off"))
 @ONE_OF_TWO
 def test_what_was_written_is_merged_when_the_definition_is_put_back_and_the_guest_stops(
@@ -319,7 +317,7 @@ def test_what_was_written_is_merged_when_the_definition_is_put_back_and_the_gues
     """`virsh define` of a file, as Ansible does it. Seen: "all that it wrote is kept", and 241 writes gone."""
     guest = make_guest(STEADY)
     domain = domain_of(guest)
-    folder, before = destination(lab, guest), domain.XMLDesc(DEFINED)
+    folder, before = destination(lab, guest), domain.XMLDesc(DEFINITION)
     with standing(ferry, guest, folder, via, "CopyBase") as job:
         guest.wait_acks(20)
         domain.connect().defineXML(before)
@@ -337,7 +335,7 @@ def test_what_was_written_is_kept_and_named_when_the_vm_was_started_without_it(
 ) -> None:
     guest = make_guest(replace(STEADY, name=f"left out {via}"))  # what is left of it names its files
     domain = domain_of(guest)
-    folder, before = destination(lab, guest), domain.XMLDesc(DEFINED)
+    folder, before = destination(lab, guest), domain.XMLDesc(DEFINITION)
     with standing(ferry, guest, folder, via, "CopyBase") as job:
         guest.wait_acks(20)
         overlays = images(domain)

@@ -11,7 +11,7 @@ from tests.support.worlds import DESTINATION, FAR, UUID, Bench, Scenario, make_w
 from vmferry import preflight
 from vmferry.hosts.simulator.driver import InMemory, SimulatedHost, World
 from vmferry.hosts.simulator.world import File
-from vmferry.model import JobState, MoveRequest, Placed, Plan, Power, Technology
+from vmferry.model import Finding, JobState, MoveRequest, Placed, Plan, Power, Technology
 from vmferry.preflight.chains import deepest
 
 DEBIAN_12, DEBIAN_13, FORKY = 9_000_000, 11_003_000, 12_008_000
@@ -89,33 +89,31 @@ def test_rounds_end_before_the_chain_is_deeper_than_libvirt_bears(most: int) -> 
     assert max(deep) == min(most, 5)
 
 
-def test_a_disk_on_an_overlay_of_a_job_that_this_manager_does_not_know_is_refused_with_its_id() -> None:
+def _blocker_of(*images: Path) -> Finding:
+    """What stands in the way of moving a VM whose disk lies on these, lowest first, and those on a plain chain."""
     world = make_world(Power.RUNNING)
     _deepen(world, 1)
-    top = Path("/fast/vda.img.vmferry-abcd2345.r1.qcow2")
-    world.files[top] = File(format="qcow2", backing=Path("/fast/chain-0.qcow2"))
+    below = Path("/fast/chain-0.qcow2")
+    for image in images:
+        world.files[image] = File(format="qcow2", backing=below)
+        below = image
     live = world.machine(UUID).live
     assert live is not None
-    live.disks["vda"] = Placed(top, "qcow2")
+    live.disks["vda"] = Placed(below, "qcow2")
     host = SimulatedHost(InMemory(world))
     plan = preflight.plan(MoveRequest("guest", "memory", path=DESTINATION), host, host, {})
     [found] = [finding for finding in plan.blockers if "abcd2345" in finding.what]
+    return found
+
+
+def test_a_disk_on_an_overlay_of_a_job_that_this_manager_does_not_know_is_refused_with_its_id() -> None:
+    found = _blocker_of(Path("/fast/vda.img.vmferry-abcd2345.r1.qcow2"))
     assert "disk vda lies on an overlay of job abcd2345" in found.what
     assert "vmferry job cancel abcd2345" in found.cure
     assert "virsh blockcommit 'guest' vda --base '/fast/chain-0.qcow2' --active --pivot" in found.cure
 
 
 def test_a_clone_of_an_overlay_that_stayed_is_never_told_to_be_merged_into_what_others_need() -> None:
-    world = make_world(Power.RUNNING)
-    _deepen(world, 1)
-    overlay, clone = Path("/fast/vda.img.vmferry-abcd2345.r0.qcow2"), Path("/fast/clone.qcow2")
-    world.files[overlay] = File(format="qcow2", backing=Path("/fast/chain-0.qcow2"))
-    world.files[clone] = File(format="qcow2", backing=overlay)
-    live = world.machine(UUID).live
-    assert live is not None
-    live.disks["vda"] = Placed(clone, "qcow2")
-    host = SimulatedHost(InMemory(world))
-    plan = preflight.plan(MoveRequest("guest", "memory", path=DESTINATION), host, host, {})
-    [found] = [finding for finding in plan.blockers if "abcd2345" in finding.what]
+    found = _blocker_of(Path("/fast/vda.img.vmferry-abcd2345.r0.qcow2"), Path("/fast/clone.qcow2"))
     assert "virsh blockpull 'guest' vda" in found.cure
     assert "blockcommit" not in found.cure

@@ -11,9 +11,9 @@ from vmferry.hosts.asking import AskUsers, ask_host
 from vmferry.hosts.interface import Hosts
 from vmferry.manager.store import Row, Store
 from vmferry.migration.facts import JobFacts
-from vmferry.migration.steps.step import COPY_SUFFIX
+from vmferry.migration.steps.step import COPY_SUFFIX, inode_of, overlay_beside
 from vmferry.model import ACTIVE, FINAL, FencingToken, FileUser, JobState, Leaving, Lost, Plan, Where, listed
-from vmferry.model.names import beside, maker_of, overlay_in
+from vmferry.model.names import maker_of, overlay_in
 
 
 class Leftovers:
@@ -29,16 +29,14 @@ class Leftovers:
         active = {row.id for row in self._store.rows(ACTIVE)}
         paths = [path for path in self._tagged(connect, folders) if _job_in(path) not in active]
         ended = {row.id: row for row in self._store.rows(FINAL)}
-        copies = {path for path in paths if (row := ended.get(_job_in(path))) and not self._made(row, connect, path)}
         needed = self._needed(connect, paths)
-        files = [str(path) for path in paths]
-        for number, path in enumerate(paths):
+        files = []
+        for path in paths:
             if path in needed:
-                files[number] += f", needed by {listed(needed[path])}"
-            elif (row := ended.get(_job_in(path))) is not None and self._unmerged(row, path):
-                files[number] += f", which holds what VM {row.plan.vm} wrote before it was started without it"
-            elif path in copies:
-                files[number] += ", which is somebody's copy of a file of that job"
+                why = f"needed by {listed(needed[path])}"
+            else:
+                why = self._kept(ended.get(_job_in(path)), connect, path)
+            files.append(f"{path}, {why}" if why else str(path))
         return [*files, *map(_placeholder, self._placeholders(connect)), *self._parted(connect)]
 
     def reap(self, connect: str, folders: Sequence[Path]) -> Sequence[str]:
@@ -48,9 +46,8 @@ class Leftovers:
         somebody's again. So is a file that somebody needs.
         """
         ended = {row.id: row for row in self._store.rows(FINAL)}
-        tagged = self._tagged(connect, folders)
-        ours = [p for p in tagged if (row := ended.get(_job_in(p))) is not None and self._made(row, connect, p)]
-        ours = [path for path in ours if not self._unmerged(ended[_job_in(path)], path)]
+        known = [path for path in self._tagged(connect, folders) if _job_in(path) in ended]
+        ours = [path for path in known if not self._kept(ended[_job_in(path)], connect, path)]
         needed = self._needed(connect, ours)
         gone = [path for path in ours if path not in needed]
         for path in gone:
@@ -61,23 +58,27 @@ class Leftovers:
             self._hosts.open(connect, FencingToken(row.id, row.epoch)).withdraw(row.plan.uuid)
         return [*map(str, gone), *map(_placeholder, placeholders)]
 
-    def _unmerged(self, row: Row, path: Path) -> bool:
-        return str(path) in (JobFacts.of(self._store.facts(row.id)).unmerged or ())
+    def _kept(self, row: Row | None, connect: str, path: Path) -> str:
+        """Say why an ended job's file is not for this manager to remove, whoever needs it; empty if it may go."""
+        if row is None:
+            return ""
+        facts = JobFacts.of(self._store.facts(row.id))
+        if str(path) in (facts.unmerged or ()):
+            return f"which holds what VM {row.plan.vm} wrote before it was started without it"
+        return "" if self._made(row, facts, connect, path) else "which is somebody's copy of a file of that job"
 
-    def _made(self, row: Row, connect: str, path: Path) -> bool:
+    def _made(self, row: Row, facts: JobFacts, connect: str, path: Path) -> bool:
         """Tell whether the job itself made a file that has the name of an overlay: not if somebody copied one there."""
         whole = path.with_name(path.name.removesuffix(COPY_SUFFIX))
         found = overlay_in(whole.name)
         if found is None:
             return True
         here, there = connect == row.plan.connect, connect == (row.plan.to or row.plan.connect)
-        overlays = {beside(disk.overlays, found.suffix, room=COPY_SUFFIX) for disk in row.plan.disks if here}
-        copies = {beside(disk.overlay_copies, found.suffix, room=COPY_SUFFIX) for disk in row.plan.disks if there}
+        overlays = {overlay_beside(disk.overlays, found) for disk in row.plan.disks if here}
+        copies = {overlay_beside(disk.overlay_copies, found) for disk in row.plan.disks if there}
         if whole in overlays or (whole in copies and whole != path):
             return True
-        entry = self._hosts.open(connect).entry(path)
-        noted = JobFacts.of(self._store.facts(row.id)).brought[path]
-        return whole in copies and entry is not None and str(entry.inode) == noted
+        return whole in copies and inode_of(self._hosts.open(connect), path) == facts.brought[path]
 
     def _tagged(self, connect: str, folders: Sequence[Path]) -> Sequence[Path]:
         places = set(folders)

@@ -7,7 +7,7 @@ from pathlib import Path
 from vmferry.errors import ChainChanged, NoSuchVm, RunWithout, StillNamed
 from vmferry.hosts.interface import Host
 from vmferry.migration.steps.source_files import note_inode, prove_files
-from vmferry.migration.steps.step import COPY_SUFFIX, Job, overlays, rounds
+from vmferry.migration.steps.step import Job, added, overlays, part_of, rounds
 from vmferry.model import Disk, DiskMove, Leaving, Lost, UserKind, Where
 from vmferry.model.chains import DiskChain, Expected, Layer, differences
 
@@ -33,7 +33,7 @@ def overlays_that_stay(job: Job, *, moved: bool) -> frozenset[Path]:
         for below in chain[chain.index(overlay) :]
     }
     if stay:
-        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
+        job.facts.stayed = added(job.facts.stayed, sorted(stay))
     return frozenset(stay)
 
 
@@ -44,7 +44,7 @@ def own_images(job: Job, host: Host) -> frozenset[Path]:
         made += [overlay for disk in job.frozen_disks for overlay in overlays(job, disk)]
     if host.name == job.there.name:
         copies = [job.overlay_copy(disk, n) for disk in job.frozen_disks for n in range(rounds(job) + 1)]
-        made += [*copies, *(copy.with_name(f"{copy.name}{COPY_SUFFIX}") for copy in copies)]
+        made += [*copies, *map(part_of, copies)]
         made += [job.part(image) for image in job.plan.images if not image.to_volume]
     real = {folder: host.folder(folder).real for folder in {path.parent for path in made}}
     return frozenset({*made, *((real[path.parent] or path.parent) / path.name for path in made)})

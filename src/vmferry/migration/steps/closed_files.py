@@ -10,7 +10,7 @@ from vmferry.errors import DestinationExists
 from vmferry.hosts.records import Fold
 from vmferry.migration.steps.copying import START_AGAIN, note_copies, prove_copies, writing
 from vmferry.migration.steps.progress import copy_verified
-from vmferry.migration.steps.step import COPY_SUFFIX, Job
+from vmferry.migration.steps.step import Job, inode_of, part_of
 from vmferry.model import Lost, Placed
 from vmferry.transfer import Transfer
 
@@ -29,7 +29,7 @@ class ClosedFile:
     @property
     def part(self) -> Path:
         """Temporary name of the copy, until it is whole and compared."""
-        return self.final.with_name(f"{self.final.name}{COPY_SUFFIX}")
+        return part_of(self.final)
 
     def transfer(self, job: Job) -> Transfer:
         return replace(job.transfer(self.source, self.part), grows=self.grows)
@@ -50,16 +50,15 @@ def bring(job: Job, files: Sequence[ClosedFile], target: str, *, hurry: bool = F
         if file in missing:
             if file.below is not None:
                 job.there.rebase(file.part, file.below)
-            entry = job.there.entry(file.part)
-            job.facts.brought[file.final] = str(entry.inode) if entry is not None else ""
+            job.facts.brought[file.final] = inode_of(job.there, file.part)
         job.there.promote(file.part, file.final)  # cut off between its two halves, both names are there
     return moved
 
 
 def _brought(job: Job, file: ClosedFile) -> bool:
     """Tell whether what has the copy's name is the copy: the job noted its inode before it gave it that name."""
-    entry = job.there.entry(file.final)
-    return entry is not None and str(entry.inode) == job.facts.brought[file.final]
+    inode = inode_of(job.there, file.final)
+    return inode != "" and inode == job.facts.brought[file.final]
 
 
 def fold(job: Job, overlays: Sequence[ClosedFile]) -> None:

@@ -10,7 +10,7 @@ from vmferry.errors import CopyReplaced, CopyWritten, DestinationExists
 from vmferry.migration.steps.chains import near, own_images, unneeded
 from vmferry.migration.steps.progress import ControlWatch, copy_verified, phase
 from vmferry.migration.steps.source_files import prove_home
-from vmferry.migration.steps.step import Job, Step, file_of
+from vmferry.migration.steps.step import Job, Step, added, file_of, inode_of
 from vmferry.model import FileMove, ImageMove, Leaving, Lost, Placed, UserKind, Where
 
 START_AGAIN = "start the move again"
@@ -83,8 +83,7 @@ class Promote(Step):
                 job.there.rebase(part, Placed(Path(image.backing), image.backing_format or "raw"))
             job.there.promote(part, file_of(image.destination))
         for image in _named(job):
-            entry = job.there.entry(file_of(image.destination))
-            job.facts.placed[image.destination] = str(entry.inode) if entry is not None else ""
+            job.facts.placed[image.destination] = inode_of(job.there, file_of(image.destination))
         note_copies(job)
 
     def undo(self, job: Job) -> None:
@@ -156,9 +155,10 @@ def prove_copies(job: Job, cure: str, *, used: bool = False) -> None:
 
 
 def note_copies(job: Job) -> None:
-    """Record the change stamps of the copies, which nobody but the job writes to until the VM is on them."""
+    """Record the change stamps of copies that have none: nobody but the job writes to them until the VM is on them."""
     for image in _named(job):
-        job.facts.unwritten[image.destination] = job.there.mark_of(file_of(image.destination))
+        if not job.facts.unwritten[image.destination]:
+            job.facts.unwritten[image.destination] = job.there.mark_of(file_of(image.destination))
 
 
 def writing(job: Job) -> None:
@@ -192,15 +192,14 @@ def copies_that_stay(job: Job) -> frozenset[Path]:
     leaving = Leaving(job.uuid, frozenset(), goes, own=own_images(job, job.there), moved=True)
     stay = frozenset(file_of(path) for path in leaving.others_in_turn(users))
     if stay:
-        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, sorted(stay))])]
+        job.facts.stayed = added(job.facts.stayed, sorted(stay))
     return stay
 
 
 def _in_place(job: Job, image: ImageMove) -> bool:
     """Tell whether the destination's name is that of the copy that was given it."""
     placed = job.facts.placed[image.destination]
-    entry = job.there.entry(file_of(image.destination)) if placed else None
-    return entry is not None and str(entry.inode) == placed
+    return bool(placed) and inode_of(job.there, file_of(image.destination)) == placed
 
 
 def take_back(job: Job, final: Path, part: Path) -> None:

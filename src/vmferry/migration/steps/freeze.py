@@ -11,7 +11,7 @@ from vmferry.migration.steps.copying import prove_off_copies
 from vmferry.migration.steps.left_out import Found, find, note_frozen
 from vmferry.migration.steps.progress import ControlWatch, spare_source
 from vmferry.migration.steps.source_files import is_other, note_overlays, prove_home
-from vmferry.migration.steps.step import Job, Step, overlays, power_of, rounds
+from vmferry.migration.steps.step import Job, Step, added, overlays, power_of, rounds
 from vmferry.model import DiskMove, Power
 
 QUIESCE_S = 5.0
@@ -108,8 +108,7 @@ def _merge(job: Job, disk: DiskMove) -> None:
     """Merge a disk's overlays into what lies below; those without which the VM has run since are kept as they are."""
     own, found = overlays(job, disk), find(job, disk)
     if found is Found.RUN_WITHOUT:
-        kept = [str(overlay) for overlay in own if job.host.exists(overlay)]
-        job.facts.unmerged = [*dict.fromkeys([*(job.facts.unmerged or ()), *kept])]
+        job.facts.unmerged = added(job.facts.unmerged, filter(job.host.exists, own))
         return
     job.facts.going_home[disk.target] = True
     watch, unmerged = ControlWatch(job, disk.target), found is Found.LEFT_OUT

@@ -14,7 +14,7 @@ from vmferry.migration.steps.chains import near, overlays_that_stay, own_images
 from vmferry.migration.steps.copying import prove_copies
 from vmferry.migration.steps.relocation import forget_carried, written
 from vmferry.migration.steps.source_files import is_other
-from vmferry.migration.steps.step import Job, Step, file_of, overlays
+from vmferry.migration.steps.step import Job, Step, added, file_of, overlays
 from vmferry.model import Changes, Fate, ImageMove, Leaving, Lost, Placed, SourceFileFate, Where, listed
 from vmferry.model.names import beside
 from vmferry.model.outcomes import dumped
@@ -172,7 +172,7 @@ def _without_base(job: Job) -> frozenset[Path]:
         if any(is_other(job, path) for path in (*own, *below)):
             kept += own
     if kept:
-        job.facts.stayed = [*dict.fromkeys([*(job.facts.stayed or ()), *map(str, kept)])]
+        job.facts.stayed = added(job.facts.stayed, kept)
     return frozenset(kept)
 
 

@@ -142,7 +142,7 @@ class FoldLast(Step):
         with phase(job, "fold last"):
             fold(job, last_overlays(job))
         for disk in _marked(job):
-            job.facts.copy[disk.target] = job.there.mark_of(file_of(disk.active.destination))
+            job.facts.copy[disk.target] = job.facts.unwritten[disk.active.destination]
 
 
 class Restore(Step):

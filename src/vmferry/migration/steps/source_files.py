@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmferry.errors import ChainChanged, SourceGone, SourceGoneRunning
-from vmferry.migration.steps.step import Job, file_of, known, overlays, power_of
+from vmferry.migration.steps.step import Job, file_of, inode_of, known, overlays, power_of
 from vmferry.model import DiskMove, ImageMove, Lost, Power
 
 
 def note_inode(job: Job, path: Path) -> None:
     """Record which file has this path, once: before the job touches it, or as soon as the job has made it."""
-    if job.facts.source_inode[path] is None and (entry := job.host.entry(path)) is not None:
-        job.facts.source_inode[path] = str(entry.inode)
+    if job.facts.source_inode[path] is None and (inode := inode_of(job.host, path)):
+        job.facts.source_inode[path] = inode
 
 
 def note_overlays(job: Job, round_: int) -> None:
@@ -27,8 +27,7 @@ def note_overlays(job: Job, round_: int) -> None:
 def is_other(job: Job, path: Path) -> bool:
     """Tell whether another file has this path than the one that was noted; False where none has, or none was noted."""
     noted = job.facts.source_inode[path]
-    entry = job.host.entry(path) if noted else None
-    return entry is not None and str(entry.inode) != noted
+    return bool(noted) and inode_of(job.host, path) not in ("", noted)
 
 
 def prove_files(job: Job, disk: DiskMove, round_: int | None) -> None:
@@ -40,11 +39,12 @@ def prove_files(job: Job, disk: DiskMove, round_: int | None) -> None:
     own = [job.overlay(disk, n) for n in range(max(0, job.facts.folded - 1), newest + 1)]
     images = [image.source for image in disk.images if isinstance(image.source, Path)]
     for path in (*own, *images):
-        if job.facts.source_inode[path] is None:
+        if (noted := job.facts.source_inode[path]) is None:
             continue
-        if job.host.entry(path) is None:
+        now = inode_of(job.host, path)
+        if not now:
             raise ChainChanged(vm=job.plan.vm, change=f"{path}, of disk {disk.target}, is gone")
-        if is_other(job, path):
+        if now != noted:
             raise ChainChanged(vm=job.plan.vm, change=f"another file than that of disk {disk.target} is {path} now")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -129,11 +129,11 @@ class Job:
 
     def overlay(self, disk: DiskMove, round_: int) -> Path:
         """Return the path of the overlay at the source that takes the writes of a round."""
-        return beside(disk.overlays, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
+        return overlay_beside(disk.overlays, Overlay(self.id, round_))
 
     def overlay_copy(self, disk: DiskMove, round_: int) -> Path:
         """Return the path of a round's overlay at the destination, until it is folded into the copy."""
-        return beside(disk.overlay_copies, Overlay(self.id, round_).suffix, room=COPY_SUFFIX)
+        return overlay_beside(disk.overlay_copies, Overlay(self.id, round_))
 
     @property
     def memory(self) -> Path:
@@ -230,6 +230,27 @@ def file_of(where: Where) -> Path:
     if isinstance(where, Url):
         raise TypeError(f"{where} is no file")
     return where
+
+
+def inode_of(host: Host, path: Path) -> str:
+    """Return what tells the file that the path leads to from any other of that file system; empty where none is."""
+    entry = host.entry(path)
+    return "" if entry is None else str(entry.inode)
+
+
+def overlay_beside(path: Path, overlay: Overlay) -> Path:
+    """Return the path of a job's overlay beside this one, with room for the name of its copy under way."""
+    return beside(path, overlay.suffix, room=COPY_SUFFIX)
+
+
+def part_of(copy: Path) -> Path:
+    """Return the temporary name of a closed file's copy, until it is whole and compared."""
+    return copy.with_name(f"{copy.name}{COPY_SUFFIX}")
+
+
+def added(known: Sequence[str] | None, paths: Iterable[Path]) -> list[str]:
+    """Return a fact that lists paths, with these added: each once."""
+    return [*dict.fromkeys([*(known or ()), *map(str, paths)])]
 
 
 def rounds(job: Job) -> int:
